@@ -1,0 +1,1 @@
+//! Health checks: probes and the state machine that judges them.

@@ -1,0 +1,9 @@
+//! Sluice's agent: the path of a config change.
+//!
+//! ```text
+//! edge.toml + health + netlink -> Config (validated) -> desired state -> diff -> map operations -> BPF maps
+//! ```
+
+pub mod config;
+pub mod health;
+pub mod netlink;

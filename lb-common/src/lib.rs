@@ -1,0 +1,2 @@
+//! What the XDP program and the agent share.
+#![cfg_attr(not(feature = "user"), no_std)]

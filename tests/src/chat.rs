@@ -1,0 +1,1 @@
+//! WebSocket chat servers and clients whose every byte is checked.
