@@ -8,7 +8,7 @@ use crate::map_data;
 ///
 /// The stages of the XDP program are generic over this trait; only parsing and rewriting know which
 /// version they have.
-pub trait Addr: Copy + Eq + Debug + 'static {
+pub trait Addr: Copy + Default + Eq + Debug + 'static {
     /// Index of this version in tables which have one element per IP version: 0 is IPv4, 1 is IPv6.
     const FAMILY: usize;
     /// Length of the address in bytes.

@@ -41,6 +41,13 @@ impl Delta {
         Self(self.0 + (!old) as u64 + new as u64)
     }
 
+    /// Both changes together.
+    #[inline(always)]
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The changed checksum: `HC' = ~(~HC + ~m + m')`, equation 3 of RFC 1624, which unlike
     /// equation 2 of RFC 1141 keeps the two representations of zero right.
     #[inline(always)]

@@ -121,10 +121,6 @@ outcomes! {
         FibLookup = 16, "fib_lookup";
         /// The next hop was not resolved: the packet was handed to the agent, which resolves it.
         Punted = 17, "punted";
-        /// The driver was told to transmit on the interface that the packet came by.
-        Transmitted = 18, "transmitted";
-        /// The packet was redirected to another interface.
-        Redirected = 19, "redirected";
     }
 }
 

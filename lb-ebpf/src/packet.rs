@@ -1,0 +1,171 @@
+//! The frame that a program was called for. All `unsafe` access to packet memory is here.
+//!
+//! Offsets count from the first byte of the frame. After [`Packet::grow_head`] or
+//! [`Packet::trim_tail`] all offsets known before are void; the borrow checker sees to it that no
+//! reference into the frame is kept across them.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::{
+        bpf_csum_diff, bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+        bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    },
+    programs::XdpContext,
+};
+use lb_common::outcome::{DropReason, NO_SERVICE};
+
+use crate::wire::Wire;
+
+/// No header that we look at starts later: 22 bytes of Ethernet and VLAN, an IPv6 header with its
+/// extensions, ICMPv6, and the quoted headers. The verifier wants a bound; this is one.
+const MAX_OFFSET: usize = 1023;
+
+/// A frame, and the service that its outcome is counted for.
+pub struct Packet {
+    ctx: *mut xdp_md,
+    /// Set by the stage that finds it out.
+    pub service: u16,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self { ctx: ctx.ctx, service: NO_SERVICE }
+    }
+
+    /// The one way to the frame's bytes: a header at an offset, if it lies wholly within the frame.
+    #[inline(always)]
+    pub fn at<T: Wire>(&mut self, offset: usize) -> Result<&mut T, DropReason> {
+        if offset > MAX_OFFSET {
+            return Err(DropReason::Truncated);
+        }
+        // SAFETY: the kernel guarantees that [data, data_end) is the frame's linear part, and the
+        // header's last byte is checked against it. `T: Wire` has alignment 1 and no invalid bit
+        // pattern. The reference borrows `self` exclusively, so no two of them alias.
+        unsafe {
+            let (start, end): (*mut u8, *mut u8);
+            // The context has these pointers in fields of 32 bits. Read as Rust integers, the
+            // compiler may keep and widen them, and a packet pointer that went through a 32-bit
+            // move is a number to the verifier; so they are loaded as whole registers.
+            asm!(
+                "{start} = *(u32 *)({ctx} + 0)",
+                "{end} = *(u32 *)({ctx} + 4)",
+                start = out(reg) start,
+                end = out(reg) end,
+                ctx = in(reg) self.ctx,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+            let header = start.add(offset);
+            if header.add(size_of::<T>()) > end {
+                return Err(DropReason::Truncated);
+            }
+            Ok(&mut *header.cast::<T>())
+        }
+    }
+
+    /// Length of the frame in bytes, all fragments of a multi-buffer frame included.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        // SAFETY: the context is valid for the program's whole run; the helper only reads it.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as usize }
+    }
+
+    /// Length of the part of the frame that [`Packet::at`] can reach.
+    #[inline(always)]
+    pub fn linear_len(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { ((*self.ctx).data_end - (*self.ctx).data) as usize }
+    }
+
+    /// Index of the interface that the frame came by.
+    #[inline(always)]
+    pub fn ingress(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    /// Copies `len` bytes, at least one, from `offset` on; false if the frame has fewer.
+    #[inline(always)]
+    pub fn copy_to(&self, offset: usize, buffer: &mut [u8], len: usize) -> bool {
+        let len = opaque(len);
+        if len == 0 || len > buffer.len() {
+            return false;
+        }
+        // SAFETY: `buffer` has room for `len` bytes; the helper checks the frame's side.
+        unsafe {
+            bpf_xdp_load_bytes(self.ctx, offset as u32, buffer.as_mut_ptr().cast(), len as u32) == 0
+        }
+    }
+
+    /// Moves the frame's start: a positive number makes room in front, a negative one cuts off.
+    #[inline(always)]
+    pub fn grow_head(&mut self, bytes: i32) -> Result<(), DropReason> {
+        // SAFETY: the helper checks the room that there is, and `&mut self` ends all references.
+        match unsafe { bpf_xdp_adjust_head(self.ctx, -bytes) } {
+            0 => Ok(()),
+            _ => Err(DropReason::NoHeadroom),
+        }
+    }
+
+    /// Sets the frame's length to at most its present one.
+    #[inline(always)]
+    pub fn trim_tail(&mut self, len: usize) -> Result<(), DropReason> {
+        let excess = len as i32 - self.len() as i32;
+        if excess >= 0 {
+            return if excess == 0 { Ok(()) } else { Err(DropReason::Truncated) };
+        }
+        // SAFETY: as for the head.
+        match unsafe { bpf_xdp_adjust_tail(self.ctx, excess) } {
+            0 => Ok(()),
+            _ => Err(DropReason::NoHeadroom),
+        }
+    }
+
+    /// The one's-complement sum of a header at an offset, added to `seed`.
+    #[inline(always)]
+    pub fn sum<T: Wire>(&mut self, offset: usize, seed: u32) -> Result<u64, DropReason> {
+        let header: *mut T = self.at::<T>(offset)?;
+        // SAFETY: `at` has checked the whole header; its length is a multiple of four, which the
+        // helper wants (asserted at compile time).
+        let sum = unsafe {
+            const { assert!(size_of::<T>() % 4 == 0 && size_of::<T>() <= 512) };
+            bpf_csum_diff(core::ptr::null_mut(), 0, header.cast(), size_of::<T>() as u32, seed)
+        };
+        Ok(sum as u32 as u64)
+    }
+
+    /// Asks the kernel's FIB. Returns the helper's code (`BPF_FIB_LKUP_RET_*`).
+    #[inline(always)]
+    pub fn fib_lookup(&self, params: &mut aya_ebpf::bindings::bpf_fib_lookup) -> i64 {
+        // SAFETY: `params` is initialised and as long as is said.
+        unsafe {
+            let len = size_of_val(params) as i32;
+            bpf_fib_lookup(self.ctx.cast(), params, len, 0)
+        }
+    }
+
+    /// Makes `XDP_REDIRECT` send the frame to an interface.
+    #[inline(always)]
+    pub fn redirect(&self, ifindex: u32) {
+        // SAFETY: the helper takes numbers only. With no flags it always answers XDP_REDIRECT; an
+        // interface that does not exist is found out at transmission.
+        unsafe { bpf_redirect(ifindex, 0) };
+    }
+
+    /// The context, for the helpers of other crates that want it (tail calls, logging).
+    #[inline(always)]
+    pub fn context(&self) -> XdpContext {
+        XdpContext::new(self.ctx)
+    }
+}
+
+/// The same number, of which the compiler knows nothing: it cannot prove a check away, or do it on a
+/// copy in another register, which the verifier would not connect with this one.
+#[inline(always)]
+pub fn opaque(mut number: usize) -> usize {
+    // SAFETY: moves a register to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) }
+    number
+}

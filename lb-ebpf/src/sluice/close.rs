@@ -1,0 +1,149 @@
+//! SYN, FIN and RST on a tuple that has a flow: how connections end, and begin anew.
+
+use lb_common::{
+    addr::Tuple,
+    flow::{Flow, flags, forward},
+    outcome::{DropReason, Event},
+    seq::{before, within},
+};
+use lb_ebpf::{packet::Packet, wire::tcp_flags};
+
+use crate::{
+    Verdict, Version, count, flow,
+    forward::forward_rare,
+    handshake, open,
+    parse::Segment,
+};
+
+/// A FIN may be this far ahead of what was seen: segments before it may have been lost on the way to
+/// us. Beyond, it is somebody else's.
+const SLACK: u32 = 1 << 16;
+
+/// Handles a segment with SYN, FIN or RST that belongs to a flow.
+#[inline(never)]
+pub fn flagged<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    flow: &'static mut Flow<A>,
+) -> Result<Verdict, DropReason> {
+    if segment.is_syn() && flow.flags & flags::TO_CLIENT == 0 {
+        return syn(packet, segment, flow);
+    }
+    let was_closing = flow.is_closing();
+    if segment.is_rst() {
+        if resets(segment, flow) {
+            end(flow, flags::RESET, flags::RESET);
+        }
+    } else if segment.flags & tcp_flags::FIN != 0 && finishes(segment, flow) {
+        end(flow, flags::FIN, flags::PEER_FIN);
+    }
+    if flow.is_closing() && !was_closing {
+        let reset = flow.flags & flags::RESET != 0;
+        count::backend(flow.backend, |counters| {
+            if reset { counters.reset += 1 } else { counters.closed += 1 }
+        });
+    }
+    flow::touch(flow, segment);
+    forward_rare(packet, segment, flow)
+}
+
+/// A SYN where there is a flow: another connection of a client that uses the port again.
+///
+/// If the flow is closing, it makes room at once. If it is not, the SYN may be an old duplicate or
+/// a forgery, so the flow stays until the newcomer completes its handshake; see [`crate::handshake`].
+#[inline(always)]
+fn syn<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    flow: &'static mut Flow<A>,
+) -> Result<Verdict, DropReason> {
+    if flow.is_closing() {
+        let answers = flow.to.reversed();
+        let is_nat = flow.forward == forward::NAT;
+        flow::remove(&segment.tuple);
+        if is_nat {
+            flow::remove(&answers);
+        }
+        let verdict = open::without_flow(packet, segment);
+        count::event(packet.service, Event::FlowReplaced);
+        return verdict;
+    }
+    if before(segment.seq, flow.seq_next) {
+        // Older than the connection: a duplicate of its own SYN, or of an earlier one. The backend
+        // answers with its present numbers (RFC 5961 section 4), and the client will know.
+        return forward_rare(packet, segment, flow);
+    }
+    flow.flags |= flags::RESTART;
+    open::without_flow(packet, segment)
+}
+
+/// Whether the receiver will take this RST: its number is the next that it expects. We know that from
+/// what the sender has sent, or else from what the receiver has acknowledged.
+#[inline(always)]
+fn resets<A: Version>(segment: &Segment<A>, flow: &Flow<A>) -> bool {
+    segment.seq == flow.seq_next
+        || partner(flow).is_some_and(|partner| segment.seq == partner.ack)
+        || is_first(flow)
+}
+
+/// Nothing was seen of this direction yet, so nothing can be known.
+#[inline(always)]
+fn is_first<A>(flow: &Flow<A>) -> bool {
+    flow.packets == 0
+}
+
+#[inline(always)]
+fn finishes<A>(segment: &Segment<A>, flow: &Flow<A>) -> bool {
+    segment.end() == flow.seq_next || within(segment.seq, flow.seq_next, SLACK)
+}
+
+/// The entry of the other direction, which only `nat` has.
+#[inline(always)]
+fn partner<A: Version>(flow: &Flow<A>) -> Option<&'static mut Flow<A>> {
+    if flow.forward != forward::NAT {
+        return None;
+    }
+    let key: Tuple<A> = flow.to.reversed();
+    flow::find(&key)
+}
+
+/// Notes an end at both entries.
+#[inline(always)]
+fn end<A: Version>(flow: &mut Flow<A>, own: u8, others: u8) {
+    flow.flags |= own;
+    if let Some(partner) = partner(flow) {
+        partner.flags |= others;
+    }
+}
+
+/// Handles a plain segment of a flow for which a newcomer's SYN was seen. Returns the flow that the
+/// segment belongs to: the newcomer's, if this segment completes its handshake.
+#[inline(never)]
+pub fn restarting<A: Version>(
+    segment: &Segment<A>,
+    flow: &'static mut Flow<A>,
+) -> &'static mut Flow<A> {
+    let Some(newcomer) = handshake::find(&segment.tuple) else {
+        flow.flags &= !flags::RESTART;
+        return flow;
+    };
+    // Exact, without the slack of a first handshake: the old connection's numbers are about too.
+    let exact = if newcomer.flow.forward == forward::NAT {
+        handshake::completes(segment, newcomer)
+            && segment.ack == newcomer.peer_isn.wrapping_add(1)
+    } else {
+        segment.seq == newcomer.isn.wrapping_add(1)
+    };
+    if !exact {
+        return flow;
+    }
+    if flow.forward == forward::NAT {
+        flow::remove(&flow.to.reversed());
+    }
+    count::event(
+        crate::service::of_backend(flow.backend),
+        Event::FlowReplaced,
+    );
+    handshake::promote(segment, newcomer);
+    flow::find(&segment.tuple).unwrap_or(flow)
+}

@@ -1,0 +1,136 @@
+//! Forwarding: from a flow to a frame on its way. Every way of forwarding comes through here.
+
+use lb_common::{
+    flow::{Flow, flags, forward},
+    outcome::DropReason,
+    service::Backend,
+};
+use lb_ebpf::packet::Packet;
+
+use crate::{
+    Verdict, Version, answer, count, next_hop,
+    parse::{IcmpError, Segment},
+    service, transmit, tunnel,
+};
+
+/// Where a flow's packets go, before anything in the packet is changed.
+pub struct Way {
+    /// Id of the next hop, 0 for the kernel's FIB.
+    pub next_hop: u16,
+    /// The backend, on the way to it.
+    pub backend: Option<&'static Backend>,
+    /// Id of the backend whose MAC address is meant although the IP destination is another (`dsr`).
+    pub link_backend: u16,
+    /// The packet travels in another one.
+    pub tunnelled: bool,
+}
+
+/// The way of a flow's packets; `None` if its backend is gone.
+#[inline(always)]
+fn way<A: Version>(flow: &mut Flow<A>) -> Option<Way> {
+    if flow.flags & flags::TO_CLIENT != 0 {
+        let next_hop = next_hop::of_client(flow);
+        return Some(Way { next_hop, backend: None, link_backend: 0, tunnelled: false });
+    }
+    let backend = service::backend(flow.backend)?;
+    Some(Way {
+        next_hop: backend.next_hop,
+        backend: Some(backend),
+        link_backend: if flow.forward == forward::DSR { flow.backend } else { 0 },
+        tunnelled: flow.forward == forward::IPIP,
+    })
+}
+
+/// Forwards a segment of a flow.
+#[inline(always)]
+pub fn forward<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, DropReason> {
+    let Some(way) = way(flow) else {
+        return Err(DropReason::Inconsistent);
+    };
+    let bytes = segment.ip_len as u64;
+    match way.backend {
+        Some(backend) => {
+            packet.service = backend.service;
+            count::backend(flow.backend, |counters| {
+                counters.to_backend_packets += 1;
+                counters.to_backend_bytes += bytes;
+            });
+        }
+        None => count::backend(flow.backend, |counters| {
+            counters.to_client_packets += 1;
+            counters.to_client_bytes += bytes;
+        }),
+    }
+    if let Some(mtu) = too_big(&way, segment.ip_len) {
+        return answer::packet_too_big::<A>(packet, segment.l3, mtu);
+    }
+    if flow.forward == forward::NAT {
+        A::translate(packet, segment, &flow.to)?;
+        return transmit::plain::<A>(packet, segment.l3, segment.ip_len, &way);
+    }
+    onward::<A>(packet, segment.l3, segment.ip_len, &way)
+}
+
+/// The same out of line, for the stages which are not on the way of an established flow's packets.
+#[inline(never)]
+pub fn forward_rare<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, DropReason> {
+    forward(packet, segment, flow)
+}
+
+/// Carries an ICMP error the way of the flow that it is about.
+#[inline(never)]
+pub fn forward_error<A: Version>(
+    packet: &mut Packet,
+    error: &IcmpError<A>,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, DropReason> {
+    let Some(way) = way(flow) else {
+        return Err(DropReason::Inconsistent);
+    };
+    if too_big(&way, error.ip_len).is_some() {
+        return Err(DropReason::TooBig);
+    }
+    if flow.forward == forward::NAT {
+        A::translate_error(packet, error, &flow.to)?;
+        return transmit::plain::<A>(packet, error.l3, error.ip_len, &way);
+    }
+    onward::<A>(packet, error.l3, error.ip_len, &way)
+}
+
+/// Sends on a packet whose own headers stay as they are, but for the TTL.
+#[inline(always)]
+fn onward<A: Version>(
+    packet: &mut Packet,
+    l3: usize,
+    ip_len: u16,
+    way: &Way,
+) -> Result<Verdict, DropReason> {
+    let traffic_class = A::hop(packet, l3)?;
+    match way.backend {
+        Some(backend) if way.tunnelled => {
+            tunnel::send::<A>(packet, l3, ip_len, traffic_class, backend)
+        }
+        _ => transmit::plain::<A>(packet, l3, ip_len, way),
+    }
+}
+
+/// The largest packet that can go this way, if this one is larger. A next hop that is not known yet
+/// has no limit here: the kernel will see to it.
+#[inline(always)]
+fn too_big(way: &Way, ip_len: u16) -> Option<u16> {
+    let mut mtu = next_hop::get(way.next_hop)?.mtu;
+    if let Some(backend) = way.backend
+        && way.tunnelled
+    {
+        mtu -= tunnel::overhead(backend);
+    }
+    (ip_len > mtu).then_some(mtu)
+}

@@ -1,0 +1,226 @@
+//! The handshake table: connections on their way to be established.
+//!
+//! It is an LRU, so a flood of SYNs can only push out other SYNs. A handshake that the client
+//! completes becomes a flow.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    macros::map,
+    maps::LruHashMap,
+};
+use lb_common::{
+    addr::{Addr, Tuple, V4, V6},
+    flow::{Flow, flags as flow_flags, forward},
+    handshake::{Handshake, flags},
+    outcome::{DropReason, Event},
+    seq::within,
+};
+use lb_ebpf::{packet::Packet, wire::tcp_flags};
+
+use crate::{
+    Verdict, Version, clock, count,
+    flow::{self, Refused},
+    forward::forward_rare,
+    next_hop, open, options,
+    parse::Segment,
+};
+
+/// Handshakes by the tuple on the wire, IPv4.
+#[map]
+static HANDSHAKES4: LruHashMap<Tuple<V4>, Handshake<V4>> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Handshakes by the tuple on the wire, IPv6.
+#[map]
+static HANDSHAKES6: LruHashMap<Tuple<V6>, Handshake<V6>> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// The handshake table of an IP version.
+pub trait Table: Addr {
+    fn handshakes() -> &'static LruHashMap<Tuple<Self>, Handshake<Self>>;
+}
+
+impl Table for V4 {
+    #[inline(always)]
+    fn handshakes() -> &'static LruHashMap<Tuple<V4>, Handshake<V4>> {
+        &HANDSHAKES4
+    }
+}
+
+impl Table for V6 {
+    #[inline(always)]
+    fn handshakes() -> &'static LruHashMap<Tuple<V6>, Handshake<V6>> {
+        &HANDSHAKES6
+    }
+}
+
+/// How far beyond the exact number the one that completes a handshake may be: with TCP Fast Open
+/// (RFC 7413) either side may have sent an initial window before. A blind attacker's chance is
+/// 1 in 65,536 a packet.
+const SLACK: u32 = 1 << 16;
+
+#[inline(always)]
+pub fn find<A: Table>(tuple: &Tuple<A>) -> Option<&'static mut Handshake<A>> {
+    // SAFETY: map values live as long as the program runs; see the flow table.
+    A::handshakes().get_ptr_mut(tuple).map(|handshake| unsafe { &mut *handshake })
+}
+
+/// Enters a handshake in the place of any that is there.
+#[inline(always)]
+pub fn enter<A: Table>(tuple: &Tuple<A>, handshake: &Handshake<A>) -> Result<(), DropReason> {
+    A::handshakes()
+        .insert(tuple, handshake, BPF_ANY as u64)
+        .map_err(|_| DropReason::HandshakeTableFull)
+}
+
+#[inline(always)]
+fn remove<A: Table>(tuple: &Tuple<A>) {
+    // An error says that it is gone already.
+    let _ = A::handshakes().remove(tuple);
+}
+
+/// What became of a reservation.
+pub enum Reserved {
+    Done,
+    Taken,
+}
+
+/// Reserves the tuple of a backend's answers for a client.
+#[inline(always)]
+pub fn reserve<A: Version>(
+    answers: &Tuple<A>,
+    client: &Tuple<A>,
+    backend: u16,
+) -> Result<Reserved, DropReason> {
+    const EEXIST: i32 = -17;
+    let to = client.reversed();
+    let handshake = Handshake { flow: to_client(to, backend)?, ..Default::default() };
+    match A::handshakes().insert(answers, &handshake, BPF_NOEXIST as u64) {
+        Ok(()) => Ok(Reserved::Done),
+        // The client's own earlier attempt on this tuple.
+        Err(EEXIST) if find(answers).is_some_and(|old| old.flow.to == to) => Ok(Reserved::Done),
+        Err(EEXIST) => Ok(Reserved::Taken),
+        Err(_) => Err(DropReason::HandshakeTableFull),
+    }
+}
+
+/// A flow of `nat` from a backend to a client.
+#[inline(always)]
+fn to_client<A: Version>(to: Tuple<A>, backend: u16) -> Result<Flow<A>, DropReason> {
+    Ok(Flow {
+        next_hop: next_hop::towards(&to.dst),
+        to,
+        backend,
+        forward: forward::NAT,
+        flags: flow_flags::TO_CLIENT,
+        route_epoch: next_hop::epoch(),
+        ..Default::default()
+    })
+}
+
+/// Handles a segment whose tuple has a handshake.
+#[inline(always)]
+pub fn advance<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    handshake: &'static mut Handshake<A>,
+) -> Result<Verdict, DropReason> {
+    if handshake.flow.flags & flow_flags::TO_CLIENT != 0 {
+        if segment.is_syn_ack() {
+            answered(packet, segment, handshake);
+        }
+        return forward_rare(packet, segment, &mut handshake.flow);
+    }
+    if segment.is_syn() {
+        if segment.seq != handshake.isn {
+            return open::from_syn(packet, segment);
+        }
+        let verdict = forward_rare(packet, segment, &mut handshake.flow);
+        count::event(packet.service, Event::SynRetransmitted);
+        return verdict;
+    }
+    if segment.is_rst() {
+        // The client gives up. Nobody will miss the entries; the LRU takes them.
+        return forward_rare(packet, segment, &mut handshake.flow);
+    }
+    if !completes(segment, handshake) {
+        return Err(DropReason::HandshakeMismatch);
+    }
+    promote(segment, handshake);
+    match flow::find(&segment.tuple) {
+        Some(flow) => {
+            flow::touch(flow, segment);
+            forward_rare(packet, segment, flow)
+        }
+        None => forward_rare(packet, segment, &mut handshake.flow),
+    }
+}
+
+/// Remembers what the backend's SYN-ACK says, at its own entry and at the client's.
+#[inline(always)]
+fn answered<A: Version>(packet: &Packet, segment: &Segment<A>, handshake: &mut Handshake<A>) {
+    handshake.isn = segment.seq;
+    handshake.offer = options::of(packet, segment).offer;
+    if let Some(client) = find(&handshake.flow.to.reversed()) {
+        client.peer_isn = segment.seq;
+        client.flags |= flags::ANSWERED;
+    }
+}
+
+/// Whether a client's segment shows that it has got the backend's SYN-ACK.
+///
+/// `nat` has seen the SYN-ACK and knows which number must be acknowledged. `dsr` and `ipip` have
+/// not: there the client's own number has to do, which keeps blind senders out all the same.
+#[inline(always)]
+pub fn completes<A>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
+    if segment.flags & tcp_flags::ACK == 0 {
+        return false;
+    }
+    if handshake.flow.forward == forward::NAT {
+        handshake.flags & flags::ANSWERED != 0
+            && within(segment.ack, handshake.peer_isn.wrapping_add(1), SLACK)
+    } else {
+        within(segment.seq, handshake.isn.wrapping_add(1), SLACK)
+    }
+}
+
+/// Enters the flow of a completed handshake into the flow table. If that is full, the flow goes on
+/// from the handshake table for as long as newcomers leave it there.
+#[inline(never)]
+pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
+    let now = clock::now();
+    let mut flow = handshake.flow;
+    flow.created = now;
+    flow.last_seen = now;
+    flow.seq_next = segment.seq;
+    flow.ack = segment.ack;
+    let service = crate::service::of_backend(flow.backend);
+    let answers = flow.to.reversed();
+    if flow.forward == forward::NAT {
+        let Ok(mut back) = to_client(segment.tuple.reversed(), flow.backend) else {
+            return;
+        };
+        back.created = now;
+        back.last_seen = now;
+        // The SYN-ACK was the backend's last word: it has said one number and acknowledged one.
+        back.seq_next = handshake.peer_isn.wrapping_add(1);
+        back.ack = handshake.isn.wrapping_add(1);
+        match flow::enter_new(&answers, &back) {
+            Ok(()) => {}
+            // The same connection, promoted by a segment on another CPU at this moment.
+            Err(Refused::Taken)
+                if flow::find(&answers).is_some_and(|old| old.to == back.to) => {}
+            Err(_) => return count::event(service, Event::FlowTableFull),
+        }
+    }
+    if flow::enter(&segment.tuple, &flow).is_err() {
+        if flow.forward == forward::NAT {
+            flow::remove(&answers);
+        }
+        return count::event(service, Event::FlowTableFull);
+    }
+    remove(&segment.tuple);
+    if flow.forward == forward::NAT {
+        remove(&answers);
+    }
+    count::event(service, Event::FlowOpened);
+    count::backend(flow.backend, |counters| counters.opened += 1);
+}

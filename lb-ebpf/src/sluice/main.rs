@@ -1,0 +1,119 @@
+//! The XDP program of the edge.
+//!
+//! ```text
+//! frame -> parse -> flow table -> [handshake table -> service table -> pick] -> rewrite -> transmit
+//! ```
+//! This file only calls, counts and converts; each stage has a file of its own, and each map lives
+//! with the stage that reads it.
+#![no_std]
+#![no_main]
+
+mod answer;
+mod clock;
+mod close;
+mod count;
+mod edge;
+mod flow;
+mod forward;
+mod handshake;
+mod icmp;
+mod nat;
+mod next_hop;
+mod options;
+mod open;
+mod parse;
+mod punt;
+mod rewrite;
+mod service;
+mod transmit;
+mod tunnel;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use lb_common::outcome::{DropReason, Event, NO_SERVICE};
+use lb_ebpf::{packet::Packet, wire::ethertype};
+
+use crate::parse::{Parsed, Segment, Stop};
+
+/// The licence under which the kernel lets us use its GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+/// What becomes of a packet that is not dropped.
+///
+/// `Result<Verdict, DropReason>` is what functions that are not inlined return in one register: no
+/// variant may leave a part of it undefined, or the verifier sees a read of an uninitialised register.
+enum Verdict {
+    /// Left to the kernel, untouched.
+    Pass(Event),
+    /// Sent out of the interface that it came by.
+    Transmit,
+    /// Sent out of another interface, which the redirecting helper knows.
+    Redirect,
+    /// The agent has a copy and sends it on.
+    Punted,
+}
+
+/// All that a stage needs to know of an IP version.
+trait Version:
+    parse::Parse + rewrite::Rewrite + flow::Table + handshake::Table + service::Tables + nat::Sources
+    + next_hop::Routes + answer::Answer
+{
+}
+impl Version for lb_common::addr::V4 {}
+impl Version for lb_common::addr::V6 {}
+
+#[xdp(frags)]
+pub fn sluice(ctx: XdpContext) -> u32 {
+    let mut packet = Packet::new(&ctx);
+    match process(&mut packet) {
+        Ok(Verdict::Transmit) => xdp_action::XDP_TX,
+        Ok(Verdict::Redirect) => xdp_action::XDP_REDIRECT,
+        Ok(Verdict::Punted) => xdp_action::XDP_DROP,
+        Ok(Verdict::Pass(event)) => {
+            count::event(NO_SERVICE, event);
+            xdp_action::XDP_PASS
+        }
+        Err(reason) => {
+            count::drop(packet.service, reason);
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn process(packet: &mut Packet) -> Result<Verdict, DropReason> {
+    match parse::link(packet) {
+        Some((ethertype::IPV4, l3)) => path::<lb_common::addr::V4>(packet, l3),
+        Some((ethertype::IPV6, l3)) => path::<lb_common::addr::V6>(packet, l3),
+        _ => Ok(Verdict::Pass(Event::PassNotIp)),
+    }
+}
+
+#[inline(always)]
+fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReason> {
+    match A::parse(packet, l3) {
+        Ok(Parsed::Segment(segment)) => tcp(packet, &segment),
+        Ok(Parsed::IcmpError(error)) => icmp::error(packet, &error),
+        Ok(Parsed::Echo(echo)) => icmp::echo(packet, &echo),
+        Err(Stop::Pass(event)) => Ok(Verdict::Pass(event)),
+        Err(Stop::Bad { dst, reason }) if service::is_vip(&dst) => Err(reason),
+        Err(Stop::Bad { .. }) => Ok(Verdict::Pass(Event::PassNotService)),
+    }
+}
+
+#[inline(always)]
+fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
+    match flow::find(&segment.tuple) {
+        Some(flow) if segment.is_plain() => {
+            let flow = match flow.flags & lb_common::flow::flags::RESTART {
+                0 => flow,
+                _ => close::restarting(segment, flow),
+            };
+            flow::touch(flow, segment);
+            forward::forward(packet, segment, flow)
+        }
+        Some(flow) => close::flagged(packet, segment, flow),
+        None => open::without_flow(packet, segment),
+    }
+}

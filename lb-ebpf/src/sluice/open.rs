@@ -1,0 +1,110 @@
+//! Segments without a flow: new connections, handshakes, and strays.
+
+use lb_common::{
+    flow::{Flow, forward},
+    handshake::Handshake,
+    hash,
+    outcome::{DropReason, Event},
+    service::Listener,
+};
+use lb_ebpf::packet::Packet;
+
+use crate::{
+    Verdict, Version, answer, count,
+    forward::forward_rare,
+    handshake, nat, options,
+    parse::Segment,
+    service,
+};
+
+/// Handles a segment that the flow table does not know.
+#[inline(never)]
+pub fn without_flow<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+) -> Result<Verdict, DropReason> {
+    if let Some(handshake) = handshake::find(&segment.tuple) {
+        return handshake::advance(packet, segment, handshake);
+    }
+    from_syn(packet, segment)
+}
+
+/// Opens a connection if the segment is a SYN for a service; otherwise it is a stray or not ours.
+#[inline(never)]
+pub fn from_syn<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+) -> Result<Verdict, DropReason> {
+    let Some(listener) = service::listener(&segment.tuple.dst, segment.tuple.dport) else {
+        return Ok(Verdict::Pass(if service::is_vip(&segment.tuple.dst) {
+            Event::PassToHost
+        } else {
+            Event::PassNotService
+        }));
+    };
+    packet.service = listener.service;
+    let src = &segment.tuple.src;
+    if !src.is_valid_source() || service::is_vip(src) {
+        return Err(DropReason::SpoofedSource);
+    }
+    if segment.is_syn() { open(packet, segment, listener) } else { stray(packet, segment, listener) }
+}
+
+/// Picks a backend for a SYN and remembers the handshake.
+#[inline(always)]
+fn open<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    listener: Listener,
+) -> Result<Verdict, DropReason> {
+    let Some(service) = service::get(listener.service) else {
+        return Err(DropReason::Inconsistent);
+    };
+    let id = service::pick(listener.service, service, &segment.tuple)?;
+    let Some(backend) = service::backend(id) else {
+        return Err(DropReason::Inconsistent);
+    };
+    let to = if service.forward == forward::NAT {
+        nat::reserve(&segment.tuple, id, backend, hash::tuple(0, &segment.tuple))?
+    } else {
+        segment.tuple
+    };
+    let options = options::of(packet, segment);
+    let mut entry = Handshake {
+        flow: Flow { to, backend: id, forward: service.forward, ..Default::default() },
+        offer: options.offer,
+        isn: segment.seq,
+        ..Default::default()
+    };
+    handshake::enter(&segment.tuple, &entry)?;
+    if options::clamp_mss(packet, segment, &options, backend.mss_clamp)? {
+        count::event(listener.service, Event::MssClamped);
+    }
+    count::event(listener.service, Event::SynForwarded);
+    count::backend(id, |counters| counters.picked += 1);
+    forward_rare(packet, segment, &mut entry.flow)
+}
+
+/// A segment that is neither a SYN nor of a known connection. Where the backend may know it, it is
+/// forwarded by hash; with `nat` nobody can.
+#[inline(always)]
+fn stray<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    listener: Listener,
+) -> Result<Verdict, DropReason> {
+    let Some(service) = service::get(listener.service) else {
+        return Err(DropReason::Inconsistent);
+    };
+    if service.forward == forward::NAT {
+        if segment.is_rst() {
+            return Err(DropReason::NoFlow); // a RST is never answered by another (RFC 9293 3.5.2)
+        }
+        return answer::reset(packet, segment);
+    }
+    let id = service::pick(listener.service, service, &segment.tuple)?;
+    let mut flow =
+        Flow { to: segment.tuple, backend: id, forward: service.forward, ..Default::default() };
+    count::event(listener.service, Event::ForwardedByHash);
+    forward_rare(packet, segment, &mut flow)
+}

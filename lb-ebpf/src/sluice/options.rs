@@ -1,0 +1,124 @@
+//! The TCP options of a SYN or SYN-ACK.
+
+use lb_common::{
+    checksum::Delta,
+    handshake::{Offer, offers},
+    outcome::DropReason,
+};
+use lb_ebpf::{
+    packet::Packet,
+    wire::{Tcp, get16, put16, tcp_flags},
+};
+
+use crate::parse::Segment;
+
+/// Most bytes of options that a TCP header can have.
+const MAX: usize = 40;
+
+const END: u8 = 0;
+const NOP: u8 = 1;
+const MSS: u8 = 2;
+const WINDOW_SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
+const TIMESTAMPS: u8 = 8;
+
+/// What the options say, and where the value of the MSS option is, counted from the first option.
+pub struct Options {
+    pub offer: Offer,
+    pub mss_at: Option<u8>,
+}
+
+/// Reads the options. A list that contradicts itself ends there, as in every stack: what came before
+/// holds.
+#[inline(never)]
+pub fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
+    // Room behind the longest list lets fixed-size values be read without a check for each.
+    let mut bytes = [0u8; MAX + 8];
+    let len = (segment.options as usize) & 0x3c;
+    if len == 0 || len > MAX || !packet.copy_to(segment.l4 + Tcp::LEN, &mut bytes[..MAX], len) {
+        return;
+    }
+    let offer = &mut options.offer;
+    let mut at = 0;
+    // Each turn consumes one byte at least.
+    for _ in 0..MAX {
+        if at >= len || at >= MAX {
+            break;
+        }
+        let byte = |n: usize| bytes.get(at + n).copied().unwrap_or(0);
+        let (kind, size) = (byte(0), byte(1) as usize);
+        if kind == END {
+            break;
+        }
+        if kind == NOP {
+            at += 1;
+            continue;
+        }
+        if size < 2 || at + size > len {
+            break;
+        }
+        match (kind, size) {
+            (MSS, 4) => {
+                offer.mss = u16::from_be_bytes([byte(2), byte(3)]);
+                offer.flags |= offers::MSS;
+                options.mss_at = Some(at as u8 + 2);
+            }
+            (WINDOW_SCALE, 3) => {
+                offer.window_scale = byte(2);
+                offer.flags |= offers::WINDOW_SCALE;
+            }
+            (SACK_PERMITTED, 2) => offer.flags |= offers::SACK,
+            (TIMESTAMPS, 10) => {
+                offer.tsval = u32::from_be_bytes([byte(2), byte(3), byte(4), byte(5)]);
+                offer.flags |= offers::TIMESTAMPS;
+            }
+            _ => {}
+        }
+        at += size;
+    }
+}
+
+/// What the sender of a SYN or SYN-ACK offers.
+#[inline(always)]
+pub fn of<A>(packet: &Packet, segment: &Segment<A>) -> Options {
+    let mut options = Options { offer: Offer::default(), mss_at: None };
+    read(packet, segment, &mut options);
+    let ecn = segment.flags & (tcp_flags::ECE | tcp_flags::CWR);
+    let wanted = if segment.is_syn() { tcp_flags::ECE | tcp_flags::CWR } else { tcp_flags::ECE };
+    if ecn == wanted {
+        options.offer.flags |= offers::ECN;
+    }
+    options
+}
+
+/// Lowers the MSS in a SYN to `limit`. Returns whether it had to.
+#[inline(always)]
+pub fn clamp_mss<A>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    options: &Options,
+    limit: u16,
+) -> Result<bool, DropReason> {
+    let Some(at) = options.mss_at else {
+        return Ok(false);
+    };
+    if limit == 0 || options.offer.mss <= limit {
+        return Ok(false);
+    }
+    let offset = segment.l4 + Tcp::LEN + (at & 0x3f) as usize;
+    let value = packet.at::<[u8; 2]>(offset)?;
+    let (old, new) = (*value, limit.to_be_bytes());
+    *value = new;
+    // At an odd offset the two bytes belong to two words of the checksum: swapped, they count alike
+    // (RFC 1071 section 2 (B)).
+    let from_ne = u16::from_ne_bytes;
+    let delta = if at % 2 == 0 {
+        Delta::default().word(from_ne(old), from_ne(new))
+    } else {
+        Delta::default().word(from_ne(old).swap_bytes(), from_ne(new).swap_bytes())
+    };
+    let tcp = packet.at::<Tcp>(segment.l4)?;
+    let check = delta.apply(get16(&tcp.check));
+    put16(&mut tcp.check, check);
+    Ok(true)
+}
