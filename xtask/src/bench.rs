@@ -22,6 +22,9 @@ pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
         println!("{}", known.join("\n"));
         return Ok(());
     };
+    if known.is_empty() {
+        bail!("the tests crate has no binary named {PREFIX}... to measure with");
+    }
     if !known.iter().any(|it| it == name) {
         bail!("no benchmark `{name}`; there is: {}", known.join(", "));
     }

@@ -43,8 +43,9 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
     process::run(
         process::cargo()
             .current_dir(workspace::root())
-            .args(["build", "--quiet", "--package", "lb-agent"])
-            .args(profile.flag()),
+            .args(["build", "--package", "lb-agent"])
+            .args(profile.flag())
+            .args(process::quiet_unless_watched()),
     )?;
     let metadata = Metadata::own(&workspace::root().join("Cargo.toml"))?;
     let binaries = metadata.target_directory().join(profile.directory());
@@ -87,18 +88,24 @@ fn compile(toolchain: &Toolchain, linker: &Path, into: &Path) -> Result<()> {
     let Some(arch) = kernel_arch(env::consts::ARCH) else {
         bail!("no eBPF register layout known for {}: see kernel_arch", env::consts::ARCH);
     };
-    let flags = [
+    let mut flags = vec![
         "-Cdebuginfo=2".to_string(),
         "-Clink-arg=--btf".to_string(),
         "-Ctarget-cpu=v3".to_string(),
         format!("-Clinker={}", linker.display()),
         format!("--cfg=bpf_target_arch=\"{arch}\""),
-        // The same source gives the same object wherever the repository lies.
-        format!("--remap-path-prefix={}=.", workspace::root().display()),
     ];
+    // The same source and compiler give the same object wherever things lie.
+    let homes = [
+        (workspace::root().to_path_buf(), "."),
+        (workspace::cargo_home(), "cargo"),
+        (toolchain.compiler.sysroot.clone(), "rust"),
+    ];
+    flags.extend(homes.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
     let mut cargo = toolchain.cargo();
     cargo
-        .args(["build", "--quiet", "--release", "--bins", "--target", toolchain::TARGET])
+        .args(["build", "--release", "--bins", "--target", toolchain::TARGET])
+        .args(process::quiet_unless_watched())
         .arg("--manifest-path")
         .arg(workspace::ebpf_manifest())
         .arg("--target-dir")

@@ -2,7 +2,7 @@
 //!
 //! This file only reads the command line. Each command has its file; none of them knows another's flags.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -82,8 +82,21 @@ struct BenchArgs {
     args: Vec<String>,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Build(args) => {
             let profile = if args.debug { build::Profile::Debug } else { build::Profile::Release };
             build::build(profile).map(drop)

@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    io::ErrorKind,
+    io::{ErrorKind, IsTerminal as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -31,6 +31,11 @@ pub fn cargo_at(path: &Path) -> Command {
         }
     }
     command
+}
+
+/// Cargo's progress is for whoever waits in front of a terminal; in a log the steps are enough.
+pub fn quiet_unless_watched() -> &'static [&'static str] {
+    if std::io::stderr().is_terminal() { &[] } else { &["--quiet"] }
 }
 
 /// Runs to the end with the terminal; anything but success is an error.

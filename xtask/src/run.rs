@@ -41,15 +41,12 @@ pub fn edge(config: &Path) -> Result<()> {
 
 /// Builds one binary of the testbed, optimised.
 pub fn testbed_binary(name: &str) -> Result<()> {
-    process::run(process::cargo().current_dir(workspace::root()).args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "tests",
-        "--bin",
-        name,
-    ]))
+    process::run(
+        process::cargo()
+            .current_dir(workspace::root())
+            .args(["build", "--release", "--package", "tests", "--bin", name])
+            .args(process::quiet_unless_watched()),
+    )
     .with_context(|| format!("could not build `{name}` of the tests crate"))
 }
 

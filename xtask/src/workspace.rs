@@ -1,6 +1,9 @@
 //! Where things are, and what cargo knows about them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -23,6 +26,12 @@ pub fn ebpf_manifest() -> PathBuf {
     root().join("lb-ebpf/Cargo.toml")
 }
 
+/// Where cargo keeps the sources of dependencies.
+pub fn cargo_home() -> PathBuf {
+    let default = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo");
+    env::var_os("CARGO_HOME").map_or_else(default, PathBuf::from)
+}
+
 /// A path as a person in the repository would type it.
 pub fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
@@ -37,9 +46,9 @@ impl Metadata {
         Self::read(manifest, &["--no-deps"])
     }
 
-    /// All dependencies too.
+    /// All dependencies too. Only for Linux: other systems' crates would have to be downloaded first.
     pub fn full(manifest: &Path) -> Result<Self> {
-        Self::read(manifest, &[])
+        Self::read(manifest, &["--filter-platform", "x86_64-unknown-linux-gnu"])
     }
 
     fn read(manifest: &Path, extra: &[&str]) -> Result<Self> {
