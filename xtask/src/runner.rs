@@ -2,7 +2,9 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Command, ExitStatus},
+    process::Command,
+    sync::mpsc::{self, RecvTimeoutError},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -96,22 +98,41 @@ fn parse_result(counts: &str) -> Option<Binary> {
     Some(result)
 }
 
+/// How long to wait for more output once cargo has ended.
+const LAST_LINES: Duration = Duration::from_millis(300);
+
 /// Runs cargo, passing both its streams on through one pipe so that their order is kept.
-pub fn run(command: &mut Command) -> Result<Vec<Binary>> {
+pub fn run(mut command: Command) -> Result<Vec<Binary>> {
     let (reader, writer) = std::io::pipe().context("no pipe for the tests' output")?;
     command.env("CARGO_TERM_COLOR", "never").stdout(writer.try_clone()?).stderr(writer);
     let mut child =
-        command.spawn().with_context(|| format!("cannot run `{}`", process::display(command)))?;
-    // The command holds the pipe's writing end: as long as it lives here, reading has no end.
-    *command = Command::new("true");
+        command.spawn().with_context(|| format!("cannot run `{}`", process::display(&command)))?;
+    // It holds the pipe's writing end: as long as it lives, reading has no end.
+    drop(command);
+
+    // Read beside, for a process that a failed test left behind may hold the pipe open for ever.
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
     let mut results = Reader::default();
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = line.context("lost the tests' output")?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        results.line(&line);
+    loop {
+        match lines.recv_timeout(LAST_LINES) {
+            Ok(line) => {
+                let line = String::from_utf8_lossy(&line);
+                println!("{line}");
+                results.line(&line);
+            }
+            Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_some() => break,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
     }
-    let status: ExitStatus = child.wait().context("lost the tests' exit status")?;
+    let status = child.wait().context("lost the tests' exit status")?;
     Ok(results.finish(status.success()))
 }
 
@@ -169,6 +190,17 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
             (binaries.len(), binaries[0].name.as_str(), binaries[0].failed),
             (1, "build", 1)
         );
+    }
+
+    #[test]
+    fn a_process_left_behind_does_not_keep_us_waiting() {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo 'Running a (b/c-d)'; echo 'test result: ok. 7 passed'; sleep 60 &"]);
+        let start = std::time::Instant::now();
+        let binaries = run(command).unwrap();
+        assert_eq!((binaries.len(), binaries[0].passed, binaries[0].failed), (1, 7, 0));
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 
     #[test]

@@ -122,10 +122,10 @@ fn cargo_test(options: &Options) -> Command {
     command
 }
 
-fn run(name: &'static str, mut command: Command) -> Result<Tier> {
+fn run(name: &'static str, command: Command) -> Result<Tier> {
     process::step("test", name, &process::display(&command));
     let start = Instant::now();
-    let binaries = runner::run(&mut command)?;
+    let binaries = runner::run(command)?;
     Ok(Tier { name, binaries, seconds: start.elapsed().as_secs_f32() })
 }
 
