@@ -31,8 +31,7 @@ const LISTS_ARE_OLD: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// Sees to it that the packages are there, for `purpose`.
 pub fn packages(purpose: &str, wanted: &[Package]) -> Result<()> {
-    let missing: Vec<&str> =
-        wanted.iter().filter(|package| !is_there(package)).map(|package| package.name).collect();
+    let missing = missing(wanted);
     if missing.is_empty() {
         return Ok(());
     }
@@ -55,6 +54,11 @@ pub fn by_hand(packages: &[&str]) -> String {
         "{sudo}apt-get update && {sudo}apt-get install -y --no-install-recommends {}",
         packages.join(" ")
     )
+}
+
+/// Names of those that are not there.
+pub fn missing(wanted: &[Package]) -> Vec<&'static str> {
+    wanted.iter().filter(|package| !is_there(package)).map(|package| package.name).collect()
 }
 
 fn is_there(package: &Package) -> bool {

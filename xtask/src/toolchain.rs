@@ -126,7 +126,7 @@ pub fn find() -> Result<Toolchain> {
                  then again:   cargo xtask build",
                 OLDEST.0,
                 OLDEST.1,
-                provision::by_hand(&DEBIAN.iter().map(|package| package.name).collect::<Vec<_>>())
+                provision::by_hand(&provision::missing(DEBIAN))
             ),
         }
     }
