@@ -1,7 +1,7 @@
 //! Puts the XDP object where `object.rs` includes it. Without one the agent still builds, and says at run time
 //! what is missing: nobody needs a BPF compiler to work on the agent.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, path::PathBuf, time::SystemTime};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -37,7 +37,10 @@ fn read_default() -> Vec<u8> {
         return bytes;
     }
     // cargo takes a watched path that does not exist for one that has changed, each time: watch where it will appear.
-    let _ = fs::create_dir_all(&directory);
+    // A directory made just now would be newer than this run and cause another one: make it old.
+    if !directory.exists() && fs::create_dir_all(&directory).is_ok() {
+        let _ = fs::File::open(&directory).and_then(|it| it.set_modified(SystemTime::UNIX_EPOCH));
+    }
     println!("cargo::rerun-if-changed={}", directory.display());
     Vec::new()
 }

@@ -14,6 +14,7 @@ mod process;
 mod provision;
 mod run;
 mod runner;
+mod rust_src;
 mod test;
 mod toolchain;
 mod workspace;

@@ -6,8 +6,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant, SystemTime},
+    process::Command,
 };
 
 use anyhow::{Result, bail};
@@ -15,7 +14,7 @@ use anyhow::{Result, bail};
 use crate::{
     process,
     provision::{self, Package, library, program},
-    workspace,
+    rust_src,
 };
 
 pub const TARGET: &str = "bpfel-unknown-none";
@@ -35,10 +34,6 @@ pub const DEBIAN: &[Package] = &[
 ];
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-
-/// How long a failed `rustup component add` is not tried again, and how long it may take.
-const RUST_SRC_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-const RUST_SRC_PATIENCE: Duration = Duration::from_secs(90);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiler {
@@ -106,14 +101,16 @@ pub fn find() -> Result<Toolchain> {
     loop {
         let facts = Facts {
             compilers: compilers(),
-            can_add_rust_src: may_add && process::find_program("rustup").is_some() && !remembered(),
+            can_add_rust_src: may_add
+                && process::find_program("rustup").is_some()
+                && !rust_src::failed_lately(),
             can_install: may_install,
         };
         match choose(&facts) {
             Choice::Use(toolchain) => return Ok(toolchain),
             Choice::AddRustSrc => {
                 may_add = false;
-                add_rust_src();
+                rust_src::add();
             }
             Choice::InstallDebian => {
                 may_install = false;
@@ -208,53 +205,6 @@ fn has_core(libraries: &Path) -> bool {
         let name = entry.file_name().to_string_lossy().into_owned();
         name.starts_with("libcore-") && name.ends_with(".rlib")
     })
-}
-
-fn memory() -> PathBuf {
-    workspace::root().join("target/tools/rust-src-unavailable")
-}
-
-fn remembered() -> bool {
-    fs::metadata(memory()).and_then(|file| file.modified()).is_ok_and(|time| {
-        SystemTime::now().duration_since(time).unwrap_or_default() < RUST_SRC_REMEMBERED
-    })
-}
-
-/// Tries once. Offline it fails, which is remembered and no error: there are other ways.
-fn add_rust_src() {
-    process::step("install", "rustup", "component add rust-src");
-    let child = Command::new("rustup")
-        .args(["component", "add", "rust-src"])
-        .env("RUSTUP_MAX_RETRIES", "0")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let added = child.is_ok_and(|mut child| {
-        let start = Instant::now();
-        loop {
-            match child.try_wait() {
-                Ok(Some(status)) => return status.success(),
-                Ok(None) if start.elapsed() < RUST_SRC_PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                _ => {
-                    let _ = child.kill().and_then(|()| child.wait());
-                    return false;
-                }
-            }
-        }
-    });
-    if !added {
-        let file = memory();
-        process::step("install", "rustup", "rust-src cannot be had, trying without for a day");
-        // Not being able to remember costs the next build a second, no more.
-        let _ = file.parent().map(fs::create_dir_all);
-        let _ = fs::write(
-            &file,
-            "`rustup component add rust-src` failed; remove this file to try again\n",
-        );
-    }
 }
 
 #[cfg(test)]
