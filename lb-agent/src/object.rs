@@ -1,0 +1,48 @@
+//! The XDP object inside this binary.
+//!
+//! It is put there by `cargo xtask build`. A plain `cargo build` works without one; whoever then asks for it is told
+//! what to run.
+
+use std::fmt;
+
+/// Aligned, for it is read as an ELF file in place.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
+
+/// The object with the XDP programs and maps.
+pub fn ebpf() -> Result<&'static [u8], MissingObject> {
+    present(OBJECT)
+}
+
+fn present(object: &[u8]) -> Result<&[u8], MissingObject> {
+    if object.is_empty() { Err(MissingObject) } else { Ok(object) }
+}
+
+/// This binary was built without the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingObject;
+
+impl fmt::Display for MissingObject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("this lb-agent was built without the XDP program: run `cargo xtask build`")
+    }
+}
+
+impl std::error::Error for MissingObject {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_the_object_says_what_to_run() {
+        let error = present(&[]).unwrap_err();
+        assert!(error.to_string().contains("run `cargo xtask build`"), "{error}");
+    }
+
+    #[test]
+    fn the_object_is_an_elf_file_aligned_for_reading_in_place() {
+        let Ok(object) = ebpf() else { return };
+        assert_eq!(object[..4], *b"\x7fELF");
+        assert_eq!(object.as_ptr().addr() % 8, 0);
+    }
+}

@@ -1,0 +1,41 @@
+//! `cargo xtask bench NAME`: the tests crate's binary `bench-NAME`, optimised, with fresh objects.
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build::{self, Profile},
+    process,
+    run::{need_root, testbed_binary},
+    workspace::{self, Metadata},
+};
+
+const PREFIX: &str = "bench-";
+
+pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
+    let metadata = Metadata::own(&workspace::root().join("Cargo.toml"))?;
+    let known: Vec<String> = metadata
+        .binaries("tests")
+        .iter()
+        .filter_map(|binary| binary.strip_prefix(PREFIX).map(String::from))
+        .collect();
+    let Some(name) = name else {
+        println!("{}", known.join("\n"));
+        return Ok(());
+    };
+    if known.is_empty() {
+        bail!("the tests crate has no binary named {PREFIX}... to measure with");
+    }
+    if !known.iter().any(|it| it == name) {
+        bail!("no benchmark `{name}`; there is: {}", known.join(", "));
+    }
+    need_root("the benchmarks run BPF programs", &format!("cargo xtask bench {name}"))?;
+    let binaries = build::build(Profile::Release)?;
+    let binary = format!("{PREFIX}{name}");
+    testbed_binary(&binary)?;
+    process::replace(
+        std::process::Command::new(binaries.join(&binary))
+            .args(args)
+            .env("SLUICE_BENCH_OBJECT", workspace::objects().join("bench.o"))
+            .env("SLUICE_AGENT", binaries.join("lb-agent")),
+    )
+}
