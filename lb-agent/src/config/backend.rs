@@ -1,0 +1,83 @@
+//! `[[service.backend]]`: one server.
+
+use std::net::SocketAddr;
+
+use super::address;
+use super::error::{Place, Problems};
+use super::reader::{Reader, Section};
+use super::unique::Unique;
+
+pub(super) static BACKEND: Section =
+    Section { heading: "[[service.backend]]", keys: &["name", "address", "weight", "zone"] };
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Name, unique in the service: 1 to 63 of `A-Za-z0-9._-:[]`.
+    pub name: String,
+    /// Its own unicast address and port; unique in the service, and never a VIP.
+    pub address: SocketAddr,
+    /// Its share among the weights of the pool, 0 to 1,000; with 0 it gets no new connection.
+    pub weight: u32,
+    /// Where it stands: 1 to 63 of `A-Za-z0-9._-`. Nothing depends on it yet.
+    pub zone: Option<String>,
+}
+
+/// The backends of a service, each with the place of its address. `None` if an address is wrong or
+/// there is no backend.
+pub(super) fn read(outer: &Reader<'_>, problems: &Problems<'_>) -> Option<Vec<(Backend, Place)>> {
+    const EXAMPLE: &str = r#"add e.g. [[service.backend]] with address = "10.2.0.2:9000""#;
+    let (number, readers) = outer.tables("backend", &BACKEND);
+    if number == 0 {
+        outer.refuse("[[service.backend]]", "is missing", EXAMPLE);
+        return None;
+    }
+    let all_tables = readers.len() == number;
+    let mut names = Unique::new(problems);
+    let mut addresses = Unique::new(problems);
+    let read: Vec<_> = readers
+        .into_iter()
+        .enumerate()
+        .map(|(n, reader)| read_one(reader, &outer.place, n + 1, &mut names, &mut addresses))
+        .collect();
+    read.into_iter().collect::<Option<Vec<_>>>().filter(|_| all_tables)
+}
+
+fn read_one(
+    reader: Reader<'_>,
+    outer: &Place,
+    position: usize,
+    names: &mut Unique<'_, String>,
+    addresses: &mut Unique<'_, SocketAddr>,
+) -> Option<(Backend, Place)> {
+    const EXAMPLE: &str = r#""10.2.0.2:9000""#;
+    let reader = reader.named_by(outer, "backend", position, &["name", "address"]);
+    let weight = reader.integer("weight", 0..=1_000, 100);
+    let zone = reader.field("zone").and_then(|field| address::name(&field, "._-", r#""rack-1""#));
+    let named = reader.field("name");
+    let name = named.as_ref().and_then(|field| address::name(field, "._-:[]", r#""chat-1""#));
+    let field = reader.required("address", EXAMPLE);
+    let address =
+        field.and_then(|field| Some((address::socket_address(&field, EXAMPLE)?, field.place)));
+
+    if let (Some(named), Some(name)) = (&named, &name) {
+        names.insert(
+            name.clone(),
+            &named.place,
+            "give each backend of a service a name of its own",
+        );
+    }
+    let (address, place) = address?;
+    let new = addresses.insert(address, &place, "remove one of the two");
+    let name = match name {
+        Some(name) => name,
+        None => {
+            let name = address.to_string();
+            if new && named.is_none() {
+                names.insert(name.clone(), &place, "give this backend a name");
+            }
+            name
+        }
+    };
+    Some((Backend { name, address, weight, zone }, place))
+}

@@ -1,0 +1,60 @@
+//! The whole configuration, as an operator meets it: a file goes in, a [`Config`] or messages come out.
+
+mod accepted;
+mod files;
+mod reference;
+mod refused;
+mod refused_edge;
+mod refused_health;
+mod refused_pool;
+
+use super::*;
+
+/// The least that an edge needs.
+const EDGE: &str = r#"[edge]
+name = "e"
+interfaces = ["eth0"]
+hash_seed = "s"
+source_addresses = ["10.2.0.1"]
+"#;
+
+/// The least that a service needs; follows [`EDGE`], so that it begins on line 6.
+const SERVICE: &str = r#"[[service]]
+name = "chat"
+listen = ["203.0.113.10:80"]
+[[service.backend]]
+address = "10.2.0.2:9000"
+"#;
+
+/// The least that is valid.
+fn minimal() -> String {
+    format!("{EDGE}{SERVICE}")
+}
+
+fn valid(text: &str) -> Config {
+    let (config, warnings) =
+        parse("edge.toml", text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+    assert_eq!(warnings, [], "{text}");
+    config
+}
+
+fn errors(text: &str) -> String {
+    match parse("edge.toml", text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(errors) => errors.to_string(),
+    }
+}
+
+/// Changes a valid file, and makes sure that there was something to change.
+fn with(text: &str, old: &str, new: &str) -> String {
+    assert!(text.contains(old), "{old:?} is not in\n{text}");
+    text.replacen(old, new, 1)
+}
+
+/// Each case changes the minimal file and gives all messages that follow.
+fn refused(cases: &[(&str, &str, &str)]) {
+    for (old, new, messages) in cases {
+        let text = with(&minimal(), old, new);
+        assert_eq!(errors(&text), *messages, "\n{text}");
+    }
+}
