@@ -11,6 +11,7 @@
 mod failure;
 mod judge;
 mod probe;
+mod runner;
 mod slow_start;
 mod source_ports;
 mod spec;
@@ -19,6 +20,7 @@ mod status_ranges;
 pub use failure::{Failure, Stage};
 pub use judge::{Judge, State, Transition};
 pub use probe::{Prober, probe};
+pub use runner::{HealthEvent, LastProbe, Probe, Runner, Status, StatusView, Target, TargetKey};
 pub use slow_start::{effective_weight, next_weight_change};
 pub use source_ports::{ConnectError, SourcePorts};
 pub use spec::{Check, HttpSpec, Kind, READ_LIMIT, TlsSpec, WebSocketSpec};
