@@ -47,7 +47,7 @@ pub enum Failure {
         /// The probe's timeout.
         after: Duration,
     },
-    /// The backend closed the connection, or broke it off (`errno`).
+    /// The backend closed the connection.
     Closed {
         /// What was missing.
         stage: Stage,

@@ -68,8 +68,9 @@ impl SourcePorts {
     /// If the backend does not accept, or the edge has no port or socket left for the connection.
     pub async fn connect(&self, to: SocketAddr) -> Result<TcpStream, ConnectError> {
         let start = rand::rng().random_range(self.range.clone());
-        let mut last = Errno::EADDRINUSE;
+        let (mut last, mut tried) = (Errno::EADDRINUSE, 0);
         for port in self.candidates(start, to.port()) {
+            tried += 1;
             let socket = self
                 .socket(to)
                 .map_err(|e| ConnectError::Socket { errno: errno(&e) })?;
@@ -93,7 +94,7 @@ impl SourcePorts {
         }
         Err(ConnectError::NoPort {
             range: self.range.clone(),
-            tried: self.tries,
+            tried,
             errno: last,
         })
     }
@@ -157,7 +158,7 @@ pub enum ConnectError {
     NoPort {
         /// The ports to choose from.
         range: RangeInclusive<u16>,
-        /// How many of them were tried at most.
+        /// How many of them were tried.
         tried: u16,
         /// As the kernel refused the last one.
         errno: Errno,
@@ -257,20 +258,32 @@ mod tests {
             assert!(
                 error
                     .to_string()
-                    .starts_with("edge: no free local port in 61500-61501"),
+                    .starts_with("edge: no free local port in 61500-61501 (2 tried)"),
                 "{error}"
             );
         }
     }
 
     #[tokio::test]
-    async fn a_port_that_a_listener_owns_is_passed_over() {
-        let taken = TcpListener::bind("0.0.0.0:61510").await.unwrap();
+    async fn a_port_that_a_listener_owns_is_not_used() {
+        let taken = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ports = SourcePorts::new(61_510..=61_511, 2);
-        let stream = ports.connect(listener.local_addr().unwrap()).await.unwrap();
-        assert_eq!(stream.local_addr().unwrap().port(), 61_511);
-        drop(taken);
+        let port = taken.local_addr().unwrap().port();
+        let ports = SourcePorts::new(port..=port, 64);
+        let error = ports
+            .connect(listener.local_addr().unwrap())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ConnectError::NoPort {
+                    errno: Errno::EADDRINUSE,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     /// Linux lets a socket connect to itself; a backend that is not there must not look alive by that.
