@@ -243,3 +243,54 @@ pub fn is_default_rule(message: &RuleMessage) -> bool {
         && header.tos == 0
         && [RT_TABLE_LOCAL, RT_TABLE_MAIN, RT_TABLE_DEFAULT].contains(&table)
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::{InfoKind, VlanProtocol};
+    use rtnetlink::packet_core::{Emitable, Parseable};
+
+    use super::*;
+
+    /// A VLAN device as the kernel describes it, through the bytes of the message.
+    fn vlan_device(elsewhere: bool) -> LinkInfo {
+        let mut message = LinkMessage::default();
+        message.header.index = 9;
+        message.header.flags = LinkFlags::Up | LinkFlags::Running;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0.7".into()),
+            LinkAttribute::Link(2),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 9]),
+            LinkAttribute::Mtu(1500),
+            LinkAttribute::LinkInfo(vec![
+                Info::Kind(InfoKind::Vlan),
+                Info::Data(InfoData::Vlan(vec![
+                    InfoVlan::Protocol(VlanProtocol::Ieee8021Ad),
+                    InfoVlan::Id(7),
+                ])),
+            ]),
+        ];
+        if elsewhere {
+            message.attributes.push(LinkAttribute::LinkNetNsId(0));
+        }
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        link(LinkMessage::parse(&bytes[..]).unwrap())
+    }
+
+    #[test]
+    fn a_vlan_subinterface_names_its_parent_and_tag() {
+        let device = vlan_device(false);
+        let tag = VlanTag {
+            tpid: 0x88a8,
+            vid: 7,
+        };
+        assert_eq!(device.vlan, Some(Vlan { parent: 2, tag }));
+        assert_eq!((device.kind.as_deref(), device.up), (Some("vlan"), true));
+    }
+
+    #[test]
+    fn a_parent_in_another_namespace_is_none_of_ours() {
+        let device = vlan_device(true);
+        assert_eq!((device.vlan, device.peer), (None, None));
+    }
+}
