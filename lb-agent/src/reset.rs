@@ -64,16 +64,16 @@ pub struct ResetSender {
 }
 
 impl ResetSender {
+    /// Opens the sockets.
     pub fn open() -> io::Result<Self> {
         let raw = |domain| {
-            let socket = Socket::new(
+            Socket::new(
                 domain,
                 Type::RAW.nonblocking(),
                 Some(Protocol::from(IPPROTO_RAW)),
-            )?;
-            io::Result::Ok(socket)
+            )
         };
-        let v4 = raw(Domain::IPV4)?;
+        let v4 = raw(Domain::IPV4).map_err(explain)?;
         v4.set_header_included_v4(true)?;
         let v6 = match raw(Domain::IPV6) {
             Ok(socket) => {
@@ -82,10 +82,10 @@ impl ResetSender {
                 Some(socket)
             }
             Err(error) if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => None,
-            Err(error) => return Err(error),
+            Err(error) => return Err(explain(error)),
         };
         // Protocol 0: it never receives, and so costs nothing on the receive path.
-        let link = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
+        let link = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None).map_err(explain)?;
         Ok(Self { v4, v6, link })
     }
 
@@ -160,5 +160,29 @@ fn whole(sent: usize, length: usize) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// Says what an operator can do about a socket that could not be opened.
+fn explain(error: io::Error) -> io::Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => ": give the agent CAP_NET_RAW, or run it as root",
+        _ => "",
+    };
+    io::Error::new(
+        error.kind(),
+        format!("raw sockets for resets: {error}{remedy}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_capability_is_named_with_the_remedy() {
+        let error = explain(io::Error::from_raw_os_error(nix::libc::EPERM));
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("CAP_NET_RAW"), "{error}");
     }
 }

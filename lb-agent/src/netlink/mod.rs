@@ -160,13 +160,18 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
     }
 }
 
-/// Runs a request for which some refusals mean that there is nothing to do.
-async fn tolerate(
+/// Carries out a request; false if the kernel refused it with one of `fine`, which mean that there was nothing to
+/// do. A refusal that an operator can cure says how.
+async fn change(
     request: impl Future<Output = Result<(), rtnetlink::Error>>,
     fine: &[i32],
-) -> Result<()> {
+) -> Result<bool> {
     match request.await {
-        Err(e) if errno(&e).is_some_and(|code| fine.contains(&code)) => Ok(()),
-        other => Ok(other?),
+        Err(e) if errno(&e).is_some_and(|code| fine.contains(&code)) => Ok(false),
+        Err(e) if errno(&e) == Some(nix::libc::EPERM) => {
+            Err(e).context("not permitted: give the agent CAP_NET_ADMIN, or run it as root")
+        }
+        Err(e) => Err(e.into()),
+        Ok(()) => Ok(true),
     }
 }

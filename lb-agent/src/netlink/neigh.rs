@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, bail};
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 
-use super::{Kernel, state::NetState};
+use super::{Kernel, change, state::NetState};
 
 impl Kernel {
     /// Makes the kernel find out or confirm the link-layer address of `addr` on the link `ifindex`, and returns
@@ -16,21 +16,27 @@ impl Kernel {
     /// probe, one that is confirmed stays untouched. That works alike for ARP and ND and needs neither a socket
     /// nor a packet.
     ///
+    /// A neighbour that does not answer ends as failed after 3 s (`mcast_solicit` times `retrans_time_ms`), with an
+    /// event; asking again meanwhile does nothing. So an agent that resolves what is unresolved at every event asks
+    /// at the kernel's own pace.
+    ///
     /// Never call it for an entry that is permanent: `NTF_USE` clears `NUD_PERMANENT`. [`Kernel::keep_fresh`]
     /// knows.
     pub async fn resolve(&self, ifindex: u32, addr: IpAddr) -> Result<()> {
         if addr.is_unspecified() || addr.is_multicast() || ifindex == 0 {
             bail!("neighbour {addr} on interface {ifindex}: not a unicast address on a link");
         }
-        self.handle
+        let request = self
+            .handle
             .neighbours()
             .add(ifindex, addr)
             .state(NeighbourState::None)
             .flags(NeighbourFlags::Use)
-            .replace()
-            .execute()
+            .replace();
+        change(request.execute(), &[])
             .await
-            .with_context(|| format!("netlink: resolving {addr} on interface {ifindex}"))
+            .with_context(|| format!("netlink: resolving {addr} on interface {ifindex}"))?;
+        Ok(())
     }
 
     /// Calls [`Kernel::resolve`] for each of `neighbours`, except where `state` has a permanent entry.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol, CacheInfo};
 use nix::libc::{EADDRNOTAVAIL, EEXIST, ENODEV};
 
-use super::{Kernel, Prefix, RouteKind, errno, state::NetState, tolerate};
+use super::{Kernel, Prefix, RouteKind, change, state::NetState};
 
 /// `IFA_PROTO` of addresses which the agent added. It survives the agent, so that the next one finds them. Linux
 /// keeps it since 5.18; 0 to 3 are the kernel's own, and no other user of this number is known.
@@ -149,11 +149,12 @@ impl Kernel {
             lifetime.ifa_valid = u32::MAX;
             attributes.push(AddressAttribute::CacheInfo(lifetime));
         }
-        match request.execute().await {
+        let added = change(request.execute(), &[EEXIST])
+            .await
+            .with_context(|| format!("netlink: adding VIP {vip} to interface {ifindex}"))?;
+        if !added {
             // Ours, or a stranger's that came between plan and deed.
-            Err(e) if errno(&e) == Some(EEXIST) => return Ok(()),
-            other => other
-                .with_context(|| format!("netlink: adding VIP {vip} to interface {ifindex}"))?,
+            return Ok(());
         }
 
         // An untagged address would be a stranger's to every later agent: rather none at all.
@@ -188,12 +189,13 @@ impl Kernel {
         let host = if vip.is_ipv4() { 32 } else { 128 };
         let mut message = self.handle.address().add(ifindex, vip, host);
         let message = std::mem::take(message.message_mut());
-        tolerate(
+        change(
             self.handle.address().del(message).execute(),
             &[EADDRNOTAVAIL, ENODEV],
         )
         .await
-        .with_context(|| format!("netlink: removing VIP {vip} from interface {ifindex}"))
+        .with_context(|| format!("netlink: removing VIP {vip} from interface {ifindex}"))?;
+        Ok(())
     }
 }
 
