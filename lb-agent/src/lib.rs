@@ -8,3 +8,5 @@ pub mod config;
 pub mod health;
 pub mod netlink;
 pub mod object;
+pub mod nexthop;
+pub mod reset;
