@@ -6,7 +6,9 @@
 
 pub mod config;
 pub mod health;
+pub mod maglev;
 pub mod netlink;
 pub mod object;
 pub mod nexthop;
 pub mod reset;
+pub mod state;
