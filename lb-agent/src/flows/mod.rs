@@ -1,0 +1,1 @@
+//! The flow tables as the agent reads them.
