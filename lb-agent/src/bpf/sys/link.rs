@@ -95,7 +95,7 @@ impl Link {
     /// What the link is attached to.
     pub fn info(&self) -> io::Result<LinkInfo> {
         let found = kind(self.0.as_fd())?;
-        if found != "bpf_link" {
+        if found != "bpf-link" {
             return Err(io::Error::other(format!("not a link but {found}")));
         }
         // SAFETY: plain integers, for which zero is a value.

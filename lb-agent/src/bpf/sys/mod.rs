@@ -133,12 +133,13 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(OBJ_GET, &mut attr) }
 }
 
-/// What a descriptor of `bpf(2)` stands for: `bpf-map`, `bpf-prog`, `bpf_link`.
+/// What a descriptor of `bpf(2)` stands for: `bpf-map`, `bpf-prog`, `bpf-link`.
 pub fn kind(object: BorrowedFd<'_>) -> io::Result<String> {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
     let link = link.to_string_lossy();
     let kind = link.strip_prefix("anon_inode:").unwrap_or(&link);
-    Ok(kind.trim_matches(['[', ']']).to_owned())
+    // The kernel calls a link by either name, depending on how its descriptor was made.
+    Ok(kind.trim_matches(['[', ']']).replace("bpf_link", "bpf-link"))
 }
 
 /// The data plane's clock (`bpf_ktime_get_coarse_ns`) in ticks of [`lb_common::abi::TICK_SHIFT`].
