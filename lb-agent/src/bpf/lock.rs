@@ -2,8 +2,9 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read, Seek, Write},
-    path::Path,
+    io::{self, Read, Seek, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +19,11 @@ pub const RUN_DIR: &str = "/run/sluice";
 /// Held for as long as this process runs an edge. The kernel releases it when the process ends,
 /// however it ends, and the descriptor is not inherited by children that exec.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "held, never looked at")] Flock<File>);
+pub struct Lock {
+    #[allow(dead_code, reason = "held, never looked at")]
+    file: Flock<File>,
+    path: PathBuf,
+}
 
 impl Lock {
     /// Takes the lock of an edge in the directory `run_dir`, or says which process has it.
@@ -27,38 +32,57 @@ impl Lock {
             format!("{}: cannot create the directory of the agents' locks", run_dir.display())
         })?;
         let path = run_dir.join(format!("{}.lock", super::pins::file_name(edge)));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .with_context(|| format!("{}: cannot open the edge's lock", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                lock.set_len(0)?;
-                lock.rewind()?;
-                writeln!(lock, "{}", std::process::id())?;
-                Ok(Self(lock))
+        loop {
+            let mut file = open(&path)
+                .with_context(|| format!("{}: cannot open the edge's lock", path.display()))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut file) => {
+                    // The holder before may have removed the file since it was opened.
+                    let same = fs::metadata(&path).is_ok_and(|now| {
+                        file.metadata().is_ok_and(|opened| opened.ino() == now.ino())
+                    });
+                    if !same {
+                        continue;
+                    }
+                    file.set_len(0)?;
+                    file.rewind()?;
+                    writeln!(file, "{}", std::process::id())?;
+                    return Ok(Self { file, path });
+                }
+                Err((refused, Errno::EWOULDBLOCK)) => file = refused,
+                Err((_, error)) => {
+                    return Err(error).with_context(|| format!("{}: cannot lock", path.display()));
+                }
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut pid = String::new();
-                file.read_to_string(&mut pid)?;
-                let pid = match pid.trim() {
-                    "" => "just starting",
-                    pid => &format!("pid {pid}"),
-                };
-                bail!(
-                    "edge {edge:?}: another agent ({pid}) runs it and holds {}; stop that one first, \
-                     or give this edge another name",
-                    path.display()
-                )
-            }
-            Err((_, error)) => {
-                Err(error).with_context(|| format!("{}: cannot lock", path.display()))
-            }
+            let mut pid = String::new();
+            file.read_to_string(&mut pid)?;
+            let holder = match pid.trim() {
+                "" => "just starting".to_owned(),
+                pid => format!("pid {pid}"),
+            };
+            bail!(
+                "edge {edge:?}: another agent ({holder}) runs it and holds {}; stop that one first, or \
+                 give this edge another name",
+                path.display()
+            )
         }
     }
+
+    /// Releases the lock and removes its file: what unloading does last.
+    pub fn remove(self) -> Result<()> {
+        // While it is still held, so that nobody else's file is removed.
+        fs::remove_file(&self.path)
+            .with_context(|| format!("{}: cannot remove", self.path.display()))?;
+        if let Some(run_dir) = self.path.parent() {
+            // Stays if it has the lock of another edge.
+            let _ = fs::remove_dir(run_dir);
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 #[cfg(test)]
@@ -73,7 +97,9 @@ mod tests {
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         Lock::acquire(&dir, "edge/2").expect("another edge has a lock of its own");
         drop(first);
-        Lock::acquire(&dir, "edge/1").expect("the lock ends with its holder");
+        let last = Lock::acquire(&dir, "edge/1").expect("the lock ends with its holder");
+        last.remove().unwrap();
+        assert!(!dir.join("edge%2f1.lock").exists());
         fs::remove_dir_all(dir).unwrap();
     }
 }

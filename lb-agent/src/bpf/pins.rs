@@ -53,7 +53,7 @@ pub fn mount_bpffs() -> Result<()> {
         )
     })?;
     let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-    if namespace("self") != namespace("1") {
+    if namespace("thread-self") != namespace("1") {
         tracing::warn!(
             "{BPFFS} was mounted in a private mount namespace: what is pinned there ends with this \
              process, and flows with it; start lb-agent in the host's mount namespace (\"nsenter \

@@ -42,10 +42,10 @@ pub mod names {
 }
 
 /// Most entries of `LISTENERS4` and of `LISTENERS6`: addresses and addresses with a port.
-pub const MAX_LISTENERS: u32 = 4_096;
+pub const MAX_LISTENERS: u32 = 8_192;
 
 /// Most entries of `ROUTES4` and of `ROUTES6`. They are allocated as they come.
-pub const MAX_ROUTES: u32 = 65_536;
+pub const MAX_ROUTES: u32 = 16_384;
 
 /// Size of the ring buffer `PUNTS` in bytes: about 500 packets that wait for a next hop.
 pub const PUNTS_BYTES: u32 = 1 << 20;
@@ -69,10 +69,10 @@ pub struct TableSizes {
 }
 
 impl TableSizes {
-    /// Number of rings: ring 0, which has no backend, and for each service and IP version one in use
-    /// and one being filled.
+    /// Number of rings, of 128 KiB each: ring 0, which has no backend, one for each service and IP
+    /// version, and seven into which changes are written before they are switched to.
     pub const fn rings(&self) -> u32 {
-        1 + 4 * self.services
+        8 + 2 * self.services
     }
 }
 
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(entries(names::SERVICES), 5);
         assert_eq!(entries(names::OUTCOMES), 64 * 5);
         assert_eq!(entries(names::BACKEND_COUNTERS), 6);
-        assert_eq!(entries(names::RINGS), 17);
+        assert_eq!(entries(names::RINGS), 16);
     }
 
     #[test]

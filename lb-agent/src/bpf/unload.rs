@@ -65,5 +65,9 @@ pub fn unload(pins: &PinDir) -> Result<Unloaded> {
     }
     optional(fs::remove_dir(pins.path()))
         .with_context(|| format!("{}: cannot remove", pins.path().display()))?;
+    if let Some(parent) = pins.path().parent().filter(|path| path.ends_with("sluice")) {
+        // Stays if it has the pins of another edge.
+        let _ = fs::remove_dir(parent);
+    }
     Ok(unloaded)
 }

@@ -10,8 +10,8 @@ use lb_common::{
     flow::{Flow, flags, forward},
 };
 
-/// Ticks after its creation for which an entry of `nat` may be without its partner: the data plane
-/// enters them one after the other, and removes them so.
+/// Ticks for which an entry of `nat` may be without its partner: the data plane enters them one after
+/// the other, and removes and replaces them so.
 pub const ORPHAN_TICKS: u32 = abi::ticks_from_millis(5_000);
 
 /// Longest time that can be told from the future, in ticks: 1.1 years.
@@ -42,7 +42,7 @@ pub enum Verdict {
     Keep,
     /// Idle for too long: forgotten, and both ends are told by a RST.
     Expire,
-    /// Over, or no whole connection: forgotten, and nobody is told.
+    /// Over: forgotten, and nobody is told.
     Close,
     /// Its backend is doomed: forgotten at a paced rate, and both ends are told by a RST.
     Reset,
@@ -115,9 +115,7 @@ impl<A: Addr> Connection<A> {
     /// What becomes of the connection now.
     pub fn judge(&self, policy: &Policy, now: u32) -> Verdict {
         let newest = self.entries().map(|entry| age(now, entry.flow.last_seen)).min().unwrap_or(0);
-        if self.is_broken() && age(now, self.entry.flow.created) > ORPHAN_TICKS {
-            Verdict::Close
-        } else if self.is_closing() {
+        if self.is_closing() {
             if newest > policy.close_timeout { Verdict::Close } else { Verdict::Keep }
         } else if policy.doomed {
             Verdict::Reset
@@ -166,8 +164,9 @@ impl<A: Addr> Connection<A> {
         std::iter::once(&self.entry).chain(&self.partner)
     }
 
-    /// Half of a connection is of no use to either end.
-    fn is_broken(&self) -> bool {
+    /// Whether it is half of a connection: of no use to either end once it stays so for
+    /// [`ORPHAN_TICKS`].
+    pub fn is_broken(&self) -> bool {
         self.entry.flow.forward == forward::NAT && self.partner.is_none()
     }
 

@@ -4,7 +4,7 @@
 //! a paced rate: their clients all come back at once otherwise.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     hash::Hash,
     io,
     time::Duration,
@@ -13,12 +13,12 @@ use std::{
 use lb_common::addr::{Addr, Tuple};
 
 use super::{
-    aging::{Connection, Entry, Policy, ResetOrder, Verdict},
+    aging::{self, Connection, Entry, ORPHAN_TICKS, Policy, ResetOrder, Verdict},
     pacer::Pacer,
     table::FlowTable,
 };
 
-/// Most flows that are noted for a reset; the next walk finds the others.
+/// Most flows that are noted for a reset, or as half a connection; the next walk finds the others.
 const MAX_WAITING: usize = 65_536;
 
 /// Of all pairs, the share that is checked for completeness in one walk: a look at each partner of a
@@ -34,6 +34,8 @@ pub struct Census {
     pub expired: u64,
     /// Connections that were over and are forgotten.
     pub closed: u64,
+    /// Halves of connections that were removed.
+    pub orphans: u64,
     /// Connections of doomed backends that have not been noted for a reset, for want of room.
     pub deferred: u64,
     /// Of each backend that some entry names.
@@ -76,6 +78,16 @@ pub enum Step {
     Done(Census),
 }
 
+/// Half a connection, as it was first come across.
+struct Orphan {
+    /// The entry's own; another one is another connection.
+    created: u32,
+    /// Ticks.
+    since: u32,
+    /// The walk that last came across it.
+    walk: u16,
+}
+
 /// Walks one table again and again.
 pub struct Sweeper<A, P> {
     position: Option<P>,
@@ -84,6 +96,7 @@ pub struct Sweeper<A, P> {
     batch: Vec<Entry<A>>,
     waiting: VecDeque<Tuple<A>>,
     noted: HashSet<Tuple<A>>,
+    orphans: HashMap<Tuple<A>, Orphan>,
 }
 
 impl<A, P> Default for Sweeper<A, P> {
@@ -95,6 +108,7 @@ impl<A, P> Default for Sweeper<A, P> {
             batch: Vec::new(),
             waiting: VecDeque::new(),
             noted: HashSet::new(),
+            orphans: HashMap::new(),
         }
     }
 }
@@ -123,10 +137,11 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         }
         self.batch = batch;
         self.position = next;
-        Ok(match next {
-            Some(_) => Step::More,
-            None => Step::Done(std::mem::take(&mut self.census)),
-        })
+        if next.is_some() {
+            return Ok(Step::More);
+        }
+        self.orphans.retain(|_, orphan| orphan.walk == self.walk);
+        Ok(Step::Done(std::mem::take(&mut self.census)))
     }
 
     /// Resets connections of doomed backends as far as `pacer` allows it at the time `at`, which is the
@@ -173,13 +188,21 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         now: u32,
         orders: &mut Vec<ResetOrder<A>>,
     ) -> io::Result<()> {
-        let checked = (entry.key.sport ^ entry.key.dport ^ self.walk).is_multiple_of(CHECKED_PAIRS);
+        let checked = (entry.key.sport ^ entry.key.dport ^ self.walk).is_multiple_of(CHECKED_PAIRS)
+            || self.orphans.contains_key(&entry.key);
         if !checked && !entry.may_have_aged(policy, now) {
             return Ok(());
         }
         // The batch is a copy, and packets have come since. A packet that comes between this look and
         // the removal, a microsecond later, is lost with its flow: BPF maps have no better way.
         let Some(connection) = connection(table, &entry.key)? else { return Ok(()) };
+        if connection.is_broken() {
+            if self.is_orphan(&connection.entry, now) {
+                remove(table, &connection)?;
+                self.census.orphans += 1;
+            }
+            return Ok(());
+        }
         match connection.judge(policy, now) {
             Verdict::Keep => {}
             Verdict::Expire => {
@@ -194,6 +217,24 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
             Verdict::Reset => self.note(&connection),
         }
         Ok(())
+    }
+
+    /// Whether an entry that has no partner has had none for long. The data plane may be in between
+    /// two changes at the first look.
+    fn is_orphan(&mut self, entry: &Entry<A>, now: u32) -> bool {
+        let created = entry.flow.created;
+        match self.orphans.get_mut(&entry.key) {
+            Some(orphan) if orphan.created == created => {
+                orphan.walk = self.walk;
+                aging::age(now, orphan.since) > ORPHAN_TICKS
+            }
+            _ => {
+                if self.orphans.len() < MAX_WAITING {
+                    self.orphans.insert(entry.key, Orphan { created, since: now, walk: self.walk });
+                }
+                false
+            }
+        }
     }
 
     fn note(&mut self, connection: &Connection<A>) {

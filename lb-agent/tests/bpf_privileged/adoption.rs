@@ -1,6 +1,6 @@
 //! Maps: created, adopted, refused, removed.
 
-use std::{env, fs, os::fd::AsFd, process::Command};
+use std::{env, fs, os::fd::AsFd, path::Path, process::Command};
 
 use aya::{
     EbpfLoader,
@@ -15,6 +15,11 @@ use lb_agent::bpf::{
 use lb_common::{
     abi::{self, Edge},
     next_hop::NextHop,
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
 };
 
 use crate::{
@@ -188,6 +193,21 @@ fn the_built_object_declares_the_same_maps() {
         };
         assert_eq!(found, *spec);
     }
+}
+
+#[test]
+fn bpffs_is_mounted_where_it_is_not() {
+    // This thread's own mounts: other tests keep theirs.
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+    let path = Path::new(pins::BPFFS);
+    while pins::is_bpffs(path) {
+        umount2(path, MntFlags::MNT_DETACH).unwrap();
+    }
+    pins::mount_bpffs().unwrap();
+    assert!(pins::is_bpffs(path));
+    pins::mount_bpffs().expect("a second time is harmless");
 }
 
 #[test]

@@ -82,11 +82,10 @@ fn verdicts() {
 }
 
 #[test]
-fn half_a_connection_is_removed_after_a_while() {
-    let mut orphan = Connection { entry: forward_entry(10_000, 0), partner: None };
-    orphan.entry.flow.created = 10_000 - ORPHAN_TICKS;
-    assert_eq!(orphan.judge(&POLICY, 10_000), Verdict::Keep);
-    assert_eq!(orphan.judge(&POLICY, 10_001), Verdict::Close);
+fn half_a_connection_is_told_from_a_whole_one() {
+    assert!(Connection { entry: forward_entry(0, 0), partner: None }.is_broken());
+    assert!(!pair(forward_entry(0, 0), reverse_entry(0, 0)).is_broken());
+    assert!(!tunnelled(0, 0).is_broken());
 }
 
 #[test]

@@ -86,8 +86,18 @@ fn walk(
     policy: impl Fn(u16) -> Policy,
     orders: &mut Vec<ResetOrder<V4>>,
 ) -> Census {
+    walk_at(sweeper, table, policy, NOW, orders)
+}
+
+fn walk_at(
+    sweeper: &mut Sweeper<V4, usize>,
+    table: &mut Model,
+    policy: impl Fn(u16) -> Policy,
+    now: u32,
+    orders: &mut Vec<ResetOrder<V4>>,
+) -> Census {
     loop {
-        if let Step::Done(census) = sweeper.step(table, &policy, NOW, orders).unwrap() {
+        if let Step::Done(census) = sweeper.step(table, &policy, now, orders).unwrap() {
             return census;
         }
     }
@@ -156,16 +166,25 @@ fn a_backend_that_comes_back_keeps_its_flows() {
 }
 
 #[test]
-fn half_a_connection_is_found_within_sixteen_walks() {
+fn half_a_connection_is_removed_once_it_has_been_so_for_long() {
     let mut table = Model::default();
     table.pair(1, 7, [10, 10], [0, 0]);
     let key = table.order.iter().find(|key| key.dport == 80).copied().unwrap();
-    table.flows.remove(&key);
+    let half = table.flows.remove(&key).unwrap();
     let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
-    let closed: u64 = (0..CHECKED_PAIRS)
-        .map(|_| walk(&mut sweeper, &mut table, |_| ALIVE, &mut orders).closed)
-        .sum();
-    assert_eq!((closed, table.flows.len(), orders.len()), (1, 0, 0));
+    let mut walks = |table: &mut Model, count: u16, now: u32| -> u64 {
+        (0..count).map(|_| walk_at(&mut sweeper, table, |_| ALIVE, now, &mut orders).orphans).sum()
+    };
+    // Every sixteenth walk looks at this pair; once it is noted, every walk does.
+    assert_eq!(walks(&mut table, CHECKED_PAIRS, NOW), 0);
+    assert_eq!(walks(&mut table, 1, NOW + ORPHAN_TICKS), 0);
+    // It was only being replaced: the clock starts again.
+    table.flows.insert(key, half);
+    assert_eq!(walks(&mut table, 1, NOW + ORPHAN_TICKS + 1), 0);
+    table.flows.remove(&key);
+    assert_eq!(walks(&mut table, CHECKED_PAIRS, NOW + ORPHAN_TICKS + 2), 0);
+    assert_eq!(walks(&mut table, 1, NOW + 2 * ORPHAN_TICKS + 3), 1);
+    assert_eq!((table.flows.len(), orders.len()), (0, 0));
 }
 
 proptest! {
