@@ -10,6 +10,8 @@ use aya::{
     programs::{Program, ProgramError, ProgramFd},
 };
 
+use nix::libc;
+
 use super::{
     pins::{self, Adoption, PinDir},
     specs::{self, TableSizes},
@@ -112,10 +114,10 @@ fn load_program(ebpf: &mut Ebpf) -> Result<(ProgramFd, u32)> {
             tracing::debug!(program = PROGRAM, %log, "the verifier's whole log");
             anyhow::anyhow!(
                 "the kernel refuses the program {PROGRAM}: {io_error}{}\n{}",
-                if io_error.raw_os_error() == Some(nix::libc::EPERM) {
-                    " (loading needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)"
-                } else {
-                    " (it needs Linux 5.18 or later)"
+                match io_error.raw_os_error() {
+                    Some(libc::EPERM) => " (loading needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)",
+                    Some(libc::E2BIG) => " (it is too large for this kernel's verifier)",
+                    _ => " (it needs Linux 5.18 or later)",
                 },
                 summary(&log)
             )
@@ -129,6 +131,7 @@ fn load_program(ebpf: &mut Ebpf) -> Result<(ProgramFd, u32)> {
 /// The end of a verifier's log: the last instructions before the complaint, and the complaint.
 fn summary(log: &str) -> String {
     const LINES: usize = 12;
+    const WIDTH: usize = 200;
     let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     let skipped = lines.len().saturating_sub(LINES);
     let mut text = match skipped {
@@ -136,7 +139,9 @@ fn summary(log: &str) -> String {
         n => format!("  ({n} lines before; all of them with RUST_LOG=debug)\n"),
     };
     for line in &lines[skipped..] {
-        text.push_str(&format!("  {line}\n"));
+        // With the registers of a long function, a line has hundreds of bytes.
+        let shown: String = line.chars().take(WIDTH).collect();
+        text.push_str(&format!("  {shown}\n"));
     }
     if lines.is_empty() { "  (the verifier says nothing)".to_owned() } else { text }
 }

@@ -23,7 +23,7 @@ use nix::{
 };
 
 use crate::{
-    fixture::{Pins, SIZES, assert_says, text},
+    fixture::{Pins, SIZES, assert_says, built_object, text},
     object::{INVALID, PASS, object},
 };
 
@@ -167,10 +167,7 @@ fn an_object_of_another_build_is_refused() {
 /// The list of maps in the agent repeats what the data plane declares.
 #[test]
 fn the_built_object_declares_the_same_maps() {
-    let Some(path) = env::var_os("SLUICE_EBPF_OBJECT") else {
-        eprintln!("skipped: SLUICE_EBPF_OBJECT does not name the built object");
-        return;
-    };
+    let Some(path) = built_object() else { return };
     let specs = specs::maps(&SIZES);
     let mut loader = EbpfLoader::new();
     for spec in &specs {

@@ -1,6 +1,6 @@
 //! Links: attached, taken over, lost with their interface, detached.
 
-use std::os::fd::AsFd;
+use std::{fs, os::fd::AsFd, time::Instant};
 
 use lb_agent::bpf::{
     self, LinkState, Mode, XdpMode, interface,
@@ -8,7 +8,7 @@ use lb_agent::bpf::{
 };
 
 use crate::{
-    fixture::{Namespace, Pins, add_veth, assert_says, ip, text},
+    fixture::{Namespace, Pins, SIZES, add_veth, assert_says, built_object, ip, text},
     object::{DROP, PASS},
 };
 
@@ -164,4 +164,22 @@ fn unload_detaches_also_what_others_hold_and_what_is_gone() {
     assert_says(&unloaded.to_string(), &["the program", "detached from in0, in1"]);
     assert_eq!(program_on("in0"), None);
     assert!(!pins.path().exists());
+}
+
+/// The real data plane, as far as it concerns the loader.
+#[test]
+fn the_built_object_is_loaded_attached_and_swapped() {
+    let Some(path) = built_object() else { return };
+    let object = fs::read(path).unwrap();
+    let _namespace = Namespace::enter();
+    let pins = Pins::new();
+    let start = Instant::now();
+    let first = bpf::load(&object, &pins, &SIZES).unwrap();
+    println!("loading took {:?}", start.elapsed());
+    assert_eq!(first.attach("in0", XdpMode::Native).unwrap().mode, Mode::Native);
+    // Bytes at an odd address are an object too.
+    let shifted = [b"x", object.as_slice()].concat();
+    let second = bpf::load(&shifted[1..], &pins, &SIZES).unwrap();
+    assert!(second.adopted() && second.attach("in0", XdpMode::Native).unwrap().adopted);
+    assert_eq!(program_on("in0"), Some((second.program_id(), Mode::Native)));
 }

@@ -1,7 +1,9 @@
 //! What each test has for itself: pins, and a network namespace with a veth pair.
 
 use std::{
+    env,
     fs::File,
+    path::PathBuf,
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -94,6 +96,15 @@ pub fn add_veth(name: &str, peer: &str) {
 pub fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip can be run");
     assert!(status.success(), "ip {arguments}: {status}");
+}
+
+/// Where the built data plane is; only `cargo xtask test` knows.
+pub fn built_object() -> Option<PathBuf> {
+    let path = env::var_os("SLUICE_EBPF_OBJECT").map(PathBuf::from);
+    if path.is_none() {
+        eprintln!("skipped: SLUICE_EBPF_OBJECT does not name the built object");
+    }
+    path
 }
 
 /// The whole text of an error.
