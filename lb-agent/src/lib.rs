@@ -4,7 +4,9 @@
 //! edge.toml + health + netlink -> Config (validated) -> desired state -> diff -> map operations -> BPF maps
 //! ```
 
+pub mod bpf;
 pub mod config;
+pub mod flows;
 pub mod health;
 pub mod maglev;
 pub mod netlink;

@@ -1,0 +1,190 @@
+//! When a connection's entries leave the flow table, and what its ends are told. No I/O, no clock.
+//!
+//! A `nat` connection has two entries, which live and die together: `K -> to T` for the client's
+//! packets and `T.reversed() -> to K.reversed()` for the backend's. So the partner of any entry has the
+//! key `to.reversed()`, whichever of the two one starts from.
+
+use lb_common::{
+    abi,
+    addr::{Addr, Tuple},
+    flow::{Flow, flags, forward},
+};
+
+/// Ticks for which an entry of `nat` may be without its partner: the data plane enters them one after
+/// the other, and removes and replaces them so.
+pub const ORPHAN_TICKS: u32 = abi::ticks_from_millis(5_000);
+
+/// Longest time that can be told from the future, in ticks: 1.1 years.
+pub const MAX_TICKS: u32 = i32::MAX as u32;
+
+/// An element of a flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<A> {
+    pub key: Tuple<A>,
+    pub flow: Flow<A>,
+}
+
+/// How flows of a backend age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Ticks without a packet either way until both ends are reset; at most [`MAX_TICKS`].
+    pub idle_timeout: u32,
+    /// Ticks without a packet until a flow that both ends have closed, or one has reset, is forgotten.
+    pub close_timeout: u32,
+    /// The backend is down or no longer in the config: its flows are reset.
+    pub doomed: bool,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Keep,
+    /// Idle for too long: forgotten, and both ends are told by a RST.
+    Expire,
+    /// Over: forgotten, and nobody is told.
+    Close,
+    /// Its backend is doomed: forgotten at a paced rate, and both ends are told by a RST.
+    Reset,
+}
+
+/// The entries of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection<A> {
+    /// The entry that was come across.
+    pub entry: Entry<A>,
+    /// For `nat`, the other direction's. `dsr` and `ipip` have none.
+    pub partner: Option<Entry<A>>,
+}
+
+/// A RST to be sent, as it stands on the wire between the edge and its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rst<A> {
+    /// From the end that the receiver believes to talk to, to the receiver.
+    pub tuple: Tuple<A>,
+    /// The sequence number which the receiver expects next, so that it accepts the RST at once
+    /// (RFC 5961 section 3.2). Host byte order.
+    pub seq: u32,
+}
+
+/// Who has to learn that a connection has ended. An end whose numbers are not known is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResetOrder<A> {
+    /// Id of the backend; with `dsr` and `ipip`, the RST to it takes the way of its packets.
+    pub backend: u16,
+    /// One of [`forward`].
+    pub forward: u8,
+    pub to_client: Option<Rst<A>>,
+    pub to_backend: Option<Rst<A>>,
+}
+
+/// Ticks since `then`. The data plane may have seen a packet after `now` was read: that is no age.
+pub fn age(now: u32, then: u32) -> u32 {
+    match now.wrapping_sub(then) {
+        age if age <= MAX_TICKS => age,
+        _ => 0,
+    }
+}
+
+impl<A: Addr> Entry<A> {
+    /// The key of the other direction's entry; `None` if the connection has only one.
+    pub fn partner_key(&self) -> Option<Tuple<A>> {
+        (self.flow.forward == forward::NAT).then(|| self.flow.to.reversed())
+    }
+
+    /// Whether `other` is the other direction of the same connection.
+    pub fn is_partner(&self, other: &Self) -> bool {
+        self.partner_key() == Some(other.key) && other.partner_key() == Some(self.key)
+    }
+
+    /// Whether it carries the packets of the client.
+    pub fn is_clients(&self) -> bool {
+        self.flow.flags & flags::TO_CLIENT == 0
+    }
+
+    /// Whether the connection may have aged, as far as this entry alone can tell. Most have not, and
+    /// need no look at their partner.
+    pub fn may_have_aged(&self, policy: &Policy, now: u32) -> bool {
+        let age = age(now, self.flow.last_seen);
+        let ending = self.flow.flags & (flags::FIN | flags::PEER_FIN | flags::RESET) != 0;
+        policy.doomed || age > policy.idle_timeout || (ending && age > policy.close_timeout)
+    }
+}
+
+impl<A: Addr> Connection<A> {
+    /// What becomes of the connection now.
+    pub fn judge(&self, policy: &Policy, now: u32) -> Verdict {
+        let newest = self.entries().map(|entry| age(now, entry.flow.last_seen)).min().unwrap_or(0);
+        if self.is_closing() {
+            if newest > policy.close_timeout { Verdict::Close } else { Verdict::Keep }
+        } else if policy.doomed {
+            Verdict::Reset
+        } else if newest > policy.idle_timeout {
+            Verdict::Expire
+        } else {
+            Verdict::Keep
+        }
+    }
+
+    /// The keys to remove, the client's first: what it sends from then on is answered by the data plane
+    /// as a connection that does not exist.
+    pub fn keys(&self) -> impl Iterator<Item = Tuple<A>> {
+        let (first, second) = match self.partner {
+            Some(partner) if partner.is_clients() => (partner.key, Some(self.entry.key)),
+            partner => (self.entry.key, partner.map(|partner| partner.key)),
+        };
+        std::iter::once(first).chain(second)
+    }
+
+    /// Who is to learn that the connection has ended, and by which numbers.
+    pub fn reset_order(&self) -> ResetOrder<A> {
+        let clients = self.entries().find(|entry| entry.is_clients());
+        let backends = self.entries().find(|entry| !entry.is_clients());
+        // What the client last acknowledged is what it expects next.
+        let to_client = clients.and_then(|entry| {
+            acknowledged(&entry.flow).map(|seq| Rst { tuple: entry.key.reversed(), seq })
+        });
+        let to_backend = if self.entry.flow.forward == forward::NAT {
+            // Likewise for the backend. It knows the edge's address, not the client's.
+            backends.and_then(|entry| {
+                acknowledged(&entry.flow).map(|seq| Rst { tuple: entry.key.reversed(), seq })
+            })
+        } else {
+            // The backend's own packets are never seen; what the client sent last is the best guess.
+            clients.filter(|entry| entry.flow.packets != 0).map(|entry| {
+                let seq = entry.flow.seq_next.wrapping_add(entry.flow.seq_delta);
+                Rst { tuple: entry.flow.to, seq }
+            })
+        };
+        let Flow { backend, forward, .. } = self.entry.flow;
+        ResetOrder { backend, forward, to_client, to_backend }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry<A>> {
+        std::iter::once(&self.entry).chain(&self.partner)
+    }
+
+    /// Whether it is half of a connection: of no use to either end once it stays so for
+    /// [`ORPHAN_TICKS`].
+    pub fn is_broken(&self) -> bool {
+        self.entry.flow.forward == forward::NAT && self.partner.is_none()
+    }
+
+    fn is_closing(&self) -> bool {
+        // The directions are written by different CPUs without a lock, and may not yet know of each
+        // other's FIN.
+        let both = self
+            .partner
+            .is_some_and(|partner| partner.flow.flags & self.entry.flow.flags & flags::FIN != 0);
+        both || self.entries().any(|entry| entry.flow.is_closing())
+    }
+}
+
+/// What this direction's sender expects next; `None` if it has never said.
+fn acknowledged<A>(flow: &Flow<A>) -> Option<u32> {
+    // Zero stands for "no acknowledgement yet". A real zero costs one RST in 2^32 connections.
+    (flow.packets != 0 && flow.ack != 0).then_some(flow.ack)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+use lb_common::addr::{V4, V6};
+use proptest::prelude::*;
+
+use super::*;
+
+const POLICY: Policy = Policy { idle_timeout: 1_000, close_timeout: 100, doomed: false };
+const DOOMED: Policy = Policy { doomed: true, ..POLICY };
+
+const CLIENT_TO_VIP: Tuple<V4> = Tuple { src: V4(1), dst: V4(2), sport: 10, dport: 80 };
+const EDGE_TO_BACKEND: Tuple<V4> = Tuple { src: V4(3), dst: V4(4), sport: 20, dport: 9000 };
+
+fn forward_entry(last_seen: u32, flags: u8) -> Entry<V4> {
+    let flow = Flow {
+        to: EDGE_TO_BACKEND,
+        forward: forward::NAT,
+        ack: 111,
+        seq_next: 222,
+        packets: 1,
+        backend: 7,
+        last_seen,
+        flags,
+        ..Default::default()
+    };
+    Entry { key: CLIENT_TO_VIP, flow }
+}
+
+fn reverse_entry(last_seen: u32, flags: u8) -> Entry<V4> {
+    let mut entry = forward_entry(last_seen, flags | flags::TO_CLIENT);
+    entry.key = EDGE_TO_BACKEND.reversed();
+    entry.flow.to = CLIENT_TO_VIP.reversed();
+    entry.flow.ack = 333;
+    entry
+}
+
+fn pair(forward: Entry<V4>, reverse: Entry<V4>) -> Connection<V4> {
+    Connection { entry: forward, partner: Some(reverse) }
+}
+
+fn tunnelled(last_seen: u32, flags: u8) -> Connection<V4> {
+    let mut entry = forward_entry(last_seen, flags);
+    entry.flow.to = entry.key;
+    entry.flow.forward = forward::IPIP;
+    Connection { entry, partner: None }
+}
+
+#[test]
+fn partners_know_each_other() {
+    let (forward, reverse) = (forward_entry(0, 0), reverse_entry(0, 0));
+    assert!(forward.is_partner(&reverse) && reverse.is_partner(&forward));
+    assert_eq!(tunnelled(0, 0).entry.partner_key(), None);
+    let mut stranger = reverse;
+    stranger.flow.to.dport = 11;
+    assert!(!forward.is_partner(&stranger));
+}
+
+#[test]
+fn verdicts() {
+    use Verdict::*;
+    let (fin, both) = (flags::FIN, flags::FIN | flags::PEER_FIN);
+    let nat = |f: (u32, u8), r: (u32, u8)| pair(forward_entry(f.0, f.1), reverse_entry(r.0, r.1));
+    // The clock stands at 10,000 ticks.
+    for (what, connection, policy, wanted) in [
+        ("a busy pair", nat((9_900, 0), (9_900, 0)), POLICY, Keep),
+        ("only one direction is idle", nat((10, 0), (9_500, 0)), POLICY, Keep),
+        ("both directions are idle", nat((10, 0), (8_999, 0)), POLICY, Expire),
+        ("exactly at the timeout", nat((9_000, 0), (9_000, 0)), POLICY, Keep),
+        ("half closed", nat((9_800, fin), (9_800, 0)), POLICY, Keep),
+        ("half closed and idle", nat((10, fin), (10, 0)), POLICY, Expire),
+        ("closed just now", nat((9_950, both), (9_800, both)), POLICY, Keep),
+        ("closed", nat((9_800, both), (9_800, both)), POLICY, Close),
+        ("two FINs that do not know of each other", nat((9_800, fin), (9_800, fin)), POLICY, Close),
+        ("a RST that one entry saw", nat((9_800, flags::RESET), (9_800, 0)), POLICY, Close),
+        ("a dead backend", nat((9_999, 0), (9_999, 0)), DOOMED, Reset),
+        ("closing towards a dead backend", nat((9_999, both), (9_999, both)), DOOMED, Keep),
+        ("an idle tunnel", tunnelled(8_999, 0), POLICY, Expire),
+        ("a tunnel after the client's FIN", tunnelled(9_800, fin), POLICY, Close),
+        ("a busy tunnel", tunnelled(9_999, 0), POLICY, Keep),
+        ("a packet after the clock was read", tunnelled(10_005, 0), POLICY, Keep),
+    ] {
+        assert_eq!(connection.judge(&policy, 10_000), wanted, "{what}");
+    }
+}
+
+#[test]
+fn half_a_connection_is_told_from_a_whole_one() {
+    assert!(Connection { entry: forward_entry(0, 0), partner: None }.is_broken());
+    assert!(!pair(forward_entry(0, 0), reverse_entry(0, 0)).is_broken());
+    assert!(!tunnelled(0, 0).is_broken());
+}
+
+#[test]
+fn both_ends_of_nat_get_the_number_they_expect() {
+    let wanted = ResetOrder {
+        backend: 7,
+        forward: forward::NAT,
+        to_client: Some(Rst { tuple: CLIENT_TO_VIP.reversed(), seq: 111 }),
+        to_backend: Some(Rst { tuple: EDGE_TO_BACKEND, seq: 333 }),
+    };
+    let (forward, reverse) = (forward_entry(0, 0), reverse_entry(0, 0));
+    assert_eq!(pair(forward, reverse).reset_order(), wanted);
+    assert_eq!(pair(reverse, forward).reset_order(), wanted);
+}
+
+#[test]
+fn an_end_that_never_spoke_gets_no_rst() {
+    let mut silent = reverse_entry(0, 0);
+    silent.flow.packets = 0;
+    assert_eq!(pair(forward_entry(0, 0), silent).reset_order().to_backend, None);
+    let mut silent = forward_entry(0, 0);
+    silent.flow.ack = 0;
+    assert_eq!(pair(silent, reverse_entry(0, 0)).reset_order().to_client, None);
+}
+
+#[test]
+fn a_tunnels_backend_is_told_in_the_clients_name() {
+    let order = tunnelled(0, 0).reset_order();
+    assert_eq!(order.to_client, Some(Rst { tuple: CLIENT_TO_VIP.reversed(), seq: 111 }));
+    assert_eq!(order.to_backend, Some(Rst { tuple: CLIENT_TO_VIP, seq: 222 }));
+}
+
+#[test]
+fn removal_begins_with_the_clients_entry() {
+    let (forward, reverse) = (forward_entry(0, 0), reverse_entry(0, 0));
+    for connection in [pair(forward, reverse), pair(reverse, forward)] {
+        assert_eq!(connection.keys().collect::<Vec<_>>(), [forward.key, reverse.key]);
+    }
+    assert_eq!(tunnelled(0, 0).keys().count(), 1);
+}
+
+proptest! {
+    /// Ticks wrap after 2.3 years, and nothing may depend on where in the circle they stand.
+    #[test]
+    fn verdicts_do_not_depend_on_where_the_clock_stands(
+        now in any::<u32>(), shift in any::<u32>(),
+        ages in prop::array::uniform2(0u32..3_000),
+        flags in prop::array::uniform2(0u8..16),
+        doomed in any::<bool>(),
+    ) {
+        let at = |now: u32| {
+            let connection = pair(
+                forward_entry(now.wrapping_sub(ages[0]), flags[0] & !flags::TO_CLIENT),
+                reverse_entry(now.wrapping_sub(ages[1]), flags[1]),
+            );
+            connection.judge(&Policy { doomed, ..POLICY }, now)
+        };
+        prop_assert_eq!(at(now), at(now.wrapping_add(shift)));
+    }
+
+    #[test]
+    fn a_packet_within_the_timeouts_keeps_the_flow(
+        now in any::<u32>(),
+        recent in 0u32..=100, other in 0u32..1_000_000,
+        which in any::<bool>(), flags in 0u8..32,
+    ) {
+        let (a, b) = if which { (recent, other) } else { (other, recent) };
+        let connection = pair(
+            forward_entry(now.wrapping_sub(a), flags & !flags::TO_CLIENT),
+            reverse_entry(now.wrapping_sub(b), flags),
+        );
+        prop_assert_eq!(connection.judge(&POLICY, now), Verdict::Keep);
+    }
+
+    /// The entry alone must never say "not aged" when the connection is.
+    #[test]
+    fn the_first_look_misses_no_pair(
+        now in any::<u32>(),
+        ages in prop::array::uniform2(0u32..3_000),
+        flags in prop::array::uniform2(0u8..16),
+        doomed in any::<bool>(),
+    ) {
+        let policy = Policy { doomed, ..POLICY };
+        let forward = forward_entry(now.wrapping_sub(ages[0]), flags[0] & !flags::TO_CLIENT);
+        let reverse = reverse_entry(now.wrapping_sub(ages[1]), flags[1]);
+        let verdict = pair(forward, reverse).judge(&policy, now);
+        prop_assert_eq!(verdict, pair(reverse, forward).judge(&policy, now));
+        if verdict != Verdict::Keep {
+            prop_assert!(forward.may_have_aged(&policy, now) || reverse.may_have_aged(&policy, now));
+        }
+    }
+
+    #[test]
+    fn both_families_are_judged_alike(now in any::<u32>(), idle in 0u32..3_000, flags in 0u8..32) {
+        let v4 = tunnelled(now.wrapping_sub(idle), flags);
+        let flow = Flow::<V6> {
+            forward: forward::IPIP, flags, last_seen: v4.entry.flow.last_seen, ..Default::default()
+        };
+        let v6 = Connection { entry: Entry { key: Tuple::default(), flow }, partner: None };
+        prop_assert_eq!(v4.judge(&POLICY, now), v6.judge(&POLICY, now));
+    }
+}

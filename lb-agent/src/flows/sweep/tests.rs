@@ -1,0 +1,224 @@
+use std::collections::HashMap;
+
+use lb_common::{
+    addr::V4,
+    flow::{Flow, flags, forward},
+};
+use proptest::prelude::*;
+
+use super::*;
+
+const ALIVE: Policy = Policy { idle_timeout: 1_000, close_timeout: 100, doomed: false };
+const NOW: u32 = 5; // Just after the clock has wrapped.
+
+/// A table in memory, walked in batches of three.
+#[derive(Clone, Default)]
+struct Model {
+    order: Vec<Tuple<V4>>,
+    flows: HashMap<Tuple<V4>, Flow<V4>>,
+}
+
+impl Model {
+    fn insert(&mut self, key: Tuple<V4>, flow: Flow<V4>) {
+        self.order.push(key);
+        self.flows.insert(key, flow);
+    }
+
+    /// Enters a pair, the reverse entry at some distance from the forward one.
+    fn pair(&mut self, client: u16, backend: u16, ages: [u32; 2], flags: [u8; 2]) {
+        let key = Tuple { src: V4(1), dst: V4(2), sport: client, dport: 80 };
+        let to = Tuple { src: V4(3), dst: V4(4), sport: client, dport: backend };
+        let flow = |to, age, flags| Flow {
+            to,
+            forward: forward::NAT,
+            backend,
+            flags,
+            last_seen: NOW.wrapping_sub(age),
+            created: NOW.wrapping_sub(10_000),
+            ack: 1,
+            packets: 1,
+            ..Default::default()
+        };
+        self.insert(key, flow(to, ages[0], flags[0] & !flags::TO_CLIENT));
+        let middle = self.order.len() / 2;
+        let reverse = flow(key.reversed(), ages[1], flags[1] | flags::TO_CLIENT);
+        self.order.insert(middle, to.reversed());
+        self.flows.insert(to.reversed(), reverse);
+    }
+
+    fn splits(&self) -> usize {
+        let entries = self.flows.iter().map(|(key, flow)| Entry { key: *key, flow: *flow });
+        entries.filter(|e| !self.flows.contains_key(&e.partner_key().unwrap())).count()
+    }
+}
+
+impl FlowTable<V4> for Model {
+    type Position = usize;
+
+    fn batch(
+        &mut self,
+        from: Option<usize>,
+        entries: &mut Vec<Entry<V4>>,
+    ) -> io::Result<Option<usize>> {
+        let from = from.unwrap_or(0);
+        let to = (from + 3).min(self.order.len());
+        entries.clear();
+        entries.extend(
+            self.order[from..to]
+                .iter()
+                .filter_map(|key| self.flows.get(key).map(|flow| Entry { key: *key, flow: *flow })),
+        );
+        Ok((to < self.order.len()).then_some(to))
+    }
+
+    fn get(&self, key: &Tuple<V4>) -> io::Result<Option<Flow<V4>>> {
+        Ok(self.flows.get(key).copied())
+    }
+
+    fn remove(&mut self, key: &Tuple<V4>) -> io::Result<bool> {
+        Ok(self.flows.remove(key).is_some())
+    }
+}
+
+fn walk(
+    sweeper: &mut Sweeper<V4, usize>,
+    table: &mut Model,
+    policy: impl Fn(u16) -> Policy,
+    orders: &mut Vec<ResetOrder<V4>>,
+) -> Census {
+    walk_at(sweeper, table, policy, NOW, orders)
+}
+
+fn walk_at(
+    sweeper: &mut Sweeper<V4, usize>,
+    table: &mut Model,
+    policy: impl Fn(u16) -> Policy,
+    now: u32,
+    orders: &mut Vec<ResetOrder<V4>>,
+) -> Census {
+    loop {
+        if let Step::Done(census) = sweeper.step(table, &policy, now, orders).unwrap() {
+            return census;
+        }
+    }
+}
+
+fn doomed(policy: Policy) -> Policy {
+    Policy { doomed: true, ..policy }
+}
+
+#[test]
+fn the_census_counts_connections_and_references() {
+    let mut table = Model::default();
+    for client in 0..5 {
+        table.pair(client, 7, [10, 10], [0, 0]);
+    }
+    table.pair(9, 8, [5_000, 5_000], [0, 0]);
+    let mut orders = Vec::new();
+    let census = walk(&mut Sweeper::default(), &mut table, |_| ALIVE, &mut orders);
+    assert_eq!((census.connections(7), census.connections(9)), (5, 0));
+    assert!(census.is_referenced(8) && !census.is_referenced(9));
+    assert_eq!(census.referenced().collect::<Vec<_>>(), [7, 8]);
+    assert_eq!((census.expired, orders.len(), table.flows.len()), (1, 1, 10));
+}
+
+#[test]
+fn doomed_flows_are_reset_at_the_pacers_rate() {
+    let mut table = Model::default();
+    for client in 0..20 {
+        table.pair(client, 7, [10, 10], [0, 0]);
+        table.pair(100 + client, 8, [10, 10], [0, 0]);
+    }
+    let policy = |backend| if backend == 7 { doomed(ALIVE) } else { ALIVE };
+    let mut sweeper = Sweeper::default();
+    let mut orders = Vec::new();
+    walk(&mut sweeper, &mut table, policy, &mut orders);
+    assert_eq!((sweeper.waiting(), orders.len(), table.flows.len()), (20, 0, 80));
+
+    let mut pacer = Pacer::new(10, 5);
+    let mut at = Duration::from_secs(1);
+    let mut reset = |at, table: &mut Model, sweeper: &mut Sweeper<_, _>| {
+        let pacer = (&mut pacer, at);
+        sweeper.reset_doomed(table, policy, NOW, pacer, &mut orders).unwrap()
+    };
+    assert_eq!(reset(at, &mut table, &mut sweeper), 5);
+    at += Duration::from_millis(300);
+    assert_eq!(reset(at, &mut table, &mut sweeper), 3);
+    assert_eq!(table.splits(), 0);
+    at += Duration::from_secs(10);
+    while sweeper.waiting() > 0 {
+        at += Duration::from_secs(1);
+        reset(at, &mut table, &mut sweeper);
+    }
+    assert_eq!((orders.len(), table.flows.len()), (20, 40));
+    assert!(orders.iter().all(|order| order.backend == 7));
+}
+
+#[test]
+fn a_backend_that_comes_back_keeps_its_flows() {
+    let mut table = Model::default();
+    table.pair(1, 7, [10, 10], [0, 0]);
+    let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
+    walk(&mut sweeper, &mut table, |_| doomed(ALIVE), &mut orders);
+    let pacer = (&mut Pacer::new(1, 1), Duration::ZERO);
+    assert_eq!(sweeper.reset_doomed(&mut table, |_| ALIVE, NOW, pacer, &mut orders).unwrap(), 0);
+    assert_eq!((sweeper.waiting(), table.flows.len(), orders.len()), (0, 2, 0));
+}
+
+#[test]
+fn half_a_connection_is_removed_once_it_has_been_so_for_long() {
+    let mut table = Model::default();
+    table.pair(1, 7, [10, 10], [0, 0]);
+    let key = table.order.iter().find(|key| key.dport == 80).copied().unwrap();
+    let half = table.flows.remove(&key).unwrap();
+    let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
+    let mut walks = |table: &mut Model, count: u16, now: u32| -> u64 {
+        (0..count).map(|_| walk_at(&mut sweeper, table, |_| ALIVE, now, &mut orders).orphans).sum()
+    };
+    // Every sixteenth walk looks at this pair; once it is noted, every walk does.
+    assert_eq!(walks(&mut table, CHECKED_PAIRS, NOW), 0);
+    assert_eq!(walks(&mut table, 1, NOW + ORPHAN_TICKS), 0);
+    // It was only being replaced: the clock starts again.
+    table.flows.insert(key, half);
+    assert_eq!(walks(&mut table, 1, NOW + ORPHAN_TICKS + 1), 0);
+    table.flows.remove(&key);
+    assert_eq!(walks(&mut table, CHECKED_PAIRS, NOW + ORPHAN_TICKS + 2), 0);
+    assert_eq!(walks(&mut table, 1, NOW + 2 * ORPHAN_TICKS + 3), 1);
+    assert_eq!((table.flows.len(), orders.len()), (0, 0));
+}
+
+proptest! {
+    #[test]
+    fn pairs_are_never_split_and_recent_flows_never_touched(
+        pairs in prop::collection::vec(
+            ((0u16..3), prop::array::uniform2(0u32..2_000), prop::array::uniform2(0u8..16)), 0..60,
+        ),
+        dead in 0u16..3,
+        rate in 1u32..50,
+    ) {
+        let mut table = Model::default();
+        for (client, (backend, ages, flags)) in pairs.iter().enumerate() {
+            table.pair(client as u16, *backend, *ages, *flags);
+        }
+        let before = table.clone();
+        let policy = |backend| if backend == dead { doomed(ALIVE) } else { ALIVE };
+        let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
+        let mut pacer = Pacer::new(rate, 4);
+        let mut at = Duration::ZERO;
+        for _ in 0..3 {
+            while sweeper.step(&mut table, policy, NOW, &mut orders).unwrap() == Step::More {
+                at += Duration::from_millis(50);
+                let pacer = (&mut pacer, at);
+                sweeper.reset_doomed(&mut table, policy, NOW, pacer, &mut orders).unwrap();
+                prop_assert_eq!(table.splits(), 0);
+            }
+        }
+        prop_assert_eq!(table.splits(), 0);
+        for (key, flow) in &before.flows {
+            let recent = NOW.wrapping_sub(flow.last_seen) <= ALIVE.close_timeout;
+            if recent && flow.backend != dead {
+                prop_assert_eq!(table.flows.get(key), Some(flow));
+            }
+        }
+    }
+}
