@@ -10,7 +10,7 @@ pub mod flows;
 pub mod health;
 pub mod maglev;
 pub mod netlink;
-pub mod object;
 pub mod nexthop;
+pub mod object;
 pub mod reset;
 pub mod state;

@@ -77,11 +77,7 @@ impl fmt::Display for Limit {
         let family = |ipv6: &bool| if *ipv6 { "IPv6" } else { "IPv4" };
         match self {
             Self::PolicyRules { ipv6 } => {
-                write!(
-                    f,
-                    "{}: policy routing rules exist: the kernel's FIB decides",
-                    family(ipv6)
-                )
+                write!(f, "{}: policy routing rules exist: the kernel's FIB decides", family(ipv6))
             }
             Self::Routes { ipv6, prefixes } => write!(
                 f,
@@ -111,11 +107,7 @@ impl NextHops {
 
     /// Those which the kernel must be reminded of, since XDP's packets do not confirm them: `Kernel::keep_fresh`.
     pub fn to_keep_fresh(&self) -> impl Iterator<Item = Key> + '_ {
-        self.table
-            .iter()
-            .flatten()
-            .filter(|n| n.ready && !n.permanent)
-            .map(|n| n.key)
+        self.table.iter().flatten().filter(|n| n.ready && !n.permanent).map(|n| n.key)
     }
 
     /// The tables for `state`, given the edge's XDP `interfaces` (indices) and its backends' addresses.
@@ -152,12 +144,7 @@ impl NextHops {
         }
         let of_backends: BTreeMap<IpAddr, u32> = backends
             .iter()
-            .map(|b| {
-                (
-                    *b,
-                    longest_match(&routes, *b).map_or(ASK_KERNEL, |(_, id)| *id),
-                )
-            })
+            .map(|b| (*b, longest_match(&routes, *b).map_or(ASK_KERNEL, |(_, id)| *id)))
             .collect();
 
         let mut kept = prune(&routes);
@@ -194,13 +181,7 @@ impl NextHops {
             .filter(|n| n.dst_mac == Mac::default() && host.link_up(n.key.0))
             .map(|n| n.key)
             .collect();
-        NextHops {
-            table,
-            routes: kept,
-            backends: of_backends,
-            unresolved,
-            limits,
-        }
+        NextHops { table, routes: kept, backends: of_backends, unresolved, limits }
     }
 }
 
@@ -210,10 +191,7 @@ fn prune(routes: &BTreeMap<Prefix, u32>) -> BTreeMap<Prefix, u32> {
     let mut kept = BTreeMap::new();
     let mut covers: Vec<(Prefix, u32)> = Vec::new();
     for (prefix, id) in routes {
-        while covers
-            .last()
-            .is_some_and(|(cover, _)| !cover.covers(prefix))
-        {
+        while covers.last().is_some_and(|(cover, _)| !cover.covers(prefix)) {
             covers.pop();
         }
         if covers.last().map_or(ASK_KERNEL, |(_, id)| *id) != *id {
@@ -236,16 +214,8 @@ struct Ids<'a> {
 impl<'a> Ids<'a> {
     fn new(previous: &'a NextHops) -> Self {
         let with_ids = previous.table.iter().enumerate();
-        let old = with_ids
-            .filter_map(|(id, n)| Some((n.as_ref()?.key, id as u32)))
-            .collect();
-        Self {
-            previous,
-            old,
-            used: BTreeMap::new(),
-            next: 1,
-            refused: 0,
-        }
+        let old = with_ids.filter_map(|(id, n)| Some((n.as_ref()?.key, id as u32))).collect();
+        Self { previous, old, used: BTreeMap::new(), next: 1, refused: 0 }
     }
 
     /// The id of this next hop, or [`ASK_KERNEL`] if there is none left.

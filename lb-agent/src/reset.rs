@@ -24,17 +24,10 @@ pub enum Via {
     /// The kernel routes it by its destination.
     Route,
     /// Inside another IP packet, which the kernel routes: to a backend of an `ipip` service. IPv4 and IPv6 in either.
-    Tunnel {
-        outer_src: IpAddr,
-        outer_dst: IpAddr,
-    },
+    Tunnel { outer_src: IpAddr, outer_dst: IpAddr },
     /// In a frame on one link: to a backend of a `dsr` service, whose VIP is not routed to it. The index is of the
     /// device that has the neighbour, for a VLAN of the subinterface (the kernel tags).
-    Link {
-        ifindex: u32,
-        dst_mac: Mac,
-        src_mac: Mac,
-    },
+    Link { ifindex: u32, dst_mac: Mac, src_mac: Mac },
 }
 
 /// One TCP reset.
@@ -67,11 +60,7 @@ impl ResetSender {
     /// Opens the sockets.
     pub fn open() -> io::Result<Self> {
         let raw = |domain| {
-            Socket::new(
-                domain,
-                Type::RAW.nonblocking(),
-                Some(Protocol::from(IPPROTO_RAW)),
-            )
+            Socket::new(domain, Type::RAW.nonblocking(), Some(Protocol::from(IPPROTO_RAW)))
         };
         let v4 = raw(Domain::IPV4).map_err(explain)?;
         v4.set_header_included_v4(true)?;
@@ -91,13 +80,7 @@ impl ResetSender {
 
     /// Sends one reset.
     pub fn send(&self, reset: Reset) -> io::Result<()> {
-        let Reset {
-            src,
-            dst,
-            seq,
-            ack,
-            via,
-        } = reset;
+        let Reset { src, dst, seq, ack, via } = reset;
         let invalid = || {
             let text =
                 format!("reset from {src} to {dst} via {via:?}: addresses of different families");
@@ -106,18 +89,11 @@ impl ResetSender {
         let packet = packet::reset(src, dst, seq, ack).ok_or_else(invalid)?;
         match via {
             Via::Route => self.send_to(dst, &packet),
-            Via::Tunnel {
-                outer_src,
-                outer_dst,
-            } => {
+            Via::Tunnel { outer_src, outer_dst } => {
                 let outer = packet::tunnel(outer_src, outer_dst, &packet).ok_or_else(invalid)?;
                 self.send_to(SocketAddr::new(outer_dst, 0), &outer)
             }
-            Via::Link {
-                ifindex,
-                dst_mac,
-                src_mac,
-            } => {
+            Via::Link { ifindex, dst_mac, src_mac } => {
                 let frame = packet::ethernet(dst_mac, src_mac, &packet).ok_or_else(invalid)?;
                 let ethertype = packet::ethertype(&packet).ok_or_else(invalid)?;
                 let to = link_address::link_address(ifindex, ethertype, dst_mac);
@@ -156,11 +132,7 @@ impl ResetSender {
 }
 
 fn whole(sent: usize, length: usize) -> io::Result<()> {
-    if sent == length {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::WriteZero.into())
-    }
+    if sent == length { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Says what an operator can do about a socket that could not be opened.
@@ -169,10 +141,7 @@ fn explain(error: io::Error) -> io::Error {
         io::ErrorKind::PermissionDenied => ": give the agent CAP_NET_RAW, or run it as root",
         _ => "",
     };
-    io::Error::new(
-        error.kind(),
-        format!("raw sockets for resets: {error}{remedy}"),
-    )
+    io::Error::new(error.kind(), format!("raw sockets for resets: {error}{remedy}"))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub mod service;
 /// each instance here is free of implicit padding (asserted in the tests).
 macro_rules! map_data {
     ($($ty:ty),+ $(,)?) => {$(
-        const _: () = assert!(size_of::<$ty>() % 4 == 0);
+        const _: () = assert!(size_of::<$ty>() % 2 == 0);
 
         // SAFETY: repr(C), only integers and arrays of them, no implicit padding (the size tests add
         // up the fields), so every bit pattern is a valid value and every byte is initialised.

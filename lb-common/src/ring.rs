@@ -13,9 +13,6 @@ pub const NONE: u16 = 0;
 #[derive(Clone, Copy)]
 pub struct Ring {
     pub slots: [u16; SLOTS],
-    /// To a multiple of eight bytes, as the map pads its elements anyway; and the verifier, which
-    /// bounds a slot's offset less exactly than [`crate::hash::slot`], finds room there.
-    pub _pad: [u16; 3],
 }
 
 map_data!(Ring);

@@ -125,10 +125,7 @@ impl Failure {
     /// An error of the connection while waiting for `stage`.
     pub(super) fn broken(stage: Stage, error: &io::Error) -> Self {
         match error.raw_os_error() {
-            Some(code) => Self::Broken {
-                stage,
-                errno: Errno::from_raw(code),
-            },
+            Some(code) => Self::Broken { stage, errno: Errno::from_raw(code) },
             None => Self::Closed { stage },
         }
     }
@@ -149,28 +146,15 @@ impl fmt::Display for Failure {
                 write!(f, "response head over {limit} bytes or 100 fields")
             }
             Self::Status { got, expected } => write!(f, "status {got}, expected {expected}"),
-            Self::Body {
-                wanted,
-                read,
-                begins,
-            } => {
-                write!(
-                    f,
-                    "body lacks {wanted:?} in {read} bytes, which begin with \"{begins}\""
-                )
+            Self::Body { wanted, read, begins } => {
+                write!(f, "body lacks {wanted:?} in {read} bytes, which begin with \"{begins}\"")
             }
-            Self::Upgrade {
-                field,
-                got: Some(got),
-                expected,
-            } => {
+            Self::Upgrade { field, got: Some(got), expected } => {
                 write!(f, "{field} \"{got}\", expected {expected:?}")
             }
-            Self::Upgrade {
-                field,
-                got: None,
-                expected,
-            } => write!(f, "no {field}, expected {expected:?}"),
+            Self::Upgrade { field, got: None, expected } => {
+                write!(f, "no {field}, expected {expected:?}")
+            }
             Self::CloseFrame { code, reason } => {
                 f.write_str("closed before the pong")?;
                 if let Some(code) = code {
@@ -214,24 +198,13 @@ mod tests {
     fn messages_name_the_thing_and_the_value() {
         let second = Duration::from_secs(1);
         for (failure, message) in [
+            (Failure::Timeout { stage: Stage::Pong, after: second }, "no pong within 1s"),
             (
-                Failure::Timeout {
-                    stage: Stage::Pong,
-                    after: second,
-                },
-                "no pong within 1s",
-            ),
-            (
-                Failure::Timeout {
-                    stage: Stage::Connect,
-                    after: second / 4,
-                },
+                Failure::Timeout { stage: Stage::Connect, after: second / 4 },
                 "no connection within 250ms",
             ),
             (
-                Failure::Connect(ConnectError::Refused {
-                    errno: Errno::EHOSTUNREACH,
-                }),
+                Failure::Connect(ConnectError::Refused { errno: Errno::EHOSTUNREACH }),
                 "connect: No route to host",
             ),
             (
@@ -239,49 +212,26 @@ mod tests {
                 "connection closed before the end of the response body",
             ),
             (
-                Failure::Broken {
-                    stage: Stage::Head,
-                    errno: Errno::ECONNRESET,
-                },
+                Failure::Broken { stage: Stage::Head, errno: Errno::ECONNRESET },
                 "Connection reset by peer before the end of the response",
             ),
             (
-                Failure::Status {
-                    got: 503,
-                    expected: StatusRanges::default(),
-                },
+                Failure::Status { got: 503, expected: StatusRanges::default() },
                 "status 503, expected 200-299",
             ),
             (
-                Failure::Body {
-                    wanted: "ready".into(),
-                    read: 4,
-                    begins: excerpt(b"no\"\n"),
-                },
+                Failure::Body { wanted: "ready".into(), read: 4, begins: excerpt(b"no\"\n") },
                 "body lacks \"ready\" in 4 bytes, which begin with \"no\\\"\\n\"",
             ),
             (
-                Failure::Upgrade {
-                    field: "Upgrade",
-                    got: None,
-                    expected: "websocket".into(),
-                },
+                Failure::Upgrade { field: "Upgrade", got: None, expected: "websocket".into() },
                 "no Upgrade, expected \"websocket\"",
             ),
             (
-                Failure::CloseFrame {
-                    code: Some(1013),
-                    reason: "try later".into(),
-                },
+                Failure::CloseFrame { code: Some(1013), reason: "try later".into() },
                 "closed before the pong with code 1013 \"try later\"",
             ),
-            (
-                Failure::CloseFrame {
-                    code: None,
-                    reason: String::new(),
-                },
-                "closed before the pong",
-            ),
+            (Failure::CloseFrame { code: None, reason: String::new() }, "closed before the pong"),
         ] {
             assert_eq!(failure.to_string(), message);
         }

@@ -50,12 +50,7 @@ impl Judge {
     /// A judge that starts in `initial`. `rise` and `fall` of 0 count as 1.
     #[must_use]
     pub fn new(rise: u32, fall: u32, initial: State) -> Self {
-        Self {
-            rise: rise.max(1),
-            fall: fall.max(1),
-            state: initial,
-            streak: 0,
-        }
+        Self { rise: rise.max(1), fall: fall.max(1), state: initial, streak: 0 }
     }
 
     /// The state as judged so far.
@@ -87,11 +82,7 @@ impl Judge {
         }
         self.streak = 0;
         let from = std::mem::replace(&mut self.state, to);
-        Some(Transition {
-            from,
-            to,
-            reason: result.err(),
-        })
+        Some(Transition { from, to, reason: result.err() })
     }
 }
 
@@ -107,9 +98,7 @@ mod tests {
     }
 
     fn local() -> Failure {
-        Failure::Connect(ConnectError::Socket {
-            errno: nix::errno::Errno::EMFILE,
-        })
+        Failure::Connect(ConnectError::Socket { errno: nix::errno::Errno::EMFILE })
     }
 
     /// Runs a word of `+` (success), `-` (failure) and `.` (the edge's own failure); yields the states after each.
@@ -135,30 +124,15 @@ mod tests {
     fn states_follow_results() {
         use State::{Down, Unknown, Up};
         for (what, initial, word, states) in [
-            (
-                "the first success is enough to begin with",
-                Unknown,
-                "+",
-                "U",
-            ),
+            ("the first success is enough to begin with", Unknown, "+", "U"),
             ("a success after failures too", Unknown, "--+", "??U"),
             ("fall failures to begin with", Unknown, "---", "??D"),
             ("fall failures in a row", Up, "--+---", "UUUUUD"),
             ("rise successes in a row", Down, "+-++", "DDDU"),
-            (
-                "the edge's own failures do not count",
-                Up,
-                "......",
-                "UUUUUU",
-            ),
+            ("the edge's own failures do not count", Up, "......", "UUUUUU"),
             ("nor do they break a row", Up, "-.-.-", "UUUUD"),
             ("nor a row of successes", Down, "+.+", "DDU"),
-            (
-                "once more from the beginning after a change",
-                Up,
-                "---++--",
-                "UUDDUUU",
-            ),
+            ("once more from the beginning after a change", Up, "---++--", "UUDDUUU"),
         ] {
             assert_eq!(run(2, 3, initial, word), states, "{what}");
         }
@@ -168,23 +142,9 @@ mod tests {
     fn a_transition_carries_the_failure_that_tipped_it() {
         let mut judge = Judge::new(1, 1, State::Up);
         let down = judge.observe(Err(failure())).unwrap();
-        assert_eq!(
-            down,
-            Transition {
-                from: State::Up,
-                to: State::Down,
-                reason: Some(failure())
-            }
-        );
+        assert_eq!(down, Transition { from: State::Up, to: State::Down, reason: Some(failure()) });
         let up = judge.observe(Ok(())).unwrap();
-        assert_eq!(
-            up,
-            Transition {
-                from: State::Down,
-                to: State::Up,
-                reason: None
-            }
-        );
+        assert_eq!(up, Transition { from: State::Down, to: State::Up, reason: None });
     }
 
     proptest! {

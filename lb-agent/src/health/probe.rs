@@ -41,10 +41,7 @@ impl Prober {
     /// A prober whose connections come from `source`.
     #[must_use]
     pub fn new(source: SourcePorts) -> Self {
-        Self {
-            source,
-            tls: tls::Configs::default(),
-        }
+        Self { source, tls: tls::Configs::default() }
     }
 
     /// Probes the backend at `addr` once, at the check's own port if it has one. Ends within `check.timeout`.
@@ -57,9 +54,7 @@ impl Prober {
         }
         let deadline = Deadline::after(check.timeout);
         let addr = check.address(addr);
-        let stream = deadline
-            .wait(Stage::Connect, self.source.connect(addr))
-            .await??;
+        let stream = deadline.wait(Stage::Connect, self.source.connect(addr)).await??;
         match &check.kind {
             Kind::None => Ok(()),
             Kind::Tcp => tcp::finish(stream, deadline).await,
@@ -82,20 +77,12 @@ struct Deadline {
 
 impl Deadline {
     fn after(after: Duration) -> Self {
-        Self {
-            at: Instant::now() + after,
-            after,
-        }
+        Self { at: Instant::now() + after, after }
     }
 
     /// Waits for `future`, or reports that `stage` was missing when the time was over.
     async fn wait<F: Future>(self, stage: Stage, future: F) -> Result<F::Output, Failure> {
-        let timeout = Failure::Timeout {
-            stage,
-            after: self.after,
-        };
-        tokio::time::timeout_at(self.at, future)
-            .await
-            .map_err(|_| timeout)
+        let timeout = Failure::Timeout { stage, after: self.after };
+        tokio::time::timeout_at(self.at, future).await.map_err(|_| timeout)
     }
 }

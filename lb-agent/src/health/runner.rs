@@ -194,10 +194,7 @@ impl<P: Probe> Runner<P> {
             status,
             rng,
         );
-        Running {
-            target: sender,
-            task: tokio::spawn(task.run()).abort_handle(),
-        }
+        Running { target: sender, task: tokio::spawn(task.run()).abort_handle() }
     }
 
     /// A handle on the status of all targets, now and later; to be kept by whoever serves it.
@@ -237,10 +234,7 @@ impl StatusView {
     /// The status of all targets at this moment.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<TargetKey, Status> {
-        self.lock()
-            .iter()
-            .map(|(key, status)| (key.clone(), lock(status).clone()))
-            .collect()
+        self.lock().iter().map(|(key, status)| (key.clone(), lock(status).clone())).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Statuses> {

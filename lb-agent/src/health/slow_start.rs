@@ -27,9 +27,7 @@ pub fn next_weight_change(since_up: Duration, slow_start: Duration) -> Option<Du
     let (since, whole) = (since_up.as_nanos(), slow_start.as_nanos());
     let step = since * (LEVELS - 1) / whole;
     let at = ((step + 1) * whole).div_ceil(LEVELS - 1);
-    Some(Duration::from_nanos(
-        u64::try_from(at - since).unwrap_or(u64::MAX),
-    ))
+    Some(Duration::from_nanos(u64::try_from(at - since).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -61,21 +59,9 @@ mod tests {
                 "after {since} s"
             );
         }
-        assert_eq!(
-            effective_weight(100, Duration::ZERO, Duration::ZERO),
-            100,
-            "off"
-        );
-        assert_eq!(
-            effective_weight(0, Duration::ZERO, MINUTE),
-            0,
-            "a weight of 0 stays"
-        );
-        assert_eq!(
-            effective_weight(1, Duration::ZERO, MINUTE),
-            1,
-            "never 0 otherwise"
-        );
+        assert_eq!(effective_weight(100, Duration::ZERO, Duration::ZERO), 100, "off");
+        assert_eq!(effective_weight(0, Duration::ZERO, MINUTE), 0, "a weight of 0 stays");
+        assert_eq!(effective_weight(1, Duration::ZERO, MINUTE), 1, "never 0 otherwise");
     }
 
     proptest! {

@@ -41,12 +41,7 @@ impl SourcePorts {
     #[must_use]
     pub fn new(range: RangeInclusive<u16>, tries: u16) -> Self {
         assert!(!range.is_empty(), "an empty range of local ports");
-        Self {
-            range,
-            tries: tries.max(1),
-            v4: Ipv4Addr::UNSPECIFIED,
-            v6: Ipv6Addr::UNSPECIFIED,
-        }
+        Self { range, tries: tries.max(1), v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED }
     }
 
     /// Connections of this address' family come from `source`, which must be an address of this host.
@@ -71,18 +66,13 @@ impl SourcePorts {
         let (mut last, mut tried) = (Errno::EADDRINUSE, 0);
         for port in self.candidates(start, to.port()) {
             tried += 1;
-            let socket = self
-                .socket(to)
-                .map_err(|e| ConnectError::Socket { errno: errno(&e) })?;
+            let socket = self.socket(to).map_err(|e| ConnectError::Socket { errno: errno(&e) })?;
             let from = self.local(to, port);
             match socket.bind(from).map_err(|e| errno(&e)) {
                 Ok(()) => {}
                 Err(Errno::EADDRINUSE) => continue,
                 Err(errno) => {
-                    return Err(ConnectError::Source {
-                        addr: from.ip(),
-                        errno,
-                    });
+                    return Err(ConnectError::Source { addr: from.ip(), errno });
                 }
             }
             match socket.connect(to).await.map_err(|e| errno(&e)) {
@@ -92,19 +82,11 @@ impl SourcePorts {
                 Err(errno) => return Err(ConnectError::Refused { errno }),
             }
         }
-        Err(ConnectError::NoPort {
-            range: self.range.clone(),
-            tried,
-            errno: last,
-        })
+        Err(ConnectError::NoPort { range: self.range.clone(), tried, errno: last })
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
-        let socket = if to.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         // Probes and handshakes are small messages that wait for an answer.
         socket.set_nodelay(true)?;
@@ -112,11 +94,7 @@ impl SourcePorts {
     }
 
     fn local(&self, to: SocketAddr, port: u16) -> SocketAddr {
-        if to.is_ipv4() {
-            (self.v4, port).into()
-        } else {
-            (self.v6, port).into()
-        }
+        if to.is_ipv4() { (self.v4, port).into() } else { (self.v6, port).into() }
     }
 
     /// Up to `tries` ports from `start` on, round the end of the range. `not` is left out: a backend on this host
@@ -178,10 +156,7 @@ impl fmt::Display for ConnectError {
         match self {
             Self::Refused { errno } => write!(f, "connect: {}", errno.desc()),
             Self::Socket { errno } => write!(f, "edge: no socket for the probe: {}", errno.desc()),
-            Self::Source {
-                addr,
-                errno: Errno::EADDRNOTAVAIL,
-            } => {
+            Self::Source { addr, errno: Errno::EADDRNOTAVAIL } => {
                 write!(
                     f,
                     "edge: source address {addr} is not an address of this host; add it to an interface"
@@ -190,11 +165,7 @@ impl fmt::Display for ConnectError {
             Self::Source { addr, errno } => {
                 write!(f, "edge: source address {addr}: {}", errno.desc())
             }
-            Self::NoPort {
-                range,
-                tried,
-                errno,
-            } => {
+            Self::NoPort { range, tried, errno } => {
                 write!(
                     f,
                     "edge: no free local port in {}-{} ({tried} tried): ",
@@ -256,9 +227,7 @@ mod tests {
             let error = ports.connect(to).await.unwrap_err();
             assert!(error.is_local());
             assert!(
-                error
-                    .to_string()
-                    .starts_with("edge: no free local port in 61500-61501 (2 tried)"),
+                error.to_string().starts_with("edge: no free local port in 61500-61501 (2 tried)"),
                 "{error}"
             );
         }
@@ -270,20 +239,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let ports = SourcePorts::new(port..=port, 64);
-        let error = ports
-            .connect(listener.local_addr().unwrap())
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ConnectError::NoPort {
-                    errno: Errno::EADDRINUSE,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        let error = ports.connect(listener.local_addr().unwrap()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::NoPort { errno: Errno::EADDRINUSE, .. }), "{error}");
     }
 
     /// Linux lets a socket connect to itself; a backend that is not there must not look alive by that.
@@ -294,20 +251,14 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(
                 ports.connect(to).await.unwrap_err(),
-                ConnectError::Refused {
-                    errno: Errno::ECONNREFUSED
-                }
+                ConnectError::Refused { errno: Errno::ECONNREFUSED }
             );
         }
     }
 
     #[tokio::test]
     async fn errors_tell_the_edge_from_the_backend() {
-        let gone = TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let refused = SourcePorts::default().connect(gone).await.unwrap_err();
         assert_eq!(refused.to_string(), "connect: Connection refused");
         assert!(!refused.is_local());
@@ -315,9 +266,7 @@ mod tests {
         let foreign = foreign.connect(gone).await.unwrap_err();
         assert!(foreign.is_local());
         assert!(
-            foreign
-                .to_string()
-                .contains("192.0.2.1 is not an address of this host"),
+            foreign.to_string().contains("192.0.2.1 is not an address of this host"),
             "{foreign}"
         );
     }

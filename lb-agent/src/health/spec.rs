@@ -78,12 +78,7 @@ pub struct HttpSpec {
 
 impl Default for HttpSpec {
     fn default() -> Self {
-        Self {
-            path: "/".into(),
-            host: None,
-            status: StatusRanges::default(),
-            body: None,
-        }
+        Self { path: "/".into(), host: None, status: StatusRanges::default(), body: None }
     }
 }
 
@@ -100,11 +95,7 @@ pub struct TlsSpec {
 
 impl Default for TlsSpec {
     fn default() -> Self {
-        Self {
-            verify: true,
-            ca: None,
-            server_name: None,
-        }
+        Self { verify: true, ca: None, server_name: None }
     }
 }
 
@@ -119,10 +110,7 @@ pub struct WebSocketSpec {
 
 impl Default for WebSocketSpec {
     fn default() -> Self {
-        Self {
-            path: "/".into(),
-            host: None,
-        }
+        Self { path: "/".into(), host: None }
     }
 }
 
@@ -172,10 +160,7 @@ impl Check {
             self.slow_start <= 24 * hour,
             format!("slow_start {:?}: must be at most 24h", self.slow_start),
         );
-        demand(
-            self.port != Some(0),
-            "port 0: must be within 1 and 65535".into(),
-        );
+        demand(self.port != Some(0), "port 0: must be within 1 and 65535".into());
         match &self.kind {
             Kind::None | Kind::Tcp => {}
             Kind::Http(http) => found.extend(http.problems()),
@@ -208,9 +193,7 @@ impl TlsSpec {
     fn problems(&self) -> Vec<String> {
         match &self.server_name {
             Some(name) if ServerName::try_from(name.as_str()).is_err() => {
-                vec![format!(
-                    "server_name {name:?}: neither a DNS name nor an IP address"
-                )]
+                vec![format!("server_name {name:?}: neither a DNS name nor an IP address")]
             }
             _ => Vec::new(),
         }
@@ -252,14 +235,7 @@ mod tests {
                 host: Some("chat.example:80".into()),
             }),
         ] {
-            assert_eq!(
-                Check {
-                    kind,
-                    ..Check::default()
-                }
-                .problems(),
-                Vec::<String>::new()
-            );
+            assert_eq!(Check { kind, ..Check::default() }.problems(), Vec::<String>::new());
         }
     }
 
@@ -273,10 +249,7 @@ mod tests {
                     body: Some(String::new()),
                     ..HttpSpec::default()
                 },
-                TlsSpec {
-                    server_name: Some("not a name".into()),
-                    ..TlsSpec::default()
-                },
+                TlsSpec { server_name: Some("not a name".into()), ..TlsSpec::default() },
             ),
             interval: Duration::from_millis(10),
             timeout: Duration::from_secs(1),
@@ -300,10 +273,7 @@ mod tests {
             "body of 0 bytes",
             "server_name \"not a name\"",
         ]) {
-            assert!(
-                problem.starts_with(begin),
-                "{problem:?} does not begin with {begin:?}"
-            );
+            assert!(problem.starts_with(begin), "{problem:?} does not begin with {begin:?}");
         }
         assert_eq!(problems.len(), 11);
     }
@@ -312,13 +282,7 @@ mod tests {
     fn the_port_of_the_check_replaces_the_backends() {
         let backend: SocketAddr = "[2001:db8::2]:9000".parse().unwrap();
         assert_eq!(Check::default().address(backend), backend);
-        let check = Check {
-            port: Some(8081),
-            ..Check::default()
-        };
-        assert_eq!(
-            check.address(backend),
-            "[2001:db8::2]:8081".parse().unwrap()
-        );
+        let check = Check { port: Some(8081), ..Check::default() };
+        assert_eq!(check.address(backend), "[2001:db8::2]:8081".parse().unwrap());
     }
 }

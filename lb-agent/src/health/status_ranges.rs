@@ -31,10 +31,7 @@ impl FromStr for StatusRanges {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.split(',')
-            .map(|part| status_range(part.trim()))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        text.split(',').map(|part| status_range(part.trim())).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -42,9 +39,9 @@ fn status_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (first.trim().parse(), last.trim().parse()) {
         (Ok(first), Ok(last)) if 100 <= first && first <= last && last <= 599 => Ok(first..=last),
-        _ => Err(format!(
-            "status {text:?}: not a code or range within 100-599, such as \"200-299\""
-        )),
+        _ => {
+            Err(format!("status {text:?}: not a code or range within 100-599, such as \"200-299\""))
+        }
     }
 }
 
@@ -71,9 +68,7 @@ mod tests {
         for text in ["200-299", "200", "200-299,304", "100-599"] {
             assert_eq!(text.parse::<StatusRanges>().expect(text).to_string(), text);
         }
-        for text in [
-            "", "99", "200-", "299-200", "600", "200;201", "-1", "200-299,",
-        ] {
+        for text in ["", "99", "200-", "299-200", "600", "200;201", "-1", "200-299,"] {
             let problem = text.parse::<StatusRanges>().expect_err(text);
             assert!(problem.contains("within 100-599"), "{problem}");
         }

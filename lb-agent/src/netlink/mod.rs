@@ -117,13 +117,9 @@ impl Kernel {
             let mut message = NeighbourMessage::default();
             message.header.family = family;
             *request.message_mut() = message;
-            let all = collect(request.execute())
-                .await
-                .context("netlink: listing neighbours")?;
+            let all = collect(request.execute()).await.context("netlink: listing neighbours")?;
             neighbours.extend(
-                all.into_iter()
-                    .filter(|m| m.header.family == family)
-                    .filter_map(parse::neighbour),
+                all.into_iter().filter(|m| m.header.family == family).filter_map(parse::neighbour),
             );
         }
         Ok(neighbours)
@@ -134,10 +130,7 @@ impl Kernel {
             Ok(rules) => Ok(rules.iter().any(|rule| !parse::is_default_rule(rule))),
             // A kernel without CONFIG_IP_MULTIPLE_TABLES, or without IPv6, has no rules.
             Err(e)
-                if matches!(
-                    errno(&e),
-                    Some(nix::libc::EOPNOTSUPP | nix::libc::EAFNOSUPPORT)
-                ) =>
+                if matches!(errno(&e), Some(nix::libc::EOPNOTSUPP | nix::libc::EAFNOSUPPORT)) =>
             {
                 Ok(false)
             }

@@ -71,10 +71,7 @@ pub fn link(message: LinkMessage) -> LinkInfo {
 }
 
 fn vlan_tag(data: &[InfoVlan]) -> VlanTag {
-    let mut tag = VlanTag {
-        tpid: 0x8100,
-        vid: 0,
-    };
+    let mut tag = VlanTag { tpid: 0x8100, vid: 0 };
     for item in data {
         match item {
             InfoVlan::Id(vid) => tag.vid = *vid,
@@ -115,18 +112,11 @@ pub fn route(message: RouteMessage) -> Option<Route> {
         AddressFamily::Inet6 => IpAddr::from([0; 16]),
         _ => return None,
     };
-    if header
-        .flags
-        .intersects(RouteFlags::Dead | RouteFlags::Cloned)
-    {
+    if header.flags.intersects(RouteFlags::Dead | RouteFlags::Cloned) {
         return None;
     }
     let plain = header.kind == RouteType::Unicast && !header.flags.contains(RouteFlags::Linkdown);
-    let mut kind = if plain {
-        RouteKind::Plain
-    } else {
-        RouteKind::KernelOnly
-    };
+    let mut kind = if plain { RouteKind::Plain } else { RouteKind::KernelOnly };
     let mut table = u32::from(header.table);
     let (mut via, mut src, mut metric, mut ifindex) = (None, None, 0, 0);
     for attribute in &message.attributes {
@@ -165,14 +155,7 @@ pub fn route(message: RouteMessage) -> Option<Route> {
         kind = RouteKind::Selective;
     }
     let prefix = Prefix::new(dst, header.destination_prefix_length);
-    Some(Route {
-        prefix,
-        via,
-        ifindex,
-        metric,
-        src,
-        kind,
-    })
+    Some(Route { prefix, via, ifindex, metric, src, kind })
 }
 
 fn ip(addr: &RouteAddress) -> Option<IpAddr> {
@@ -280,10 +263,7 @@ mod tests {
     #[test]
     fn a_vlan_subinterface_names_its_parent_and_tag() {
         let device = vlan_device(false);
-        let tag = VlanTag {
-            tpid: 0x88a8,
-            vid: 7,
-        };
+        let tag = VlanTag { tpid: 0x88a8, vid: 7 };
         assert_eq!(device.vlan, Some(Vlan { parent: 2, tag }));
         assert_eq!((device.kind.as_deref(), device.up), (Some("vlan"), true));
     }

@@ -18,18 +18,12 @@ impl Prefix {
     /// The prefix of `len` bits which contains `addr`. A length beyond the family's is cut to it.
     pub fn new(addr: IpAddr, len: u8) -> Self {
         let len = len.min(bits(addr));
-        Self {
-            addr: mask(addr, len),
-            len,
-        }
+        Self { addr: mask(addr, len), len }
     }
 
     /// The prefix of one address: /32 or /128.
     pub fn host(addr: IpAddr) -> Self {
-        Self {
-            addr,
-            len: bits(addr),
-        }
+        Self { addr, len: bits(addr) }
     }
 
     /// The first address.
@@ -61,9 +55,7 @@ impl Prefix {
 
 /// The entry with the longest prefix that contains `addr`, as `BPF_MAP_TYPE_LPM_TRIE` finds it.
 pub fn longest_match<V>(map: &BTreeMap<Prefix, V>, addr: IpAddr) -> Option<(&Prefix, &V)> {
-    (0..=bits(addr))
-        .rev()
-        .find_map(|len| map.get_key_value(&Prefix::new(addr, len)))
+    (0..=bits(addr)).rev().find_map(|len| map.get_key_value(&Prefix::new(addr, len)))
 }
 
 fn bits(addr: IpAddr) -> u8 {
@@ -105,9 +97,7 @@ impl FromStr for Prefix {
             Some((addr, len)) => (addr, Some(len)),
             None => (text, None),
         };
-        let addr: IpAddr = addr
-            .parse()
-            .map_err(|_| format!("{text}: not an IP prefix"))?;
+        let addr: IpAddr = addr.parse().map_err(|_| format!("{text}: not an IP prefix"))?;
         let Some(len) = len else {
             return Ok(Self::host(addr));
         };
@@ -145,48 +135,25 @@ mod tests {
 
     #[test]
     fn text_that_is_not_a_canonical_prefix_is_refused() {
-        for text in [
-            "10.0.0.1/8",
-            "10.0.0.0/33",
-            "::/129",
-            "10.0.0/8",
-            "10.0.0.0/",
-            "",
-            "::/-1",
-        ] {
+        for text in ["10.0.0.1/8", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "", "::/-1"] {
             assert!(text.parse::<Prefix>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_cover_sorts_before_what_it_covers() {
-        let mut all = [
-            p("10.1.0.0/16"),
-            p("10.0.0.0/8"),
-            p("10.0.0.0/16"),
-            p("0.0.0.0/0"),
-            p("::/0"),
-        ];
+        let mut all =
+            [p("10.1.0.0/16"), p("10.0.0.0/8"), p("10.0.0.0/16"), p("0.0.0.0/0"), p("::/0")];
         all.sort();
         assert_eq!(
             all.map(|p| p.to_string()),
-            [
-                "0.0.0.0/0",
-                "10.0.0.0/8",
-                "10.0.0.0/16",
-                "10.1.0.0/16",
-                "::/0"
-            ]
+            ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/16", "10.1.0.0/16", "::/0"]
         );
     }
 
     #[test]
     fn the_longest_match_wins() {
-        let map = BTreeMap::from([
-            (p("0.0.0.0/0"), 1),
-            (p("10.0.0.0/8"), 2),
-            (p("10.1.1.1"), 3),
-        ]);
+        let map = BTreeMap::from([(p("0.0.0.0/0"), 1), (p("10.0.0.0/8"), 2), (p("10.1.1.1"), 3)]);
         let find = |a: &str| longest_match(&map, a.parse().unwrap()).map(|(_, v)| *v);
         assert_eq!(find("10.1.1.1"), Some(3));
         assert_eq!(find("10.1.1.2"), Some(2));

@@ -162,19 +162,11 @@ pub struct NetEvent {
 
 impl NetEvent {
     /// Nothing changed.
-    pub const NONE: Self = Self {
-        links: false,
-        addresses: false,
-        routes: false,
-        neighbours: false,
-    };
+    pub const NONE: Self =
+        Self { links: false, addresses: false, routes: false, neighbours: false };
     /// Everything may have changed: notifications were lost, or a link changed.
-    pub const EVERYTHING: Self = Self {
-        links: true,
-        addresses: true,
-        routes: true,
-        neighbours: true,
-    };
+    pub const EVERYTHING: Self =
+        Self { links: true, addresses: true, routes: true, neighbours: true };
 
     /// Both changes.
     pub fn and(self, other: Self) -> Self {
@@ -195,11 +187,7 @@ impl fmt::Display for NetEvent {
             (self.routes, "routes"),
             (self.neighbours, "neighbours"),
         ];
-        let named: Vec<_> = classes
-            .iter()
-            .filter(|(set, _)| *set)
-            .map(|(_, name)| *name)
-            .collect();
+        let named: Vec<_> = classes.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
         f.write_str(if named.is_empty() { "nothing" } else { "" })?;
         f.write_str(&named.join(", "))
     }

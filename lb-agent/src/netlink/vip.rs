@@ -39,10 +39,7 @@ pub enum VipOp {
 
 /// The addresses in `state` that some agent added: (VIP, interface index).
 pub fn owned(state: &NetState) -> Vec<(IpAddr, u32)> {
-    let ours = state
-        .addresses
-        .iter()
-        .filter(|a| a.proto == IFA_PROTO_SLUICE);
+    let ours = state.addresses.iter().filter(|a| a.proto == IFA_PROTO_SLUICE);
     ours.map(|a| (a.addr, a.ifindex)).collect()
 }
 
@@ -57,12 +54,8 @@ pub fn plan_vips(
     interfaces: &BTreeSet<u32>,
     state: &NetState,
 ) -> Vec<VipOp> {
-    let foreign: BTreeSet<IpAddr> = state
-        .addresses
-        .iter()
-        .filter(|a| a.proto != IFA_PROTO_SLUICE)
-        .map(|a| a.addr)
-        .collect();
+    let foreign: BTreeSet<IpAddr> =
+        state.addresses.iter().filter(|a| a.proto != IFA_PROTO_SLUICE).map(|a| a.addr).collect();
     let loopback = state.links.iter().find(|l| l.loopback).map(|l| l.index);
     let place = |vip: IpAddr| match policy {
         _ if foreign.contains(&vip) => None,
@@ -70,18 +63,12 @@ pub fn plan_vips(
         VipPolicy::Always => on_link(vip, interfaces, state).or(loopback),
         VipPolicy::Never => None,
     };
-    let wanted: BTreeMap<IpAddr, u32> = desired
-        .iter()
-        .filter_map(|vip| Some((*vip, place(*vip)?)))
-        .collect();
+    let wanted: BTreeMap<IpAddr, u32> =
+        desired.iter().filter_map(|vip| Some((*vip, place(*vip)?))).collect();
     let existing: BTreeSet<(IpAddr, u32)> = owned(state).into_iter().collect();
 
-    let missing = wanted
-        .iter()
-        .filter(|(vip, ifindex)| !existing.contains(&(**vip, **ifindex)));
-    let surplus = existing
-        .iter()
-        .filter(|(vip, ifindex)| wanted.get(vip) != Some(ifindex));
+    let missing = wanted.iter().filter(|(vip, ifindex)| !existing.contains(&(**vip, **ifindex)));
+    let surplus = existing.iter().filter(|(vip, ifindex)| wanted.get(vip) != Some(ifindex));
     missing
         .map(|(&vip, &ifindex)| VipOp::Add { vip, ifindex })
         .chain(surplus.map(|&(vip, ifindex)| VipOp::Remove { vip, ifindex }))
@@ -102,16 +89,9 @@ fn on_link(vip: IpAddr, interfaces: &BTreeSet<u32>, state: &NetState) -> Option<
         }
         false
     };
-    let addresses = state
-        .addresses
-        .iter()
-        .map(|a| (Prefix::new(a.addr, a.prefix_len), a.ifindex));
+    let addresses = state.addresses.iter().map(|a| (Prefix::new(a.addr, a.prefix_len), a.ifindex));
     let connected = |r: &&super::Route| r.via.is_none() && r.kind == RouteKind::Plain;
-    let routes = state
-        .routes
-        .iter()
-        .filter(connected)
-        .map(|r| (r.prefix, r.ifindex));
+    let routes = state.routes.iter().filter(connected).map(|r| (r.prefix, r.ifindex));
     addresses
         .chain(routes)
         // A host prefix says nothing of a link, and a default route without a gateway says too much.
@@ -139,9 +119,7 @@ impl Kernel {
         let host = if vip.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(ifindex, vip, host);
         let attributes = &mut request.message_mut().attributes;
-        attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(
-            IFA_PROTO_SLUICE,
-        )));
+        attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(IFA_PROTO_SLUICE)));
         if vip.is_ipv6() {
             attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
             let mut lifetime = CacheInfo::default();
@@ -179,22 +157,16 @@ impl Kernel {
     /// The VIPs which this agent, or an earlier one, added: (VIP, interface index).
     pub async fn owned_vips(&self) -> Result<Vec<(IpAddr, u32)>> {
         let addresses = self.addresses().await?;
-        Ok(owned(&NetState {
-            addresses,
-            ..NetState::default()
-        }))
+        Ok(owned(&NetState { addresses, ..NetState::default() }))
     }
 
     async fn delete(&self, vip: IpAddr, ifindex: u32) -> Result<()> {
         let host = if vip.is_ipv4() { 32 } else { 128 };
         let mut message = self.handle.address().add(ifindex, vip, host);
         let message = std::mem::take(message.message_mut());
-        change(
-            self.handle.address().del(message).execute(),
-            &[EADDRNOTAVAIL, ENODEV],
-        )
-        .await
-        .with_context(|| format!("netlink: removing VIP {vip} from interface {ifindex}"))?;
+        change(self.handle.address().del(message).execute(), &[EADDRNOTAVAIL, ENODEV])
+            .await
+            .with_context(|| format!("netlink: removing VIP {vip} from interface {ifindex}"))?;
         Ok(())
     }
 }

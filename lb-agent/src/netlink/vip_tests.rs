@@ -13,39 +13,20 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn address(ifindex: u32, text: &str, prefix_len: u8, proto: u8) -> Address {
-    Address {
-        ifindex,
-        addr: ip(text),
-        prefix_len,
-        proto,
-    }
+    Address { ifindex, addr: ip(text), prefix_len, proto }
 }
 
 /// lo; the edge's interface with 10.0.0.1/24 and 2001:db8::1/64 and VLAN 7 (10.7.0.1/24) on it; one that is not the
 /// edge's with 10.9.0.1/24.
 fn host() -> NetState {
-    let link = |index, loopback| LinkInfo {
-        index,
-        loopback,
-        up: true,
-        ..LinkInfo::default()
-    };
-    let vlan = Vlan {
-        parent: EDGE,
-        tag: VlanTag {
-            tpid: 0x8100,
-            vid: 7,
-        },
-    };
+    let link = |index, loopback| LinkInfo { index, loopback, up: true, ..LinkInfo::default() };
+    let vlan = Vlan { parent: EDGE, tag: VlanTag { tpid: 0x8100, vid: 7 } };
     NetState {
         links: vec![
             link(LO, true),
             link(EDGE, false),
             link(OTHER, false),
-            LinkInfo {
-                vlan: Some(vlan),
-                ..link(VLAN, false)
-            },
+            LinkInfo { vlan: Some(vlan), ..link(VLAN, false) },
         ],
         addresses: vec![
             address(LO, "127.0.0.1", 8, 0),
@@ -64,36 +45,20 @@ fn plan(policy: VipPolicy, vips: &[&str], state: &NetState) -> Vec<VipOp> {
 }
 
 fn add(vip: &str, ifindex: u32) -> VipOp {
-    VipOp::Add {
-        vip: ip(vip),
-        ifindex,
-    }
+    VipOp::Add { vip: ip(vip), ifindex }
 }
 
 fn remove(vip: &str, ifindex: u32) -> VipOp {
-    VipOp::Remove {
-        vip: ip(vip),
-        ifindex,
-    }
+    VipOp::Remove { vip: ip(vip), ifindex }
 }
 
 #[test]
 fn auto_adds_only_what_lies_on_a_link_of_the_edge() {
-    let vips = [
-        "10.0.0.10",
-        "10.7.0.10",
-        "10.9.0.10",
-        "203.0.113.10",
-        "2001:db8::10",
-        "2001:db9::10",
-    ];
+    let vips =
+        ["10.0.0.10", "10.7.0.10", "10.9.0.10", "203.0.113.10", "2001:db8::10", "2001:db9::10"];
     assert_eq!(
         plan(VipPolicy::Auto, &vips, &host()),
-        [
-            add("10.0.0.10", EDGE),
-            add("10.7.0.10", VLAN),
-            add("2001:db8::10", EDGE)
-        ]
+        [add("10.0.0.10", EDGE), add("10.7.0.10", VLAN), add("2001:db8::10", EDGE)]
     );
 }
 
@@ -118,16 +83,9 @@ fn an_on_link_route_counts_as_a_link_but_neither_a_host_route_nor_a_default_rout
         src: None,
         kind: RouteKind::Plain,
     };
-    state.routes = vec![
-        route("198.51.100.0/24"),
-        route("0.0.0.0/0"),
-        route("203.0.113.10/32"),
-    ];
+    state.routes = vec![route("198.51.100.0/24"), route("0.0.0.0/0"), route("203.0.113.10/32")];
     let vips = ["198.51.100.1", "203.0.113.10", "192.0.2.1"];
-    assert_eq!(
-        plan(VipPolicy::Auto, &vips, &state),
-        [add("198.51.100.1", EDGE)]
-    );
+    assert_eq!(plan(VipPolicy::Auto, &vips, &state), [add("198.51.100.1", EDGE)]);
 }
 
 #[test]
@@ -141,22 +99,12 @@ fn a_strangers_address_is_neither_doubled_nor_removed() {
 #[test]
 fn what_an_earlier_agent_left_is_kept_moved_or_removed() {
     let mut state = host();
-    state
-        .addresses
-        .push(address(EDGE, "10.0.0.10", 32, IFA_PROTO_SLUICE));
-    state
-        .addresses
-        .push(address(LO, "10.0.0.11", 32, IFA_PROTO_SLUICE));
-    state
-        .addresses
-        .push(address(EDGE, "10.0.0.12", 32, IFA_PROTO_SLUICE));
+    state.addresses.push(address(EDGE, "10.0.0.10", 32, IFA_PROTO_SLUICE));
+    state.addresses.push(address(LO, "10.0.0.11", 32, IFA_PROTO_SLUICE));
+    state.addresses.push(address(EDGE, "10.0.0.12", 32, IFA_PROTO_SLUICE));
     assert_eq!(
         plan(VipPolicy::Auto, &["10.0.0.10", "10.0.0.11"], &state),
-        [
-            add("10.0.0.11", EDGE),
-            remove("10.0.0.11", LO),
-            remove("10.0.0.12", EDGE)
-        ]
+        [add("10.0.0.11", EDGE), remove("10.0.0.11", LO), remove("10.0.0.12", EDGE)]
     );
     assert_eq!(plan(VipPolicy::Never, &["10.0.0.10"], &state).len(), 3);
 }

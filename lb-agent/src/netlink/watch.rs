@@ -119,24 +119,11 @@ fn class(kind: u16) -> NetEvent {
         // A link that goes down takes IPv4 routes with it, and fib_flush() announces none of them.
         16..20 => NetEvent::EVERYTHING,
         // Nor those which vanish because their preferred source did.
-        20..24 => NetEvent {
-            addresses: true,
-            routes: true,
-            ..NetEvent::NONE
-        },
-        24..28 => NetEvent {
-            routes: true,
-            ..NetEvent::NONE
-        },
-        28..32 => NetEvent {
-            neighbours: true,
-            ..NetEvent::NONE
-        },
+        20..24 => NetEvent { addresses: true, routes: true, ..NetEvent::NONE },
+        24..28 => NetEvent { routes: true, ..NetEvent::NONE },
+        28..32 => NetEvent { neighbours: true, ..NetEvent::NONE },
         // Rules, nexthop objects.
-        32..36 | 104..108 => NetEvent {
-            routes: true,
-            ..NetEvent::NONE
-        },
+        32..36 | 104..108 => NetEvent { routes: true, ..NetEvent::NONE },
         _ => NetEvent::NONE,
     }
 }
@@ -155,19 +142,10 @@ mod tests {
 
     #[test]
     fn a_datagram_of_several_messages_is_the_union_of_their_classes() {
-        let route = NetEvent {
-            routes: true,
-            ..NetEvent::NONE
-        };
-        let neighbour = NetEvent {
-            neighbours: true,
-            ..NetEvent::NONE
-        };
+        let route = NetEvent { routes: true, ..NetEvent::NONE };
+        let neighbour = NetEvent { neighbours: true, ..NetEvent::NONE };
         assert_eq!(classify(&message(24, 13)), route);
-        assert_eq!(
-            classify(&[message(24, 13), message(29, 20)].concat()),
-            route.and(neighbour)
-        );
+        assert_eq!(classify(&[message(24, 13), message(29, 20)].concat()), route.and(neighbour));
         assert_eq!(classify(&message(17, 4)), NetEvent::EVERYTHING);
         assert_eq!(classify(&message(104, 4)), route);
         assert_eq!(classify(&message(3, 4)), NetEvent::NONE);

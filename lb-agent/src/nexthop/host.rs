@@ -54,33 +54,17 @@ impl<'a> Host<'a> {
             .filter_map(|link| Some((link.index, egress(state, interfaces, link.index)?)))
             .collect();
         let by_policy = |addr: IpAddr| {
-            if addr.is_ipv6() {
-                state.policy.v6
-            } else {
-                state.policy.v4
-            }
+            if addr.is_ipv6() { state.policy.v6 } else { state.policy.v4 }
         };
         let mut groups: BTreeMap<Prefix, Vec<&Route>> = BTreeMap::new();
         for route in state.routes.iter().filter(|r| !by_policy(r.prefix.addr())) {
             groups.entry(route.prefix).or_default().push(route);
         }
-        let best = groups
-            .iter()
-            .map(|(prefix, routes)| (*prefix, choose(routes, &egress)))
-            .collect();
-        let neighbours = state
-            .neighbours
-            .iter()
-            .map(|n| ((n.ifindex, n.addr), n))
-            .collect();
+        let best =
+            groups.iter().map(|(prefix, routes)| (*prefix, choose(routes, &egress))).collect();
+        let neighbours = state.neighbours.iter().map(|n| ((n.ifindex, n.addr), n)).collect();
         let local = state.addresses.iter().map(|a| a.addr).collect();
-        Self {
-            state,
-            egress,
-            best,
-            neighbours,
-            local,
-        }
+        Self { state, egress, best, neighbours, local }
     }
 
     pub fn policy_limits(&self) -> Vec<Limit> {
@@ -114,9 +98,7 @@ impl<'a> Host<'a> {
     pub fn next_hop(&self, key: Key) -> Option<NextHop> {
         let egress = self.egress.get(&key.0)?;
         let neighbour = self.neighbours.get(&key);
-        let mac = neighbour
-            .and_then(|n| n.mac)
-            .filter(|mac| *mac != Mac::default());
+        let mac = neighbour.and_then(|n| n.mac).filter(|mac| *mac != Mac::default());
         Some(NextHop {
             key,
             egress: egress.index,
@@ -145,13 +127,7 @@ fn egress(state: &NetState, interfaces: &BTreeSet<u32>, index: u32) -> Option<Eg
         up &= link.up;
         if interfaces.contains(&link.index) {
             let tags = tags.clone();
-            found = Some(Egress {
-                index: link.index,
-                src_mac,
-                tags,
-                mtu: device.mtu,
-                up,
-            });
+            found = Some(Egress { index: link.index, src_mac, tags, mtu: device.mtu, up });
         }
         let Some(vlan) = link.vlan.filter(|_| tags.len() < MAX_TAGS) else {
             return found;

@@ -25,24 +25,11 @@ fn mac(last: u8) -> Mac {
 /// `via` empty: on the link.
 fn route(to: &str, via: &str, ifindex: u32) -> Route {
     let via = (!via.is_empty()).then(|| ip(via));
-    Route {
-        prefix: prefix(to),
-        via,
-        ifindex,
-        metric: 0,
-        src: None,
-        kind: RouteKind::Plain,
-    }
+    Route { prefix: prefix(to), via, ifindex, metric: 0, src: None, kind: RouteKind::Plain }
 }
 
 fn neighbour(ifindex: u32, addr: &str, last: u8) -> Neighbour {
-    Neighbour {
-        ifindex,
-        addr: ip(addr),
-        mac: Some(mac(last)),
-        reachable: true,
-        permanent: false,
-    }
+    Neighbour { ifindex, addr: ip(addr), mac: Some(mac(last)), reachable: true, permanent: false }
 }
 
 /// eth0 and eth1 run XDP; VLAN 7 is on eth1, and VLAN 9 inside it; mgmt does not run XDP.
@@ -55,12 +42,7 @@ fn links() -> Vec<LinkInfo> {
         vlan,
         ..LinkInfo::default()
     };
-    let tag = |parent, tpid, vid| {
-        Some(Vlan {
-            parent,
-            tag: VlanTag { tpid, vid },
-        })
-    };
+    let tag = |parent, tpid, vid| Some(Vlan { parent, tag: VlanTag { tpid, vid } });
     vec![
         link(ETH0, None),
         link(ETH1, None),
@@ -71,12 +53,7 @@ fn links() -> Vec<LinkInfo> {
 }
 
 fn state(routes: Vec<Route>, neighbours: Vec<Neighbour>) -> NetState {
-    NetState {
-        links: links(),
-        routes,
-        neighbours,
-        ..NetState::default()
-    }
+    NetState { links: links(), routes, neighbours, ..NetState::default() }
 }
 
 fn compute_after(previous: &NextHops, state: &NetState, backends: &[&str]) -> NextHops {
@@ -95,10 +72,8 @@ fn hop(hops: &NextHops, addr: &str) -> Option<Key> {
 
 #[test]
 fn a_gateway_route_leads_to_the_gateways_neighbour() {
-    let state = state(
-        vec![route("0.0.0.0/0", "10.0.0.1", ETH0)],
-        vec![neighbour(ETH0, "10.0.0.1", 99)],
-    );
+    let state =
+        state(vec![route("0.0.0.0/0", "10.0.0.1", ETH0)], vec![neighbour(ETH0, "10.0.0.1", 99)]);
     let hops = compute(&state, &[]);
     assert_eq!(
         hops.get(hops.lookup(ip("8.8.8.8"))),
@@ -121,10 +96,7 @@ fn a_gateway_route_leads_to_the_gateways_neighbour() {
 fn on_a_link_each_known_neighbour_has_a_host_prefix_and_the_default_route_does_not_catch_the_others()
  {
     let state = state(
-        vec![
-            route("0.0.0.0/0", "10.0.0.1", ETH0),
-            route("10.0.0.0/24", "", ETH0),
-        ],
+        vec![route("0.0.0.0/0", "10.0.0.1", ETH0), route("10.0.0.0/24", "", ETH0)],
         vec![
             neighbour(ETH0, "10.0.0.1", 1),
             neighbour(ETH0, "10.0.0.7", 7),
@@ -134,39 +106,22 @@ fn on_a_link_each_known_neighbour_has_a_host_prefix_and_the_default_route_does_n
     let hops = compute(&state, &[]);
     assert_eq!(hop(&hops, "10.0.0.7"), Some((ETH0, ip("10.0.0.7"))));
     assert_eq!(hop(&hops, "10.0.0.9"), None, "unknown neighbour");
-    assert_eq!(
-        hop(&hops, "10.0.0.8"),
-        None,
-        "an entry on another link than the route's"
-    );
+    assert_eq!(hop(&hops, "10.0.0.8"), None, "an entry on another link than the route's");
     assert_eq!(hop(&hops, "10.0.1.9"), Some((ETH0, ip("10.0.0.1"))));
 }
 
 #[test]
 fn a_neighbour_entry_does_not_override_a_longer_route() {
     let state = state(
-        vec![
-            route("10.0.0.0/8", "", ETH0),
-            route("10.1.0.0/16", "10.0.0.1", ETH0),
-        ],
-        vec![
-            neighbour(ETH0, "10.0.0.1", 1),
-            neighbour(ETH0, "10.1.0.5", 5),
-        ],
+        vec![route("10.0.0.0/8", "", ETH0), route("10.1.0.0/16", "10.0.0.1", ETH0)],
+        vec![neighbour(ETH0, "10.0.0.1", 1), neighbour(ETH0, "10.1.0.5", 5)],
     );
-    assert_eq!(
-        hop(&compute(&state, &[]), "10.1.0.5"),
-        Some((ETH0, ip("10.0.0.1")))
-    );
+    assert_eq!(hop(&compute(&state, &[]), "10.1.0.5"), Some((ETH0, ip("10.0.0.1"))));
 }
 
 #[test]
 fn reject_multipath_and_equal_routes_are_the_kernels_and_are_not_shadowed() {
-    let kernel_only = |to| Route {
-        kind: RouteKind::KernelOnly,
-        ifindex: 0,
-        ..route(to, "", 0)
-    };
+    let kernel_only = |to| Route { kind: RouteKind::KernelOnly, ifindex: 0, ..route(to, "", 0) };
     let state = state(
         vec![
             route("0.0.0.0/0", "10.0.0.1", ETH0),
@@ -196,21 +151,12 @@ fn reject_multipath_and_equal_routes_are_the_kernels_and_are_not_shadowed() {
 #[test]
 fn the_lowest_metric_wins_even_if_it_is_the_kernels() {
     let with = |metric, route| Route { metric, ..route };
-    let rejected = Route {
-        kind: RouteKind::KernelOnly,
-        ..route("2001:db8::/32", "", 0)
-    };
+    let rejected = Route { kind: RouteKind::KernelOnly, ..route("2001:db8::/32", "", 0) };
     let state = state(
         vec![
             with(200, route("0.0.0.0/0", "10.0.0.2", ETH0)),
             with(100, route("0.0.0.0/0", "10.0.0.1", ETH0)),
-            with(
-                4_294_967_295,
-                Route {
-                    prefix: prefix("::/0"),
-                    ..rejected
-                },
-            ),
+            with(4_294_967_295, Route { prefix: prefix("::/0"), ..rejected }),
             with(1024, route("::/0", "fe80::1", ETH0)),
             with(10, rejected),
             with(20, route("2001:db8::/32", "fe80::1", ETH0)),
@@ -231,10 +177,7 @@ fn link_local_destinations_and_the_hosts_own_addresses_are_the_kernels() {
             route("fe80::/64", "", ETH0),
             route("2001:db8::/64", "", ETH0),
         ],
-        vec![
-            neighbour(ETH0, "fe80::1", 1),
-            neighbour(ETH0, "2001:db8::9", 9),
-        ],
+        vec![neighbour(ETH0, "fe80::1", 1), neighbour(ETH0, "2001:db8::9", 9)],
     );
     state.addresses.push(Address {
         ifindex: 1,
@@ -253,25 +196,13 @@ fn link_local_destinations_and_the_hosts_own_addresses_are_the_kernels() {
 #[test]
 fn a_vlan_subinterface_becomes_tags_on_the_physical_device() {
     let mut state = state(
-        vec![
-            route("10.7.0.0/24", "", VLAN),
-            route("10.9.0.0/24", "", QINQ),
-        ],
-        vec![
-            neighbour(VLAN, "10.7.0.1", 1),
-            neighbour(QINQ, "10.9.0.1", 2),
-        ],
+        vec![route("10.7.0.0/24", "", VLAN), route("10.9.0.0/24", "", QINQ)],
+        vec![neighbour(VLAN, "10.7.0.1", 1), neighbour(QINQ, "10.9.0.1", 2)],
     );
     state.links[2].mtu = 1496;
     let hops = compute(&state, &[]);
-    let outer = VlanTag {
-        tpid: 0x88a8,
-        vid: 7,
-    };
-    let inner = VlanTag {
-        tpid: 0x8100,
-        vid: 9,
-    };
+    let outer = VlanTag { tpid: 0x88a8, vid: 7 };
+    let inner = VlanTag { tpid: 0x8100, vid: 9 };
     let one = hops.get(hops.lookup(ip("10.7.0.1"))).unwrap();
     assert_eq!(
         (one.egress, one.src_mac, one.mtu, &one.tags),
@@ -281,27 +212,17 @@ fn a_vlan_subinterface_becomes_tags_on_the_physical_device() {
     assert_eq!((two.egress, &two.tags), (ETH1, &vec![outer, inner]));
 
     // XDP on the subinterface itself sees and sends untagged frames.
-    let on_vlan = NextHops::compute(
-        &NextHops::default(),
-        &state,
-        &BTreeSet::from([VLAN]),
-        &BTreeSet::new(),
-    );
+    let on_vlan =
+        NextHops::compute(&NextHops::default(), &state, &BTreeSet::from([VLAN]), &BTreeSet::new());
     let one = on_vlan.get(on_vlan.lookup(ip("10.7.0.1"))).unwrap();
     assert_eq!((one.egress, one.tags.len()), (VLAN, 0));
 }
 
 #[test]
 fn an_unknown_neighbour_of_a_gateway_or_backend_is_to_be_resolved_and_keeps_its_id_when_it_is() {
-    let routes = vec![
-        route("0.0.0.0/0", "10.0.0.1", ETH0),
-        route("10.0.0.0/24", "", ETH0),
-    ];
+    let routes = vec![route("0.0.0.0/0", "10.0.0.1", ETH0), route("10.0.0.0/24", "", ETH0)];
     let before = compute(&state(routes.clone(), vec![]), &["10.0.0.7", "192.0.2.7"]);
-    assert_eq!(
-        before.unresolved,
-        [(ETH0, ip("10.0.0.1")), (ETH0, ip("10.0.0.7"))]
-    );
+    assert_eq!(before.unresolved, [(ETH0, ip("10.0.0.1")), (ETH0, ip("10.0.0.7"))]);
     let gateway = before.lookup(ip("192.0.2.7"));
     assert_eq!(
         before.backends,
@@ -312,10 +233,7 @@ fn an_unknown_neighbour_of_a_gateway_or_backend_is_to_be_resolved_and_keeps_its_
     );
     assert!(!before.get(gateway).unwrap().ready);
 
-    let known = vec![
-        neighbour(ETH0, "10.0.0.1", 1),
-        neighbour(ETH0, "10.0.0.7", 7),
-    ];
+    let known = vec![neighbour(ETH0, "10.0.0.1", 1), neighbour(ETH0, "10.0.0.7", 7)];
     let after = compute_after(&before, &state(routes, known), &["10.0.0.7", "192.0.2.7"]);
     assert_eq!(after.unresolved, []);
     assert_eq!(before.backends, after.backends);

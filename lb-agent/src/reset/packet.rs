@@ -17,11 +17,7 @@ const FLAG_ACK: u8 = 0x10;
 /// An IP packet with a TCP reset: RST, or RST and ACK if `ack` is given. `seq` and `ack` in host byte order.
 /// None if the addresses are not of one family.
 pub fn reset(src: SocketAddr, dst: SocketAddr, seq: u32, ack: Option<u32>) -> Option<Vec<u8>> {
-    let flags = if ack.is_some() {
-        FLAG_RST | FLAG_ACK
-    } else {
-        FLAG_RST
-    };
+    let flags = if ack.is_some() { FLAG_RST | FLAG_ACK } else { FLAG_RST };
     let mut tcp = Vec::with_capacity(TCP_HEADER);
     tcp.extend(src.port().to_be_bytes());
     tcp.extend(dst.port().to_be_bytes());
@@ -66,12 +62,8 @@ pub fn ethertype(packet: &[u8]) -> Option<u16> {
 
 /// The destination of a whole IP packet, if the length in its header is that of the slice.
 pub fn destination(packet: &[u8]) -> Option<IpAddr> {
-    let be16 = |at: usize| {
-        Some(usize::from(u16::from_be_bytes([
-            *packet.get(at)?,
-            *packet.get(at + 1)?,
-        ])))
-    };
+    let be16 =
+        |at: usize| Some(usize::from(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?])));
     match packet.first()? >> 4 {
         4 => {
             let header = usize::from(packet[0] & 0xf) * 4;
@@ -147,20 +139,9 @@ mod tests {
             4 => (&packet[12..16], &packet[16..20], 20),
             _ => (&packet[8..24], &packet[24..40], 40),
         };
-        let ip = if header == 20 {
-            fold(sum(&packet[..20]))
-        } else {
-            0
-        };
+        let ip = if header == 20 { fold(sum(&packet[..20])) } else { 0 };
         let tcp = &packet[header..];
-        let pseudo = [
-            src,
-            dst,
-            &(tcp.len() as u32).to_be_bytes(),
-            &[0, 0, 0, 6],
-            tcp,
-        ]
-        .concat();
+        let pseudo = [src, dst, &(tcp.len() as u32).to_be_bytes(), &[0, 0, 0, 6], tcp].concat();
         ip | fold(sum(&pseudo))
     }
 
@@ -203,10 +184,9 @@ mod tests {
     fn a_tunnel_carries_the_packet_unchanged_in_all_four_combinations() {
         for inner in [("10.0.0.1:1", "10.0.0.2:2"), ("[::1]:1", "[::2]:2")] {
             let inner = reset(inner.0.parse().unwrap(), inner.1.parse().unwrap(), 7, None).unwrap();
-            for (src, dst, header) in [
-                ("192.0.2.1", "192.0.2.2", 20),
-                ("2001:db8::1", "2001:db8::2", 40),
-            ] {
+            for (src, dst, header) in
+                [("192.0.2.1", "192.0.2.2", 20), ("2001:db8::1", "2001:db8::2", 40)]
+            {
                 let packet = tunnel(src.parse().unwrap(), dst.parse().unwrap(), &inner).unwrap();
                 assert_eq!(packet[header..], inner);
                 assert_eq!(destination(&packet), Some(dst.parse().unwrap()));
@@ -221,27 +201,9 @@ mod tests {
 
     #[test]
     fn families_do_not_mix() {
-        assert_eq!(
-            reset(
-                "10.0.0.1:1".parse().unwrap(),
-                "[::2]:2".parse().unwrap(),
-                7,
-                None
-            ),
-            None
-        );
-        assert_eq!(
-            tunnel("10.0.0.1".parse().unwrap(), "::2".parse().unwrap(), &[0x45]),
-            None
-        );
-        assert_eq!(
-            tunnel(
-                "10.0.0.1".parse().unwrap(),
-                "10.0.0.2".parse().unwrap(),
-                &[0x55]
-            ),
-            None
-        );
+        assert_eq!(reset("10.0.0.1:1".parse().unwrap(), "[::2]:2".parse().unwrap(), 7, None), None);
+        assert_eq!(tunnel("10.0.0.1".parse().unwrap(), "::2".parse().unwrap(), &[0x45]), None);
+        assert_eq!(tunnel("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap(), &[0x55]), None);
     }
 
     proptest! {

@@ -38,27 +38,16 @@ impl Netns {
 
     /// `ip -n NAME ...`; whether it succeeded.
     pub fn try_ip(&self, arguments: &str) -> bool {
-        Command::new("ip")
-            .args(self.arguments(arguments))
-            .output()
-            .unwrap()
-            .status
-            .success()
+        Command::new("ip").args(self.arguments(arguments)).output().unwrap().status.success()
     }
 
     fn arguments<'a>(&'a self, arguments: &'a str) -> Vec<&'a str> {
-        ["-n", &self.name]
-            .into_iter()
-            .chain(arguments.split_whitespace())
-            .collect()
+        ["-n", &self.name].into_iter().chain(arguments.split_whitespace()).collect()
     }
 
     /// A veth pair, one end here and one there, both up.
     pub fn link(&self, here: &str, other: &Netns, there: &str) {
-        self.ip(&format!(
-            "link add {here} type veth peer name {there} netns {}",
-            other.name
-        ));
+        self.ip(&format!("link add {here} type veth peer name {there} netns {}", other.name));
         self.ip(&format!("link set {here} up"));
         other.ip(&format!("link set {there} up"));
     }
@@ -76,19 +65,15 @@ impl Netns {
                 setns(file, CloneFlags::CLONE_NEWNET).unwrap();
                 f()
             });
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
     /// Runs a future on a runtime of one thread in the namespace.
     pub fn block_on<R: Send, F: Future<Output = R>>(&self, f: impl FnOnce() -> F + Send) -> R {
         self.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async { f().await })
         })
     }
@@ -96,21 +81,12 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.name])
-            .status();
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
     }
 }
 
 fn run(arguments: &[&str]) {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .expect("ip(8), as root");
+    let output = Command::new("ip").args(arguments).output().expect("ip(8), as root");
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "ip {}: {error}",
-        arguments.join(" ")
-    );
+    assert!(output.status.success(), "ip {}: {error}", arguments.join(" "));
 }

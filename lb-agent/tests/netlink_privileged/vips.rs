@@ -58,10 +58,7 @@ fn vips_are_added_found_by_a_later_agent_and_removed() {
 
     // Another connection, as of an agent that was started after the first was killed.
     let (always, _) = converge(&vips, VipPolicy::Always);
-    assert_eq!(
-        always,
-        owned(&["10.0.0.10 eth0", "2001:db8::10 eth0", "192.0.2.10 lo"])
-    );
+    assert_eq!(always, owned(&["10.0.0.10 eth0", "2001:db8::10 eth0", "192.0.2.10 lo"]));
     let (fewer, _) = converge(&BTreeSet::from([ip("10.0.0.10")]), VipPolicy::Auto);
     assert_eq!(fewer, owned(&["10.0.0.10 eth0"]));
     let (none, state) = converge(&vips, VipPolicy::Never);
@@ -75,19 +72,12 @@ fn vips_are_added_found_by_a_later_agent_and_removed() {
         let kernel = Kernel::connect().unwrap();
         kernel.remove_vip(ip("10.0.0.99"), eth0).await.unwrap();
         kernel.ensure_vip(ip("10.0.0.99"), eth0).await.unwrap();
-        assert_eq!(
-            kernel.owned_vips().await.unwrap(),
-            [],
-            "nor is it taken over"
-        );
+        assert_eq!(kernel.owned_vips().await.unwrap(), [], "nor is it taken over");
         kernel.ensure_vip(ip("10.0.0.10"), eth0).await.unwrap();
         kernel.ensure_vip(ip("10.0.0.10"), eth0).await.unwrap();
         kernel.remove_vip(ip("10.0.0.10"), eth0).await.unwrap();
         kernel.remove_vip(ip("10.0.0.10"), eth0).await.unwrap();
-        assert!(
-            kernel.ensure_vip(ip("10.0.0.10"), 4711).await.is_err(),
-            "no such device"
-        );
+        assert!(kernel.ensure_vip(ip("10.0.0.10"), 4711).await.is_err(), "no such device");
     });
 }
 
@@ -109,11 +99,7 @@ fn a_vip_is_never_chosen_as_the_source_of_a_connection() {
             ("2001:db8::6", "2001:db8::1", "[2001:db8::7]:9"),
         ] {
             kernel.ensure_vip(ip(vip), eth0).await.unwrap();
-            let any = if real.contains(':') {
-                "[::]:0"
-            } else {
-                "0.0.0.0:0"
-            };
+            let any = if real.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
             let socket = std::net::UdpSocket::bind(any).unwrap();
             socket.connect(to).unwrap();
             assert_eq!(socket.local_addr().unwrap().ip(), ip(real));

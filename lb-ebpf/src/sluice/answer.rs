@@ -8,7 +8,10 @@ use lb_common::{
 };
 use lb_ebpf::{
     packet::Packet,
-    wire::{EthHdr, Icmp, Ipv4Hdr, Ipv6Hdr, Tcp, protocol, get16, get32, get128, put16, put128, tcp_flags},
+    wire::{
+        EthHdr, Icmp, Ipv4Hdr, Ipv6Hdr, Tcp, get16, get32, get128, protocol, put16, put128,
+        tcp_flags,
+    },
 };
 
 use crate::{
@@ -43,20 +46,12 @@ pub trait Answer: Addr {
 
     /// Writes the ICMP error "packet too big", which quotes the packet behind it: `l4` is the place
     /// of the ICMP header. Returns the bytes quoted.
-    fn too_big(
-        packet: &mut Packet,
-        l3: usize,
-        l4: usize,
-        mtu: u16,
-    ) -> Result<usize, DropReason>;
+    fn too_big(packet: &mut Packet, l3: usize, l4: usize, mtu: u16) -> Result<usize, DropReason>;
 }
 
 /// Answers a segment of no connection with a RST (RFC 9293 section 3.10.7.1).
 #[inline(never)]
-pub fn reset<A: Version>(
-    packet: &mut Packet,
-    segment: &Segment<A>,
-) -> Result<Verdict, DropReason> {
+pub fn reset<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
     let (seq, ack, flags) = if segment.flags & tcp_flags::ACK != 0 {
         (segment.ack, 0, tcp_flags::RST)
     } else {
@@ -65,8 +60,7 @@ pub fn reset<A: Version>(
     let Tuple { src, dst, sport, dport } = segment.tuple.reversed();
     let l4 = segment.l3 + A::HEADER;
     packet.trim_tail(l4 + Tcp::LEN)?;
-    let pseudo =
-        A::header(packet, segment.l3, &src, &dst, protocol::TCP, Tcp::LEN as u16)?;
+    let pseudo = A::header(packet, segment.l3, &src, &dst, protocol::TCP, Tcp::LEN as u16)?;
     *packet.at::<Tcp>(l4)? = Tcp {
         sport: sport.to_ne_bytes(),
         dport: dport.to_ne_bytes(),
@@ -126,9 +120,7 @@ fn write_icmp<Q: lb_ebpf::wire::Wire>(
     pseudo: u64,
 ) -> Result<usize, DropReason> {
     *packet.at::<Icmp>(l4)? = header;
-    let sum = pseudo
-        + packet.sum::<Icmp>(l4, 0)?
-        + packet.sum::<Q>(l4 + Icmp::LEN, 0)?;
+    let sum = pseudo + packet.sum::<Icmp>(l4, 0)? + packet.sum::<Q>(l4 + Icmp::LEN, 0)?;
     packet.at::<Icmp>(l4)?.check = checksum::finish(sum).to_ne_bytes();
     Ok(size_of::<Q>())
 }
@@ -184,12 +176,7 @@ impl Answer for V4 {
     }
 
     #[inline(always)]
-    fn too_big(
-        packet: &mut Packet,
-        l3: usize,
-        l4: usize,
-        mtu: u16,
-    ) -> Result<usize, DropReason> {
+    fn too_big(packet: &mut Packet, l3: usize, l4: usize, mtu: u16) -> Result<usize, DropReason> {
         const BARE: usize = Ipv4Hdr::LEN + QUOTED_TCP;
         const WITH_OPTIONS: usize = 60 + QUOTED_TCP; // the longest header that there is
         let inner = packet.at::<Ipv4Hdr>(l4 + Icmp::LEN)?;
@@ -252,12 +239,7 @@ impl Answer for V6 {
     }
 
     #[inline(always)]
-    fn too_big(
-        packet: &mut Packet,
-        l3: usize,
-        l4: usize,
-        mtu: u16,
-    ) -> Result<usize, DropReason> {
+    fn too_big(packet: &mut Packet, l3: usize, l4: usize, mtu: u16) -> Result<usize, DropReason> {
         /// RFC 4443 asks for as much as fits into 1,280 bytes; eight bytes of TCP are what is used,
         /// and extension headers may come before them.
         const QUOTED: usize = Ipv6Hdr::LEN + 56 + QUOTED_TCP;

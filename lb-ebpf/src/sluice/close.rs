@@ -9,10 +9,7 @@ use lb_common::{
 use lb_ebpf::{packet::Packet, wire::tcp_flags};
 
 use crate::{
-    Verdict, Version, count, flow,
-    forward::forward_rare,
-    handshake, open,
-    parse::Segment,
+    Verdict, Version, count, flow, forward::forward_rare, handshake, open, parse::Segment,
 };
 
 /// A FIN may be this far ahead of what was seen: segments before it may have been lost on the way to
@@ -129,8 +126,7 @@ pub fn restarting<A: Version>(
     };
     // Exact, without the slack of a first handshake: the old connection's numbers are about too.
     let exact = if newcomer.flow.forward == forward::NAT {
-        handshake::completes(segment, newcomer)
-            && segment.ack == newcomer.peer_isn.wrapping_add(1)
+        handshake::completes(segment, newcomer) && segment.ack == newcomer.peer_isn.wrapping_add(1)
     } else {
         segment.seq == newcomer.isn.wrapping_add(1)
     };
@@ -140,10 +136,7 @@ pub fn restarting<A: Version>(
     if flow.forward == forward::NAT {
         flow::remove(&flow.to.reversed());
     }
-    count::event(
-        crate::service::of_backend(flow.backend),
-        Event::FlowReplaced,
-    );
+    count::event(crate::service::of_backend(flow.backend), Event::FlowReplaced);
     handshake::promote(segment, newcomer);
     flow::find(&segment.tuple).unwrap_or(flow)
 }

@@ -206,8 +206,7 @@ pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
         match flow::enter_new(&answers, &back) {
             Ok(()) => {}
             // The same connection, promoted by a segment on another CPU at this moment.
-            Err(Refused::Taken)
-                if flow::find(&answers).is_some_and(|old| old.to == back.to) => {}
+            Err(Refused::Taken) if flow::find(&answers).is_some_and(|old| old.to == back.to) => {}
             Err(_) => return count::event(service, Event::FlowTableFull),
         }
     }

@@ -16,10 +16,7 @@ use crate::{
 
 /// Carries an ICMP error to the end whose segment it is about, so that path-MTU discovery works.
 #[inline(never)]
-pub fn error<A: Version>(
-    packet: &mut Packet,
-    error: &IcmpError<A>,
-) -> Result<Verdict, DropReason> {
+pub fn error<A: Version>(packet: &mut Packet, error: &IcmpError<A>) -> Result<Verdict, DropReason> {
     // Who sent the quoted segment receives what comes the other way.
     let towards_sender = error.quoted.reversed();
     if let Some(flow) = flow::find(&towards_sender) {

@@ -19,8 +19,8 @@ mod handshake;
 mod icmp;
 mod nat;
 mod next_hop;
-mod options;
 mod open;
+mod options;
 mod parse;
 mod punt;
 mod rewrite;
@@ -56,8 +56,14 @@ enum Verdict {
 
 /// All that a stage needs to know of an IP version.
 trait Version:
-    parse::Parse + rewrite::Rewrite + flow::Table + handshake::Table + service::Tables + nat::Sources
-    + next_hop::Routes + answer::Answer
+    parse::Parse
+    + rewrite::Rewrite
+    + flow::Table
+    + handshake::Table
+    + service::Tables
+    + nat::Sources
+    + next_hop::Routes
+    + answer::Answer
 {
 }
 impl Version for lb_common::addr::V4 {}

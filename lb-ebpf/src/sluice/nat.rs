@@ -76,8 +76,8 @@ pub fn reserve<A: Version>(
         random = random.wrapping_mul(0x2c1b_3c6d).wrapping_add(0x9e37_79b9);
         let port = if keep { own } else { first + ((random >> 16) % ports as u32) as u16 };
         let Some(source) = A::sources().get((start + probe) % sources) else {
-        return Err(DropReason::NoSourceAddress);
-    };
+            return Err(DropReason::NoSourceAddress);
+        };
         let to = Tuple {
             src: *source,
             dst: A::from_backend(backend.addr),

@@ -2,10 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{
-        Array, LpmTrie,
-        lpm_trie::Key,
-    },
+    maps::{Array, LpmTrie, lpm_trie::Key},
 };
 use lb_common::{
     addr::{Addr, V4, V6},

@@ -10,11 +10,8 @@ use lb_common::{
 use lb_ebpf::packet::Packet;
 
 use crate::{
-    Verdict, Version, answer, count,
-    forward::forward_rare,
-    handshake, nat, options,
-    parse::Segment,
-    service,
+    Verdict, Version, answer, count, forward::forward_rare, handshake, nat, options,
+    parse::Segment, service,
 };
 
 /// Handles a segment that the flow table does not know.
@@ -47,7 +44,11 @@ pub fn from_syn<A: Version>(
     if !src.is_valid_source() || service::is_vip(src) {
         return Err(DropReason::SpoofedSource);
     }
-    if segment.is_syn() { open(packet, segment, listener) } else { stray(packet, segment, listener) }
+    if segment.is_syn() {
+        open(packet, segment, listener)
+    } else {
+        stray(packet, segment, listener)
+    }
 }
 
 /// Picks a backend for a SYN and remembers the handshake.

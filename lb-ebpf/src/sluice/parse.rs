@@ -7,7 +7,8 @@ use lb_common::{
 use lb_ebpf::{
     packet::Packet,
     wire::{
-        EthHdr, Icmp, Ipv4Hdr, Ipv6Hdr, Ports, Tcp, VlanTag, ethertype, protocol, get16, get32, get128, tcp_flags,
+        EthHdr, Icmp, Ipv4Hdr, Ipv6Hdr, Ports, Tcp, VlanTag, ethertype, get16, get32, get128,
+        protocol, tcp_flags,
     },
 };
 

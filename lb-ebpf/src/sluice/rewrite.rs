@@ -130,7 +130,7 @@ impl Rewrite for V4 {
         let ttl = hop4(ip)?;
         let addresses = addresses4(ip, (from.src, from.dst), (to.src, to.dst));
         let check = ttl.and(addresses).apply(get16(&ip.check));
-    put16(&mut ip.check, check);
+        put16(&mut ip.check, check);
         translate_tcp(packet, segment, to, addresses)
     }
 
@@ -144,7 +144,7 @@ impl Rewrite for V4 {
         let ttl = hop4(outer)?;
         let addresses = addresses4(outer, (error.src, error.dst), (to.src, to.dst));
         let check = ttl.and(addresses).apply(get16(&outer.check));
-    put16(&mut outer.check, check);
+        put16(&mut outer.check, check);
 
         let quoted = to.reversed();
         let inner = packet.at::<Ipv4Hdr>(error.l4 + Icmp::LEN)?;
@@ -163,7 +163,7 @@ impl Rewrite for V4 {
         let ip = packet.at::<Ipv4Hdr>(l3)?;
         let delta = hop4(ip)?;
         let check = delta.apply(get16(&ip.check));
-    put16(&mut ip.check, check);
+        put16(&mut ip.check, check);
         Ok(ip.tos)
     }
 }

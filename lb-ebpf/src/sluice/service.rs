@@ -12,6 +12,8 @@ use lb_common::{
     service::{Backend, Listener, ListenerKey, Service, affinity, listener_flags},
 };
 
+use lb_ebpf::packet::opaque;
+
 use crate::edge;
 
 /// IPv4 listeners by address and port; port 0 stands for the address itself.
@@ -103,7 +105,11 @@ pub fn of_backend(id: u16) -> u16 {
 
 /// The backend of a new flow.
 #[inline(always)]
-pub fn pick<A: Addr>(service_id: u16, service: &Service, tuple: &Tuple<A>) -> Result<u16, DropReason> {
+pub fn pick<A: Addr>(
+    service_id: u16,
+    service: &Service,
+    tuple: &Tuple<A>,
+) -> Result<u16, DropReason> {
     let seed = edge::get().map_or(0, |edge| edge.hash_seed);
     let hash = match service.affinity {
         affinity::SOURCE => hash::source(seed, &tuple.src),
@@ -112,8 +118,8 @@ pub fn pick<A: Addr>(service_id: u16, service: &Service, tuple: &Tuple<A>) -> Re
     let Some(ring) = RINGS.get(service.rings[A::FAMILY]) else {
         return Err(DropReason::Inconsistent);
     };
-    // The slot is below the ring's length by construction; `get` tells the verifier.
-    let id = ring.slots.get(hash::slot(hash)).copied().unwrap_or(NONE);
+    // The slot is below the ring's length by construction, but the verifier wants to see it checked.
+    let id = ring.slots.get(opaque(hash::slot(hash))).copied().unwrap_or(NONE);
     if id == NONE {
         return Err(DropReason::NoBackend);
     }

@@ -11,7 +11,7 @@ use lb_common::{
 };
 use lb_ebpf::{
     packet::Packet,
-    wire::{EthHdr, Ipv4Hdr, Ipv6Hdr, VlanTag, ethertype, get32, get128, put32, put_mac},
+    wire::{EthHdr, Ipv4Hdr, Ipv6Hdr, VlanTag, ethertype, get32, get128, put_mac, put32},
 };
 
 use crate::{Verdict, count, forward::Way, next_hop, punt};

@@ -63,8 +63,7 @@ fn outer4(inner: u8, ip_len: u16, traffic_class: u8, backend: &Backend) -> [u32;
     let third = u32::from_ne_bytes([OUTER_TTL, inner, 0, 0]);
     let V4(source) = V4::from_backend(backend.tunnel_source);
     let V4(destination) = V4::from_backend(backend.addr);
-    let sum =
-        first as u64 + second as u64 + third as u64 + source as u64 + destination as u64;
+    let sum = first as u64 + second as u64 + third as u64 + source as u64 + destination as u64;
     let third = third | (checksum::finish(sum) as u32) << 16;
     [first, second, third, source, destination]
 }

@@ -39,23 +39,14 @@ where
         .map_err(|e| unusable(&e))?;
     let (mut sender, connection) = handshake(stream).await?;
     let answer = async {
-        let response = deadline
-            .wait(Stage::Head, sender.send_request(request))
-            .await?;
+        let response = deadline.wait(Stage::Head, sender.send_request(request)).await?;
         let response = response.map_err(|e| failure(Stage::Head, &e))?;
         let got = response.status().as_u16();
         if !spec.status.contains(got) {
-            return Err(Failure::Status {
-                got,
-                expected: spec.status.clone(),
-            });
+            return Err(Failure::Status { got, expected: spec.status.clone() });
         }
         match &spec.body {
-            Some(wanted) => {
-                deadline
-                    .wait(Stage::Body, find(wanted, response.into_body()))
-                    .await?
-            }
+            Some(wanted) => deadline.wait(Stage::Body, find(wanted, response.into_body())).await?,
             None => Ok(()),
         }
     };
@@ -68,9 +59,8 @@ pub(super) fn get(
     host: Option<&str>,
     addr: SocketAddr,
 ) -> hyper::http::request::Builder {
-    let builder = Request::get(path)
-        .header(header::USER_AGENT, USER_AGENT)
-        .header(header::ACCEPT, "*/*");
+    let builder =
+        Request::get(path).header(header::USER_AGENT, USER_AGENT).header(header::ACCEPT, "*/*");
     match host {
         Some(host) => builder.header(header::HOST, host),
         None => builder.header(header::HOST, addr.to_string()),
@@ -91,10 +81,7 @@ where
     // No I/O happens here yet.
     let mut builder = http1::Builder::new();
     builder.max_buf_size(READ_LIMIT).title_case_headers(true);
-    builder
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| failure(Stage::Head, &e))
+    builder.handshake(TokioIo::new(stream)).await.map_err(|e| failure(Stage::Head, &e))
 }
 
 /// Polls the connection for as long as `answer` needs it, in the same task, so that both end together.
@@ -139,10 +126,7 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(wanted: &'a [u8]) -> Self {
-        Self {
-            wanted,
-            read: Vec::new(),
-        }
+        Self { wanted, read: Vec::new() }
     }
 
     /// How many more bytes are searched.
@@ -153,16 +137,10 @@ impl<'a> Search<'a> {
     /// Takes the next piece, as far as there is room; true if what is wanted has been seen.
     fn push(&mut self, piece: &[u8]) -> bool {
         // What was searched before can only hold the beginning of a match.
-        let from = self
-            .read
-            .len()
-            .saturating_sub(self.wanted.len().saturating_sub(1));
-        self.read
-            .extend_from_slice(&piece[..piece.len().min(self.room())]);
+        let from = self.read.len().saturating_sub(self.wanted.len().saturating_sub(1));
+        self.read.extend_from_slice(&piece[..piece.len().min(self.room())]);
         self.wanted.is_empty()
-            || self.read[from..]
-                .windows(self.wanted.len())
-                .any(|w| w == self.wanted)
+            || self.read[from..].windows(self.wanted.len()).any(|w| w == self.wanted)
     }
 }
 
@@ -170,9 +148,7 @@ impl<'a> Search<'a> {
 pub(super) fn failure(stage: Stage, error: &hyper::Error) -> Failure {
     use std::error::Error;
 
-    let cause = error
-        .source()
-        .and_then(|e| e.downcast_ref::<std::io::Error>());
+    let cause = error.source().and_then(|e| e.downcast_ref::<std::io::Error>());
     if error.is_parse_too_large() {
         Failure::HeadTooLarge { limit: READ_LIMIT }
     } else if error.is_parse() {
@@ -198,9 +174,7 @@ pub(super) fn failure(stage: Stage, error: &hyper::Error) -> Failure {
 
 /// A request that cannot be built from the check.
 pub(super) fn unusable(error: &dyn std::error::Error) -> Failure {
-    Failure::Unusable(format!(
-        "the check's path or host makes no valid request: {error}"
-    ))
+    Failure::Unusable(format!("the check's path or host makes no valid request: {error}"))
 }
 
 #[cfg(test)]

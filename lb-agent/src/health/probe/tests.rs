@@ -99,20 +99,13 @@ async fn drain(stream: &mut TcpStream) {
 }
 
 async fn run(kind: Kind, addr: SocketAddr, timeout: Duration) -> Result<(), Failure> {
-    let check = Check {
-        kind,
-        timeout,
-        interval: timeout,
-        ..Check::default()
-    };
+    let check = Check { kind, timeout, interval: timeout, ..Check::default() };
     probe(&check, addr, &SourcePorts::default()).await
 }
 
 /// The verdict in words; `ok` for a success.
 async fn verdict(kind: Kind, addr: SocketAddr, timeout: Duration) -> String {
-    run(kind, addr, timeout)
-        .await
-        .map_or_else(|failure| failure.to_string(), |()| "ok".into())
+    run(kind, addr, timeout).await.map_or_else(|failure| failure.to_string(), |()| "ok".into())
 }
 
 fn http() -> Kind {
@@ -120,17 +113,11 @@ fn http() -> Kind {
 }
 
 fn http_with_body(body: &str) -> Kind {
-    Kind::Http(HttpSpec {
-        body: Some(body.into()),
-        ..HttpSpec::default()
-    })
+    Kind::Http(HttpSpec { body: Some(body.into()), ..HttpSpec::default() })
 }
 
 fn websocket() -> Kind {
-    Kind::WebSocket(WebSocketSpec {
-        path: "/chat".into(),
-        host: None,
-    })
+    Kind::WebSocket(WebSocketSpec { path: "/chat".into(), host: None })
 }
 
 #[tokio::test]
@@ -159,10 +146,7 @@ async fn tcp_closes_cleanly_and_sends_nothing() {
         async move {
             let mut all = Vec::new();
             let end = stream.read_to_end(&mut all).await.map_err(|e| e.kind());
-            sender
-                .send((end, stream.peer_addr().unwrap().port()))
-                .await
-                .unwrap();
+            sender.send((end, stream.peer_addr().unwrap().port())).await.unwrap();
         }
     })
     .await;
@@ -174,16 +158,9 @@ async fn tcp_closes_cleanly_and_sends_nothing() {
 
 #[tokio::test]
 async fn every_kind_names_a_refused_connection() {
-    let gone = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for kind in [Kind::Tcp, http(), websocket()] {
-        assert_eq!(
-            verdict(kind, gone, PATIENT).await,
-            "connect: Connection refused"
-        );
+        assert_eq!(verdict(kind, gone, PATIENT).await, "connect: Connection refused");
     }
 }
 
@@ -200,10 +177,7 @@ async fn a_connect_without_answer_ends_with_the_timeout() {
         assert!(held.len() < 64, "the accept queue does not fill up");
     }
     let start = std::time::Instant::now();
-    assert_eq!(
-        verdict(Kind::Tcp, addr, HASTY).await,
-        "no connection within 200ms"
-    );
+    assert_eq!(verdict(Kind::Tcp, addr, HASTY).await, "no connection within 200ms");
     assert!(start.elapsed() >= HASTY);
 }
 
@@ -211,25 +185,15 @@ async fn a_connect_without_answer_ends_with_the_timeout() {
 async fn the_checks_own_port_is_probed() {
     let addr = answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     let backend = SocketAddr::new(addr.ip(), 1);
-    let check = Check {
-        kind: http(),
-        timeout: PATIENT,
-        port: Some(addr.port()),
-        ..Check::default()
-    };
-    assert_eq!(
-        probe(&check, backend, &SourcePorts::default()).await,
-        Ok(())
-    );
+    let check =
+        Check { kind: http(), timeout: PATIENT, port: Some(addr.port()), ..Check::default() };
+    assert_eq!(probe(&check, backend, &SourcePorts::default()).await, Ok(()));
 }
 
 /// Whatever bytes a backend sends, a probe ends with a verdict; proptest prints the case that fails.
 #[test]
 fn garbage_never_panics_nor_passes() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let piece = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..64),
         Just(b"HTTP/1.1 101 Switching Protocols\r\n".to_vec()),
@@ -246,11 +210,7 @@ fn garbage_never_panics_nor_passes() {
             runtime.block_on(async {
                 let addr = answering(answer).await;
                 prop_assert!(run(websocket(), addr, PATIENT).await.is_err());
-                prop_assert!(
-                    run(http_with_body("no such text"), addr, PATIENT)
-                        .await
-                        .is_err()
-                );
+                prop_assert!(run(http_with_body("no such text"), addr, PATIENT).await.is_err());
                 Ok(())
             })
         })

@@ -56,14 +56,9 @@ impl Configs {
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let name = server_name(http, tls, addr)?;
         let connector = TlsConnector::from(self.config(tls)?);
-        let handshake = deadline
-            .wait(Stage::Tls, connector.connect(name, stream))
-            .await?;
+        let handshake = deadline.wait(Stage::Tls, connector.connect(name, stream)).await?;
         handshake.map_err(|error| {
-            match error
-                .get_ref()
-                .and_then(|e| e.downcast_ref::<rustls::Error>())
-            {
+            match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
                 Some(reason) => Failure::Tls(short(reason.to_string())),
                 None => Failure::broken(Stage::Tls, &error),
             }
@@ -105,9 +100,7 @@ impl Configs {
         let pem = fs::read(file).map_err(|e| unusable(&e))?;
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem) {
-            roots
-                .add(certificate.map_err(|e| unusable(&e))?)
-                .map_err(|e| unusable(&e))?;
+            roots.add(certificate.map_err(|e| unusable(&e))?).map_err(|e| unusable(&e))?;
         }
         if roots.is_empty() {
             return Err(unusable(&"no certificate in PEM form"));
@@ -130,9 +123,7 @@ fn server_name(
         (None, None) => return Ok(ServerName::from(addr.ip())),
     };
     ServerName::try_from(name.to_owned()).map_err(|_| {
-        Failure::Unusable(format!(
-            "server_name {name:?}: neither a DNS name nor an IP address"
-        ))
+        Failure::Unusable(format!("server_name {name:?}: neither a DNS name nor an IP address"))
     })
 }
 
@@ -149,15 +140,9 @@ fn system_roots() -> Result<RootCertStore, Failure> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let why = found
-            .errors
-            .first()
-            .map(|e| format!(" ({e})"))
-            .unwrap_or_default();
+        let why = found.errors.first().map(|e| format!(" ({e})")).unwrap_or_default();
         let remedy = "install ca-certificates, or set a ca for the check";
-        return Err(Failure::Unusable(format!(
-            "no authorities on this system{why}: {remedy}"
-        )));
+        return Err(Failure::Unusable(format!("no authorities on this system{why}: {remedy}")));
     }
     Ok(roots)
 }
@@ -255,14 +240,8 @@ mod tests {
             (None, Some("10.0.0.1"), "10.0.0.1"),
             (None, None, "2001:db8::2"),
         ] {
-            let http = HttpSpec {
-                host: host.map(Into::into),
-                ..HttpSpec::default()
-            };
-            let tls = TlsSpec {
-                server_name: name.map(Into::into),
-                ..TlsSpec::default()
-            };
+            let http = HttpSpec { host: host.map(Into::into), ..HttpSpec::default() };
+            let tls = TlsSpec { server_name: name.map(Into::into), ..TlsSpec::default() };
             let found = server_name(&http, &tls, addr).unwrap();
             assert_eq!(found, ServerName::try_from(expected).unwrap());
         }

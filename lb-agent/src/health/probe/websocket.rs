@@ -47,9 +47,7 @@ pub(super) async fn exchange<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let upgraded = deadline
-        .wait(Stage::Head, upgrade(stream, spec, addr))
-        .await??;
+    let upgraded = deadline.wait(Stage::Head, upgrade(stream, spec, addr)).await??;
     let mut ws = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(limits())).await;
     deadline.wait(Stage::Pong, ping(&mut ws)).await??;
     // By the book, so that a healthy backend has nothing to log.
@@ -77,37 +75,24 @@ where
         .map_err(|e| http::unusable(&e))?;
     let (mut sender, connection) = http::handshake(stream).await?;
     let answer = async {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|e| http::failure(Stage::Head, &e))?;
+        let response =
+            sender.send_request(request).await.map_err(|e| http::failure(Stage::Head, &e))?;
         accepted(&response, &derive_accept_key(key.as_bytes()))?;
-        hyper::upgrade::on(response)
-            .await
-            .map_err(|e| http::failure(Stage::Head, &e))
+        hyper::upgrade::on(response).await.map_err(|e| http::failure(Stage::Head, &e))
     };
-    http::drive(connection.with_upgrades(), answer)
-        .await
-        .map(TokioIo::new)
+    http::drive(connection.with_upgrades(), answer).await.map(TokioIo::new)
 }
 
 /// Whether the backend's answer completes the handshake: points 1 to 6 of section 4.1, page 19.
 fn accepted<B>(response: &Response<B>, accept: &str) -> Result<(), Failure> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let expected = StatusRanges::from(StatusCode::SWITCHING_PROTOCOLS.as_u16());
-        return Err(Failure::Status {
-            got: response.status().as_u16(),
-            expected,
-        });
+        return Err(Failure::Status { got: response.status().as_u16(), expected });
     }
     let headers = response.headers();
     let fault = |field, name: HeaderName, expected: &str| {
         let got = headers.get(name).map(|value| excerpt(value.as_bytes()));
-        Err(Failure::Upgrade {
-            field,
-            got,
-            expected: expected.into(),
-        })
+        Err(Failure::Upgrade { field, got, expected: expected.into() })
     };
     if !has_token(headers, &header::UPGRADE, "websocket") {
         return fault("Upgrade", header::UPGRADE, "websocket");
@@ -123,11 +108,7 @@ fn accepted<B>(response: &Response<B>, accept: &str) -> Result<(), Failure> {
     }
     // We asked for neither, so that the backend may not choose one.
     if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-        return fault(
-            "Sec-WebSocket-Extensions",
-            header::SEC_WEBSOCKET_EXTENSIONS,
-            "",
-        );
+        return fault("Sec-WebSocket-Extensions", header::SEC_WEBSOCKET_EXTENSIONS, "");
     }
     if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
         return fault("Sec-WebSocket-Protocol", header::SEC_WEBSOCKET_PROTOCOL, "");
@@ -137,29 +118,21 @@ fn accepted<B>(response: &Response<B>, accept: &str) -> Result<(), Failure> {
 
 /// Whether a comma-separated field, perhaps on several lines, names `token` in any case.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .any(|part| part.trim().eq_ignore_ascii_case(token))
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
 /// Sends a ping and reads up to the pong with the same payload (section 5.5.3).
 async fn ping(ws: &mut WebSocket) -> Result<(), Failure> {
     let payload = Bytes::copy_from_slice(&rand::random::<[u8; 16]>());
-    ws.send(Message::Ping(payload.clone()))
-        .await
-        .map_err(|e| failure(&e))?;
+    ws.send(Message::Ping(payload.clone())).await.map_err(|e| failure(&e))?;
     for _ in 0..MESSAGES_BEFORE_PONG {
         match ws.next().await {
             Some(Ok(Message::Pong(answer))) if answer == payload => return Ok(()),
             Some(Ok(Message::Close(frame))) => {
                 let code = frame.as_ref().map(|frame| frame.code.into());
-                let reason = frame
-                    .map(|frame| excerpt(frame.reason.as_bytes()))
-                    .unwrap_or_default();
+                let reason =
+                    frame.map(|frame| excerpt(frame.reason.as_bytes())).unwrap_or_default();
                 return Err(Failure::CloseFrame { code, reason });
             }
             // A pong that nobody asked for is allowed.
@@ -168,9 +141,7 @@ async fn ping(ws: &mut WebSocket) -> Result<(), Failure> {
             None => return Err(Failure::Closed { stage: Stage::Pong }),
         }
     }
-    Err(Failure::NoPongAmong {
-        messages: MESSAGES_BEFORE_PONG,
-    })
+    Err(Failure::NoPongAmong { messages: MESSAGES_BEFORE_PONG })
 }
 
 /// The closing handshake, section 7.1.1: our close frame, the backend's, and the end of the connection by the backend.
@@ -226,34 +197,15 @@ mod tests {
         let (upgrade, connection) = (("upgrade", "websocket"), ("connection", "Upgrade"));
         let accept = ("sec-websocket-accept", ACCEPT);
         for (what, status, fields, verdict) in [
-            (
-                "as it should be",
-                101,
-                vec![upgrade, connection, accept],
-                "accepted",
-            ),
+            ("as it should be", 101, vec![upgrade, connection, accept], "accepted"),
             (
                 "any case, further tokens",
                 101,
-                vec![
-                    ("upgrade", "WebSocket"),
-                    ("connection", "keep-alive, UPGRADE"),
-                    accept,
-                ],
+                vec![("upgrade", "WebSocket"), ("connection", "keep-alive, UPGRADE"), accept],
                 "accepted",
             ),
-            (
-                "another status",
-                200,
-                vec![upgrade, connection, accept],
-                "status 200, expected 101",
-            ),
-            (
-                "no Upgrade",
-                101,
-                vec![connection, accept],
-                "no Upgrade, expected \"websocket\"",
-            ),
+            ("another status", 200, vec![upgrade, connection, accept], "status 200, expected 101"),
+            ("no Upgrade", 101, vec![connection, accept], "no Upgrade, expected \"websocket\""),
             (
                 "another protocol",
                 101,
@@ -275,11 +227,7 @@ mod tests {
             (
                 "accept in another case",
                 101,
-                vec![
-                    upgrade,
-                    connection,
-                    ("sec-websocket-accept", "S3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
-                ],
+                vec![upgrade, connection, ("sec-websocket-accept", "S3pPLMBiTxaQ9kYGzzhZRbK+xOo=")],
                 "Sec-WebSocket-Accept \"S3pPLMBiTxaQ9kYGzzhZRbK+xOo=\", expected \"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\"",
             ),
             (
@@ -296,12 +244,7 @@ mod tests {
             (
                 "a protocol that nobody asked for",
                 101,
-                vec![
-                    upgrade,
-                    connection,
-                    accept,
-                    ("sec-websocket-protocol", "mqtt"),
-                ],
+                vec![upgrade, connection, accept, ("sec-websocket-protocol", "mqtt")],
                 "Sec-WebSocket-Protocol \"mqtt\", expected \"\"",
             ),
         ] {

@@ -54,16 +54,7 @@ impl<P: Probe> Task<P> {
         status: Arc<Mutex<Status>>,
         rng: StdRng,
     ) -> Self {
-        Self {
-            key,
-            target,
-            probe,
-            events,
-            status,
-            rng,
-            waiting: None,
-            failed: None,
-        }
+        Self { key, target, probe, events, status, rng, waiting: None, failed: None }
     }
 
     /// Checks the target, as it is at any time, until it is removed.
@@ -85,14 +76,7 @@ impl<P: Probe> Task<P> {
         let mut judge = Judge::new(check.rise, check.fall, state);
         let unchecked = check.kind == Kind::None;
         if unchecked && state != State::Up {
-            self.tell(
-                Transition {
-                    from: state,
-                    to: State::Up,
-                    reason: None,
-                },
-                Duration::ZERO,
-            );
+            self.tell(Transition { from: state, to: State::Up, reason: None }, Duration::ZERO);
         }
         // First probes are spread over the interval, so that a thousand targets do not start at once.
         let mut next = Instant::now() + check.interval.mul_f64(self.rng.random());
@@ -125,11 +109,7 @@ impl<P: Probe> Task<P> {
     /// Takes the result of a probe into the status, and to the judge.
     fn take(&mut self, judge: &mut Judge, ended: Result<Ended, JoinError>) {
         let now = Instant::now();
-        let Ended {
-            start,
-            result,
-            latency,
-        } = ended.unwrap_or_else(|_| Ended {
+        let Ended { start, result, latency } = ended.unwrap_or_else(|_| Ended {
             start: now,
             result: Err(Failure::Unusable("the probe panicked".into())),
             latency: Duration::ZERO,
@@ -138,11 +118,7 @@ impl<P: Probe> Task<P> {
             let mut status = lock(&self.status);
             status.probes += 1;
             status.failures += u64::from(result.is_err());
-            status.last.replace(LastProbe {
-                at: now,
-                result: result.clone(),
-                latency,
-            })
+            status.last.replace(LastProbe { at: now, result: result.clone(), latency })
         };
         if let Err(failure) = &result
             && failure.is_local()
@@ -176,13 +152,7 @@ impl<P: Probe> Task<P> {
             }
             None => info!(service, backend, %from, %to, ?latency, "health changed"),
         }
-        let event = HealthEvent {
-            key: self.key.clone(),
-            at,
-            state: to,
-            reason,
-            latency,
-        };
+        let event = HealthEvent { key: self.key.clone(), at, state: to, reason, latency };
         match self.events.try_send(event) {
             Err(mpsc::error::TrySendError::Full(event)) => self.waiting = Some(event),
             // A closed channel has no reader that could believe in the older state.
@@ -194,19 +164,12 @@ impl<P: Probe> Task<P> {
 async fn run_one<P: Probe>(probe: Arc<P>, target: Arc<Target>) -> Ended {
     let start = Instant::now();
     let result = probe.probe(&target.check, target.addr).await;
-    Ended {
-        start,
-        result,
-        latency: start.elapsed(),
-    }
+    Ended { start, result, latency: start.elapsed() }
 }
 
 /// Time from one probe's start to the next, for a `random` number from 0 to 1: never more than the interval.
 fn gap(check: &Check, random: f64) -> Duration {
     let jitter = f64::from(check.jitter_percent.min(50)) / 100.0;
     // An interval of 0 is not valid, and must not keep a processor busy even so.
-    check
-        .interval
-        .mul_f64(1.0 - jitter * random)
-        .max(Duration::from_millis(1))
+    check.interval.mul_f64(1.0 - jitter * random).max(Duration::from_millis(1))
 }

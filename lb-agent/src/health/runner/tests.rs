@@ -40,11 +40,7 @@ impl Network {
     }
 
     fn starts(&self, port: u16) -> Vec<Instant> {
-        lock(&self.starts)
-            .iter()
-            .filter(|(p, _)| *p == port)
-            .map(|(_, at)| *at)
-            .collect()
+        lock(&self.starts).iter().filter(|(p, _)| *p == port).map(|(_, at)| *at).collect()
     }
 }
 
@@ -52,10 +48,7 @@ impl Probe for Network {
     async fn probe(&self, check: &Check, addr: SocketAddr) -> Result<(), Failure> {
         let port = check.address(addr).port();
         lock(&self.starts).push((port, Instant::now()));
-        let backend = lock(&self.backends)
-            .get(&port)
-            .copied()
-            .unwrap_or(Backend::Refusing);
+        let backend = lock(&self.backends).get(&port).copied().unwrap_or(Backend::Refusing);
         match backend {
             Backend::Good(after) => {
                 sleep(after).await;
@@ -64,10 +57,7 @@ impl Probe for Network {
             Backend::Refusing => Err(refused()),
             Backend::Silent => {
                 sleep(check.timeout).await;
-                Err(Failure::Timeout {
-                    stage: Stage::Pong,
-                    after: check.timeout,
-                })
+                Err(Failure::Timeout { stage: Stage::Pong, after: check.timeout })
             }
             Backend::Unprobed => Err(Failure::Unusable("no authorities".into())),
             Backend::Panicking => panic!("a bug in the probe, as this test wants it"),
@@ -76,16 +66,11 @@ impl Probe for Network {
 }
 
 fn refused() -> Failure {
-    Failure::Closed {
-        stage: Stage::Connect,
-    }
+    Failure::Closed { stage: Stage::Connect }
 }
 
 fn key(port: u16) -> TargetKey {
-    TargetKey {
-        service: "chat".into(),
-        backend: format!("chat-{port}"),
-    }
+    TargetKey { service: "chat".into(), backend: format!("chat-{port}") }
 }
 
 fn check() -> Check {
@@ -100,13 +85,7 @@ fn check() -> Check {
 }
 
 fn target(port: u16, check: Check) -> (TargetKey, Target) {
-    (
-        key(port),
-        Target {
-            addr: ([10, 2, 0, 2], port).into(),
-            check,
-        },
-    )
+    (key(port), Target { addr: ([10, 2, 0, 2], port).into(), check })
 }
 
 struct Lab {
@@ -119,11 +98,7 @@ impl Lab {
     fn new(room: usize, seed: u64) -> Self {
         let network = Network::default();
         let (sender, events) = mpsc::channel(room);
-        Self {
-            runner: Runner::with_seed(network.clone(), sender, seed),
-            network,
-            events,
-        }
+        Self { runner: Runner::with_seed(network.clone(), sender, seed), network, events }
     }
 
     fn targets(&mut self, targets: impl IntoIterator<Item = (TargetKey, Target)>) {
@@ -136,10 +111,7 @@ impl Lab {
 
     /// The next event, which must be there within an hour of the tests' time.
     async fn event(&mut self) -> HealthEvent {
-        timeout(Duration::from_secs(3600), self.events.recv())
-            .await
-            .expect("no event")
-            .unwrap()
+        timeout(Duration::from_secs(3600), self.events.recv()).await.expect("no event").unwrap()
     }
 
     async fn expect(&mut self, port: u16, state: State) -> HealthEvent {

@@ -4,19 +4,11 @@ use super::*;
 
 #[test]
 fn policy_rules_leave_the_family_to_the_kernel() {
-    let mut state = state(
-        vec![
-            route("0.0.0.0/0", "10.0.0.1", ETH0),
-            route("::/0", "fe80::1", ETH0),
-        ],
-        vec![],
-    );
+    let mut state =
+        state(vec![route("0.0.0.0/0", "10.0.0.1", ETH0), route("::/0", "fe80::1", ETH0)], vec![]);
     state.policy.v4 = true;
     let hops = compute(&state, &["192.0.2.1"]);
-    assert_eq!(
-        (hop(&hops, "192.0.2.1"), hops.backends[&ip("192.0.2.1")]),
-        (None, ASK_KERNEL)
-    );
+    assert_eq!((hop(&hops, "192.0.2.1"), hops.backends[&ip("192.0.2.1")]), (None, ASK_KERNEL));
     assert_eq!(hop(&hops, "2001:db8::1"), Some((ETH0, ip("fe80::1"))));
     assert_eq!(hops.limits, [Limit::PolicyRules { ipv6: false }]);
 }
@@ -36,18 +28,9 @@ fn a_table_too_large_is_the_kernels_but_backends_keep_their_next_hops() {
     routes.push(route("::/0", "fe80::1", ETH0));
     let hops = compute(&state(routes, vec![]), &["11.0.1.1"]);
     assert_eq!(hop(&hops, "11.0.1.1"), None);
-    assert_eq!(
-        hops.get(hops.backends[&ip("11.0.1.1")]).unwrap().key,
-        (ETH0, ip("10.0.0.2"))
-    );
+    assert_eq!(hops.get(hops.backends[&ip("11.0.1.1")]).unwrap().key, (ETH0, ip("10.0.0.2")));
     assert_eq!(hop(&hops, "2001:db8::1"), Some((ETH0, ip("fe80::1"))));
-    assert_eq!(
-        hops.limits,
-        [Limit::Routes {
-            ipv6: false,
-            prefixes: MAX_ROUTES + 1
-        }]
-    );
+    assert_eq!(hops.limits, [Limit::Routes { ipv6: false, prefixes: MAX_ROUTES + 1 }]);
 }
 
 #[test]
@@ -70,12 +53,7 @@ fn more_neighbours_than_room_leave_room_for_backends() {
     let state = state(vec![route("10.0.0.0/8", "", ETH0)], neighbours);
     let first = compute(&state, &[]);
     assert_eq!(first.routes.len(), MAX_NEIGHBOURS);
-    assert_eq!(
-        first.limits,
-        [Limit::Neighbours {
-            left_out: 5000 - MAX_NEIGHBOURS
-        }]
-    );
+    assert_eq!(first.limits, [Limit::Neighbours { left_out: 5000 - MAX_NEIGHBOURS }]);
     let second = compute_after(&first, &state, &["10.0.19.130", "10.9.9.9"]);
     assert_eq!(hop(&second, "10.0.19.130"), Some((ETH0, ip("10.0.19.130"))));
     assert_eq!(hop(&second, "10.9.9.9"), Some((ETH0, ip("10.9.9.9"))));

@@ -17,9 +17,7 @@ fn small_addr() -> impl Strategy<Value = IpAddr> {
 fn small_prefix() -> impl Strategy<Value = Prefix> {
     (
         small_addr(),
-        prop::sample::select(vec![
-            0u8, 8, 14, 15, 16, 23, 24, 30, 31, 32, 47, 48, 126, 127, 128,
-        ]),
+        prop::sample::select(vec![0u8, 8, 14, 15, 16, 23, 24, 30, 31, 32, 47, 48, 126, 127, 128]),
     )
         .prop_map(|(addr, len)| Prefix::new(addr, len))
 }
@@ -33,31 +31,23 @@ fn small_route() -> impl Strategy<Value = Route> {
         RouteKind::KernelOnly,
         RouteKind::Selective,
     ]);
-    (
-        small_prefix(),
-        prop::option::of(small_addr()),
-        ETH0..=MGMT,
-        0u32..3,
-        kind,
-    )
-        .prop_map(|(prefix, via, ifindex, metric, kind)| Route {
+    (small_prefix(), prop::option::of(small_addr()), ETH0..=MGMT, 0u32..3, kind).prop_map(
+        |(prefix, via, ifindex, metric, kind)| Route {
             prefix,
             via,
             ifindex,
             metric,
             src: None,
             kind,
-        })
+        },
+    )
 }
 
 fn small_neighbour() -> impl Strategy<Value = Neighbour> {
     (small_addr(), ETH0..=MGMT, any::<bool>()).prop_map(|(addr, ifindex, known)| Neighbour {
         mac: known.then(|| mac(1)),
         reachable: known,
-        ..Neighbour {
-            addr,
-            ..neighbour(ifindex, "::", 1)
-        }
+        ..Neighbour { addr, ..neighbour(ifindex, "::", 1) }
     })
 }
 
@@ -90,29 +80,21 @@ fn reference(state: &NetState, backends: &BTreeSet<IpAddr>, addr: IpAddr) -> Opt
         return None;
     }
     let key = (route.ifindex, route.via.unwrap_or(addr));
-    let known = || {
-        state
-            .neighbours
-            .iter()
-            .any(|n| (n.ifindex, n.addr) == key && n.mac.is_some())
-    };
+    let known = || state.neighbours.iter().any(|n| (n.ifindex, n.addr) == key && n.mac.is_some());
     (route.via.is_some() || backends.contains(&addr) || known()).then_some(key)
 }
 
 fn every_small_addr() -> impl Iterator<Item = IpAddr> {
-    (0..4u8)
-        .flat_map(|a| (0..4u8).flat_map(move |b| (0..4u8).map(move |c| (a, b, c))))
-        .flat_map(|(a, b, c)| {
+    (0..4u8).flat_map(|a| (0..4u8).flat_map(move |b| (0..4u8).map(move |c| (a, b, c)))).flat_map(
+        |(a, b, c)| {
             let v6 = [0x2001, u16::from(a), u16::from(b), 0, 0, 0, 0, u16::from(c)];
             [IpAddr::from([10, a, b, c]), IpAddr::from(v6)]
-        })
+        },
+    )
 }
 
 fn ids(hops: &NextHops) -> BTreeMap<Key, u32> {
-    (0..)
-        .zip(&hops.table)
-        .filter_map(|(id, n)| Some((n.as_ref()?.key, id)))
-        .collect()
+    (0..).zip(&hops.table).filter_map(|(id, n)| Some((n.as_ref()?.key, id))).collect()
 }
 
 proptest! {

@@ -23,15 +23,8 @@ async fn the_request_is_as_configured() {
     assert_eq!(run(Kind::Http(spec), addr, PATIENT).await, Ok(()));
     let head = heads.recv().await.unwrap();
     assert!(head.starts_with("GET /live?deep=1 HTTP/1.1\r\n"), "{head}");
-    for field in [
-        "Host: chat.example",
-        "Connection: close",
-        "User-Agent: sluice-health/",
-    ] {
-        assert!(
-            head.contains(&format!("\r\n{field}")),
-            "no {field} in {head}"
-        );
+    for field in ["Host: chat.example", "Connection: close", "User-Agent: sluice-health/"] {
+        assert!(head.contains(&format!("\r\n{field}")), "no {field} in {head}");
     }
     assert_eq!(run(http(), addr, PATIENT).await, Ok(()));
     let head = heads.recv().await.unwrap();
@@ -40,12 +33,8 @@ async fn the_request_is_as_configured() {
 
 #[tokio::test]
 async fn the_status_decides() {
-    let status = |text: &str| {
-        Kind::Http(HttpSpec {
-            status: text.parse().unwrap(),
-            ..HttpSpec::default()
-        })
-    };
+    let status =
+        |text: &str| Kind::Http(HttpSpec { status: text.parse().unwrap(), ..HttpSpec::default() });
     for (kind, answer, expected) in [
         (http(), "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "ok"),
         (http(), "HTTP/1.0 200 OK\r\n\r\n", "ok"),
@@ -54,58 +43,26 @@ async fn the_status_decides() {
             "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
             "status 503, expected 200-299",
         ),
-        (
-            http(),
-            "HTTP/1.1 101 Switching Protocols\r\n\r\n",
-            "status 101, expected 200-299",
-        ),
-        (
-            http(),
-            "HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n",
-            "status 302, expected 200-299",
-        ),
-        (
-            http(),
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
-            "ok",
-        ),
-        (
-            status("200-299,404"),
-            "HTTP/1.1 404 Not Found\r\n\r\n",
-            "ok",
-        ),
-        (
-            status("204"),
-            "HTTP/1.1 200 OK\r\n\r\n",
-            "status 200, expected 204",
-        ),
+        (http(), "HTTP/1.1 101 Switching Protocols\r\n\r\n", "status 101, expected 200-299"),
+        (http(), "HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n", "status 302, expected 200-299"),
+        (http(), "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "ok"),
+        (status("200-299,404"), "HTTP/1.1 404 Not Found\r\n\r\n", "ok"),
+        (status("204"), "HTTP/1.1 200 OK\r\n\r\n", "status 200, expected 204"),
     ] {
-        assert_eq!(
-            verdict(kind, answering(answer).await, PATIENT).await,
-            expected,
-            "{answer:?}"
-        );
+        assert_eq!(verdict(kind, answering(answer).await, PATIENT).await, expected, "{answer:?}");
     }
 }
 
 #[tokio::test]
 async fn the_body_decides_if_asked_for() {
     for (what, answer, expected) in [
-        (
-            "by length",
-            "HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\nall is ready",
-            "ok",
-        ),
+        ("by length", "HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\nall is ready", "ok"),
         (
             "in chunks",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nall re\r\n3\r\nady\r\n0\r\n\r\n",
             "ok",
         ),
-        (
-            "up to the end of the connection",
-            "HTTP/1.1 200 OK\r\n\r\nready",
-            "ok",
-        ),
+        ("up to the end of the connection", "HTTP/1.1 200 OK\r\n\r\nready", "ok"),
         (
             "something else",
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nread\n",
@@ -116,11 +73,7 @@ async fn the_body_decides_if_asked_for() {
             "HTTP/1.1 204 No Content\r\n\r\n",
             "body lacks \"ready\" in 0 bytes, which begin with \"\"",
         ),
-        (
-            "seen before it breaks off",
-            "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nready",
-            "ok",
-        ),
+        ("seen before it breaks off", "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nready", "ok"),
         (
             "closed midway",
             "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nrea",
@@ -138,31 +91,15 @@ async fn the_body_decides_if_asked_for() {
 #[tokio::test]
 async fn what_is_no_response_fails() {
     for (what, answer, expected) in [
-        (
-            "closed at once",
-            "",
-            "connection closed before the end of the response",
-        ),
+        ("closed at once", "", "connection closed before the end of the response"),
         (
             "closed midway",
             "HTTP/1.1 200 OK\r\ncontent-",
             "connection closed before the end of the response",
         ),
-        (
-            "another protocol",
-            "SSH-2.0-OpenSSH_9.2\r\n",
-            "not an HTTP/1.1 response: ",
-        ),
-        (
-            "a version to come",
-            "HTTP/2.7 200 OK\r\n\r\n",
-            "not an HTTP/1.1 response: ",
-        ),
-        (
-            "no number",
-            "HTTP/1.1 abc OK\r\n\r\n",
-            "not an HTTP/1.1 response: ",
-        ),
+        ("another protocol", "SSH-2.0-OpenSSH_9.2\r\n", "not an HTTP/1.1 response: "),
+        ("a version to come", "HTTP/2.7 200 OK\r\n\r\n", "not an HTTP/1.1 response: "),
+        ("no number", "HTTP/1.1 abc OK\r\n\r\n", "not an HTTP/1.1 response: "),
         (
             "two lengths",
             "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
@@ -182,21 +119,14 @@ async fn a_reset_is_named() {
     })
     .await;
     let found = verdict(http(), addr, PATIENT).await;
-    assert_eq!(
-        found,
-        "Connection reset by peer before the end of the response"
-    );
+    assert_eq!(found, "Connection reset by peer before the end of the response");
 }
 
 #[tokio::test]
 async fn silence_ends_with_the_timeout() {
     for (begin, kind, expected) in [
         ("", http(), "no response within 200ms"),
-        (
-            "HTTP/1.1 200 OK\r\nserver: s",
-            http(),
-            "no response within 200ms",
-        ),
+        ("HTTP/1.1 200 OK\r\nserver: s", http(), "no response within 200ms"),
         (
             "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nrea",
             http_with_body("ready"),
@@ -219,42 +149,20 @@ async fn endless_answers_are_cut_off() {
     }
     for (begin, more) in [
         ("HTTP/1.1 200 OK\r\n\r\n", "all work and no play "),
-        (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
-            "4\r\nplay\r\n",
-        ),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "4\r\nplay\r\n"),
     ] {
-        let found = run(http_with_body("ready"), endless(begin, more).await, PATIENT)
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(
-                found,
-                Failure::Body {
-                    read: READ_LIMIT,
-                    ..
-                }
-            ),
-            "{found}"
-        );
+        let found =
+            run(http_with_body("ready"), endless(begin, more).await, PATIENT).await.unwrap_err();
+        assert!(matches!(found, Failure::Body { read: READ_LIMIT, .. }), "{found}");
         // Without a body to look for, the status is enough.
-        assert_eq!(
-            run(http(), endless(begin, more).await, PATIENT).await,
-            Ok(())
-        );
+        assert_eq!(run(http(), endless(begin, more).await, PATIENT).await, Ok(()));
     }
 }
 
 #[tokio::test]
 async fn a_check_that_makes_no_request_is_the_edges_fault() {
     let addr = answering("HTTP/1.1 200 OK\r\n\r\n").await;
-    let spec = HttpSpec {
-        path: "/ a".into(),
-        ..HttpSpec::default()
-    };
+    let spec = HttpSpec { path: "/ a".into(), ..HttpSpec::default() };
     let failure = run(Kind::Http(spec), addr, PATIENT).await.unwrap_err();
-    assert!(
-        failure.is_local() && failure.to_string().contains("path or host"),
-        "{failure}"
-    );
+    assert!(failure.is_local() && failure.to_string().contains("path or host"), "{failure}");
 }

@@ -14,9 +14,7 @@ type Authority = CertifiedIssuer<'static, KeyPair>;
 fn authority(name: &str) -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, name);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
@@ -24,10 +22,7 @@ fn authority(name: &str) -> Authority {
 async fn https(authority: &Authority, names: &[&str]) -> SocketAddr {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(names)
-        .unwrap()
-        .signed_by(&key, authority)
-        .unwrap();
+    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, authority).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -73,10 +68,7 @@ impl PemFile {
     }
 
     fn spec(&self) -> TlsSpec {
-        TlsSpec {
-            ca: Some(self.0.clone()),
-            ..TlsSpec::default()
-        }
+        TlsSpec { ca: Some(self.0.clone()), ..TlsSpec::default() }
     }
 }
 
@@ -87,11 +79,8 @@ impl Drop for PemFile {
 }
 
 fn kind(host: Option<&str>, body: &str, tls: TlsSpec) -> Kind {
-    let http = HttpSpec {
-        host: host.map(Into::into),
-        body: Some(body.into()),
-        ..HttpSpec::default()
-    };
+    let http =
+        HttpSpec { host: host.map(Into::into), body: Some(body.into()), ..HttpSpec::default() };
     Kind::Https(http, tls)
 }
 
@@ -100,24 +89,11 @@ async fn a_certificate_of_the_given_authority_is_trusted_for_its_names() {
     let authority = authority("sluice test");
     let addr = https(&authority, &["chat.example", "127.0.0.1"]).await;
     let ca = PemFile::new("trusted", &authority.pem());
-    let named = |name: &str| TlsSpec {
-        server_name: Some(name.into()),
-        ..ca.spec()
-    };
+    let named = |name: &str| TlsSpec { server_name: Some(name.into()), ..ca.spec() };
     for (kind, expected) in [
-        (
-            kind(Some("chat.example:443"), "name: chat.example;", ca.spec()),
-            "ok",
-        ),
+        (kind(Some("chat.example:443"), "name: chat.example;", ca.spec()), "ok"),
         (kind(None, "name: none;", ca.spec()), "ok"),
-        (
-            kind(
-                Some("elsewhere.example"),
-                "name: chat.example;",
-                named("chat.example"),
-            ),
-            "ok",
-        ),
+        (kind(Some("elsewhere.example"), "name: chat.example;", named("chat.example")), "ok"),
         (
             kind(Some("elsewhere.example"), "", ca.spec()),
             "TLS: invalid peer certificate: certificate not valid for name",
@@ -134,17 +110,9 @@ async fn an_unknown_authority_is_trusted_only_without_verification() {
     let other = PemFile::new("other", &authority("other").pem());
     let found = verdict(kind(Some("chat.example"), "", other.spec()), addr, PATIENT).await;
     assert_eq!(found, "TLS: invalid peer certificate: UnknownIssuer");
-    let anyone = TlsSpec {
-        verify: false,
-        ..TlsSpec::default()
-    };
+    let anyone = TlsSpec { verify: false, ..TlsSpec::default() };
     assert_eq!(
-        run(
-            kind(Some("chat.example"), "name: chat.example;", anyone),
-            addr,
-            PATIENT
-        )
-        .await,
+        run(kind(Some("chat.example"), "name: chat.example;", anyone), addr, PATIENT).await,
         Ok(())
     );
 }
@@ -153,21 +121,11 @@ async fn an_unknown_authority_is_trusted_only_without_verification() {
 #[tokio::test]
 async fn a_self_signed_certificate_is_not_trusted_by_default() {
     let addr = https(&authority("nobody"), &["chat.example"]).await;
-    let failure = run(
-        kind(Some("chat.example"), "", TlsSpec::default()),
-        addr,
-        PATIENT,
-    )
-    .await
-    .unwrap_err();
-    let no_authorities = failure.is_local()
-        && failure
-            .to_string()
-            .contains("no authorities on this system");
-    assert!(
-        no_authorities || matches!(failure, Failure::Tls(_)),
-        "{failure}"
-    );
+    let failure =
+        run(kind(Some("chat.example"), "", TlsSpec::default()), addr, PATIENT).await.unwrap_err();
+    let no_authorities =
+        failure.is_local() && failure.to_string().contains("no authorities on this system");
+    assert!(no_authorities || matches!(failure, Failure::Tls(_)), "{failure}");
 }
 
 #[tokio::test]
@@ -191,18 +149,12 @@ async fn a_ca_file_is_read_again_when_it_changes() {
     assert_eq!(prober.probe(&check, addr).await, Ok(()));
     fs::remove_file(&ca.0).unwrap();
     let failure = prober.probe(&check, addr).await.unwrap_err();
-    assert!(
-        failure.is_local() && failure.to_string().contains("No such file"),
-        "{failure}"
-    );
+    assert!(failure.is_local() && failure.to_string().contains("No such file"), "{failure}");
 }
 
 #[tokio::test]
 async fn what_is_no_tls_fails() {
-    let anyone = TlsSpec {
-        verify: false,
-        ..TlsSpec::default()
-    };
+    let anyone = TlsSpec { verify: false, ..TlsSpec::default() };
     let kind = kind(None, "", anyone);
     let plain = server(|mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
@@ -210,10 +162,7 @@ async fn what_is_no_tls_fails() {
     })
     .await;
     let found = verdict(kind.clone(), plain, PATIENT).await;
-    assert!(
-        found.starts_with("TLS: received corrupt message"),
-        "{found}"
-    );
+    assert!(found.starts_with("TLS: received corrupt message"), "{found}");
     assert_eq!(
         verdict(kind.clone(), hanging("").await, HASTY).await,
         "no TLS handshake within 200ms"

@@ -42,8 +42,7 @@ async fn upgraded_raw(frames: impl Into<Vec<u8>>, after: After) -> SocketAddr {
             let head = head(&mut stream).await;
             let field = head.lines().find_map(|line| {
                 let (name, value) = line.split_once(": ")?;
-                name.eq_ignore_ascii_case("sec-websocket-key")
-                    .then_some(value)
+                name.eq_ignore_ascii_case("sec-websocket-key").then_some(value)
             });
             let accept = derive_accept_key(field.unwrap().as_bytes());
             let answer = format!(
@@ -70,10 +69,7 @@ async fn a_real_server_is_ready_and_sees_a_closing_handshake() {
         let sender = sender.clone();
         async move {
             while let Some(message) = ws.next().await {
-                sender
-                    .send(message.map_err(|e| e.to_string()))
-                    .await
-                    .unwrap();
+                sender.send(message.map_err(|e| e.to_string())).await.unwrap();
             }
         }
     })
@@ -81,9 +77,7 @@ async fn a_real_server_is_ready_and_sees_a_closing_handshake() {
     let mut payloads = Vec::new();
     for _ in 0..2 {
         assert_eq!(run(websocket(), addr, PATIENT).await, Ok(()));
-        let Some(Ok(Message::Ping(payload))) = seen.recv().await else {
-            panic!("no ping")
-        };
+        let Some(Ok(Message::Ping(payload))) = seen.recv().await else { panic!("no ping") };
         payloads.push(payload);
         assert_eq!(seen.recv().await, Some(Ok(Message::Close(None))));
     }
@@ -98,21 +92,13 @@ async fn the_upgrade_goes_to_the_configured_path_and_host() {
         let sender = sender.clone();
         async move {
             let _ = sender.send(head(&mut stream).await).await;
-            let _ = stream
-                .write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
-                .await;
+            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await;
             drain(&mut stream).await;
         }
     })
     .await;
-    let spec = WebSocketSpec {
-        path: "/chat?v=2".into(),
-        host: Some("chat.example".into()),
-    };
-    assert_eq!(
-        verdict(Kind::WebSocket(spec), addr, PATIENT).await,
-        "status 403, expected 101"
-    );
+    let spec = WebSocketSpec { path: "/chat?v=2".into(), host: Some("chat.example".into()) };
+    assert_eq!(verdict(Kind::WebSocket(spec), addr, PATIENT).await, "status 403, expected 101");
     let head = heads.recv().await.unwrap();
     assert!(head.starts_with("GET /chat?v=2 HTTP/1.1\r\n"), "{head}");
     for field in [
@@ -121,10 +107,7 @@ async fn the_upgrade_goes_to_the_configured_path_and_host() {
         "Upgrade: websocket",
         "Sec-Websocket-Version: 13",
     ] {
-        assert!(
-            head.contains(&format!("\r\n{field}\r\n")),
-            "no {field} in {head}"
-        );
+        assert!(head.contains(&format!("\r\n{field}\r\n")), "no {field} in {head}");
     }
 }
 
@@ -136,9 +119,7 @@ async fn other_frames_before_the_pong_are_tolerated() {
             ws.send(Message::Ping("server".into())).await.unwrap();
             ws.send(Message::Pong("nobody asked".into())).await.unwrap();
         }
-        ws.send(Message::Binary(vec![0; 60_000].into()))
-            .await
-            .unwrap();
+        ws.send(Message::Binary(vec![0; 60_000].into())).await.unwrap();
         while let Some(Ok(_)) = ws.next().await {}
     })
     .await;
@@ -152,28 +133,19 @@ async fn a_server_that_upgrades_and_hangs_is_not_ready() {
         drop(ws);
     })
     .await;
-    assert_eq!(
-        verdict(websocket(), addr, HASTY).await,
-        "no pong within 200ms"
-    );
+    assert_eq!(verdict(websocket(), addr, HASTY).await, "no pong within 200ms");
 }
 
 #[tokio::test]
 async fn a_pong_with_another_payload_is_not_the_pong() {
     let addr = upgraded_raw(*b"\x8a\x10another payload.", After::Wait).await;
-    assert_eq!(
-        verdict(websocket(), addr, HASTY).await,
-        "no pong within 200ms"
-    );
+    assert_eq!(verdict(websocket(), addr, HASTY).await, "no pong within 200ms");
 }
 
 #[tokio::test]
 async fn a_close_frame_in_place_of_the_pong_is_named() {
     let addr = upgraded(|mut ws| async move {
-        let frame = CloseFrame {
-            code: CloseCode::Again,
-            reason: "try later".into(),
-        };
+        let frame = CloseFrame { code: CloseCode::Again, reason: "try later".into() };
         let _ = ws.close(Some(frame)).await;
         while let Some(Ok(_)) = ws.next().await {}
     })
@@ -189,21 +161,9 @@ async fn a_wrong_opening_handshake_fails() {
     let wrong = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
                  sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     for (what, answer, expected) in [
-        (
-            "closed at once",
-            "",
-            "connection closed before the end of the response",
-        ),
-        (
-            "no upgrade",
-            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
-            "status 200, expected 101",
-        ),
-        (
-            "busy",
-            "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n",
-            "status 503, expected 101",
-        ),
+        ("closed at once", "", "connection closed before the end of the response"),
+        ("no upgrade", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "status 200, expected 101"),
+        ("busy", "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", "status 503, expected 101"),
         (
             "bare 101",
             "HTTP/1.1 101 Switching Protocols\r\n\r\n",
@@ -214,19 +174,12 @@ async fn a_wrong_opening_handshake_fails() {
             wrong,
             "Sec-WebSocket-Accept \"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\", expected \"",
         ),
-        (
-            "garbage",
-            "\x00\x01\x02\x03\r\n\r\n",
-            "not an HTTP/1.1 response: ",
-        ),
+        ("garbage", "\x00\x01\x02\x03\r\n\r\n", "not an HTTP/1.1 response: "),
     ] {
         let found = verdict(websocket(), answering(answer).await, PATIENT).await;
         assert!(found.starts_with(expected), "{what}: {found}");
     }
-    assert_eq!(
-        verdict(websocket(), hanging("").await, HASTY).await,
-        "no response within 200ms"
-    );
+    assert_eq!(verdict(websocket(), hanging("").await, HASTY).await, "no response within 200ms");
     let endless = endless("HTTP/1.1 101 Switching Protocols\r\n", "x-field: value\r\n").await;
     let found = verdict(websocket(), endless, PATIENT).await;
     assert_eq!(found, "response head over 65536 bytes or 100 fields");
@@ -241,18 +194,8 @@ async fn frames_that_break_the_rfc_or_the_limits_fail() {
             After::Wait,
             "WebSocket: WebSocket protocol error: ",
         ),
-        (
-            "a masked frame from a server",
-            b"\x81\x81\0\0\0\0a".to_vec(),
-            After::Wait,
-            "WebSocket: ",
-        ),
-        (
-            "an unknown opcode",
-            b"\x83\x00".to_vec(),
-            After::Wait,
-            "WebSocket: ",
-        ),
+        ("a masked frame from a server", b"\x81\x81\0\0\0\0a".to_vec(), After::Wait, "WebSocket: "),
+        ("an unknown opcode", b"\x83\x00".to_vec(), After::Wait, "WebSocket: "),
         (
             "a long control frame",
             [&b"\x89\x7e\x01\x00"[..], &[0; 256]].concat(),
@@ -294,30 +237,17 @@ async fn frames_that_break_the_rfc_or_the_limits_fail() {
         fragments.extend_from_slice(b"\x00\x7e\x04\x00");
         fragments.extend_from_slice(&[0; 1024]);
     }
-    let found = verdict(
-        websocket(),
-        upgraded_raw(fragments, After::Wait).await,
-        PATIENT,
-    )
-    .await;
-    assert!(
-        found.starts_with("WebSocket: Space limit exceeded: "),
-        "{found}"
-    );
+    let found = verdict(websocket(), upgraded_raw(fragments, After::Wait).await, PATIENT).await;
+    assert!(found.starts_with("WebSocket: Space limit exceeded: "), "{found}");
 }
 
 #[tokio::test]
 async fn a_connection_that_ends_before_the_pong_fails() {
-    for (frames, what) in [
-        (&b""[..], "at once"),
-        (b"\x81\x05hel", "in a frame"),
-        (b"\x8a", "in a header"),
-    ] {
+    for (frames, what) in
+        [(&b""[..], "at once"), (b"\x81\x05hel", "in a frame"), (b"\x8a", "in a header")]
+    {
         let addr = upgraded_raw(frames, After::Close).await;
         let found = verdict(websocket(), addr, PATIENT).await;
-        assert_eq!(
-            found, "connection closed before the end of the pong",
-            "{what}"
-        );
+        assert_eq!(found, "connection closed before the end of the pong", "{what}");
     }
 }

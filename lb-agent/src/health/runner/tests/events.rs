@@ -41,17 +41,10 @@ async fn the_snapshot_has_the_last_result() {
         sleep(INTERVAL / 10).await;
     }
     let status = lab.status(1);
-    assert_eq!(
-        (status.state, status.since),
-        (State::Up, up.at),
-        "one failure is not a transition"
-    );
+    assert_eq!((status.state, status.since), (State::Up, up.at), "one failure is not a transition");
     assert_eq!(status.addr, "10.2.0.2:1".parse().unwrap());
     assert_eq!(status.last.unwrap().result, Err(refused()));
-    assert_eq!(
-        status.probes,
-        u64::try_from(lab.network.starts(1).len()).unwrap()
-    );
+    assert_eq!(status.probes, u64::try_from(lab.network.starts(1).len()).unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,44 +68,19 @@ async fn what_is_the_edges_fault_changes_no_state() {
 async fn a_full_channel_keeps_the_latest_state_and_delays_no_probe() {
     let mut lab = Lab::new(1, 12);
     lab.network.set(2, QUICK);
-    lab.targets([target(
-        1,
-        Check {
-            kind: Kind::None,
-            ..check()
-        },
-    )]);
+    lab.targets([target(1, Check { kind: Kind::None, ..check() })]);
     while lab.status(1).state == State::Unknown {
         tokio::task::yield_now().await;
     }
-    lab.targets([
-        target(
-            1,
-            Check {
-                kind: Kind::None,
-                ..check()
-            },
-        ),
-        target(2, check()),
-    ]);
+    lab.targets([target(1, Check { kind: Kind::None, ..check() }), target(2, check())]);
     for backend in [QUICK, Backend::Refusing, QUICK, Backend::Refusing] {
         lab.network.set(2, backend);
         sleep(10 * INTERVAL).await;
     }
-    assert!(
-        lab.network.starts(2).len() >= 38,
-        "{}",
-        lab.network.starts(2).len()
-    );
+    assert!(lab.network.starts(2).len() >= 38, "{}", lab.network.starts(2).len());
     // The change of the check in the meantime must not lose what waits.
     lab.targets([
-        target(
-            1,
-            Check {
-                kind: Kind::None,
-                ..check()
-            },
-        ),
+        target(1, Check { kind: Kind::None, ..check() }),
         target(2, Check { fall: 9, ..check() }),
     ]);
     assert_eq!(lab.event().await.key, key(1));
@@ -147,12 +115,7 @@ async fn a_real_server_goes_down_and_comes_up() {
     };
     let kind = Kind::WebSocket(WebSocketSpec::default());
     let (interval, timeout) = (Duration::from_millis(250), Duration::from_millis(250));
-    let check = Check {
-        kind,
-        interval,
-        timeout,
-        ..Check::default()
-    };
+    let check = Check { kind, interval, timeout, ..Check::default() };
     let (sender, mut events) = mpsc::channel(8);
     let mut runner = Runner::new(Prober::new(SourcePorts::default()), sender);
     runner.reconcile(HashMap::from([(key(1), Target { addr, check })]));

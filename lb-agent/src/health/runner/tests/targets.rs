@@ -26,36 +26,16 @@ async fn a_changed_target_keeps_its_state_until_judged_otherwise() {
     lab.targets([target(1, check())]);
     let up = lab.expect(1, State::Up).await;
     // Port 2 refuses. Same backend by name, so still up, for now.
-    lab.targets([target(
-        1,
-        Check {
-            port: Some(2),
-            fall: 5,
-            ..check()
-        },
-    )]);
+    lab.targets([target(1, Check { port: Some(2), fall: 5, ..check() })]);
     sleep(INTERVAL).await;
-    assert_eq!(
-        (lab.status(1).state, lab.status(1).since),
-        (State::Up, up.at)
-    );
+    assert_eq!((lab.status(1).state, lab.status(1).since), (State::Up, up.at));
     lab.expect(1, State::Down).await;
     assert_eq!(lab.network.starts(2).len(), 5, "the new fall counts");
     let probes = lab.network.starts(1).len();
-    lab.targets([target(
-        1,
-        Check {
-            port: Some(3),
-            ..check()
-        },
-    )]);
+    lab.targets([target(1, Check { port: Some(3), ..check() })]);
     lab.silence(10 * INTERVAL).await;
     assert_eq!(lab.status(1).state, State::Down);
-    assert_eq!(
-        lab.network.starts(1).len(),
-        probes,
-        "the old address is left alone"
-    );
+    assert_eq!(lab.network.starts(1).len(), probes, "the old address is left alone");
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,10 +47,7 @@ async fn removed_targets_stop_and_are_forgotten() {
         lab.event().await;
     }
     lab.targets([target(1, check())]);
-    assert_eq!(
-        lab.runner.snapshot().into_keys().collect::<Vec<_>>(),
-        [key(1)]
-    );
+    assert_eq!(lab.runner.snapshot().into_keys().collect::<Vec<_>>(), [key(1)]);
     let probes = lab.network.starts(2).len();
     lab.silence(10 * INTERVAL).await;
     assert_eq!(lab.network.starts(2).len(), probes);
@@ -92,10 +69,7 @@ async fn removed_targets_stop_and_are_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn without_a_check_a_backend_is_up_at_once() {
     let mut lab = Lab::new(8, 10);
-    let none = Check {
-        kind: Kind::None,
-        ..check()
-    };
+    let none = Check { kind: Kind::None, ..check() };
     let begin = Instant::now();
     lab.targets([target(1, none.clone()), target(2, check())]);
     assert_eq!(lab.expect(1, State::Up).await.at, begin);
