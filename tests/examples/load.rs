@@ -13,15 +13,7 @@ fn main() -> anyhow::Result<()> {
                 let i = p.info()?;
                 println!("{name}: ok, {:?} insns", i.verified_instruction_count())
             }
-            Err(e) => {
-                let t = format!("{e:?}");
-                let t = t.replace("\\n", "\n");
-                let n = t.lines().count();
-                for l in t.lines().skip(n.saturating_sub(60)) {
-                    println!("{l}")
-                }
-            }
-        }
+            Err(e) => { println!("{:?}", t.elapsed()); let t = format!("{e:?}"); let t = t.replace("\\n", "\n"); std::fs::write("/tmp/verifier.log", &t)?; } }
     }
     Ok(())
 }

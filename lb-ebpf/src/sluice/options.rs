@@ -6,7 +6,7 @@ use lb_common::{
     outcome::DropReason,
 };
 use lb_ebpf::{
-    packet::Packet,
+    packet::{Packet, blurred_zero, opaque},
     wire::{Tcp, get16, put16, tcp_flags},
 };
 
@@ -22,31 +22,28 @@ const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const TIMESTAMPS: u8 = 8;
 
-/// What the options say, and where the value of the MSS option is, counted from the first option.
+/// What the options say, and where the value of the MSS option is, counted from the first option; 0: nowhere.
 pub struct Options {
     pub offer: Offer,
-    pub mss_at: Option<u8>,
+    pub mss_at: u8,
 }
 
-/// Reads the options. A list that contradicts itself ends there, as in every stack: what came before
+/// Where each kind of option stands, counted from one; 0 where there is none. Kinds from 16 on are of
+/// no interest.
+type Places = [u8; 16];
+
+/// Finds the options. A list that contradicts itself ends there, as in every stack: what came before
 /// holds.
 #[inline(never)]
-pub fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
-    // Room behind the longest list lets fixed-size values be read without a check for each.
-    let mut bytes = [0u8; MAX + 8];
-    let len = (segment.options as usize) & 0x3c;
-    if len == 0 || len > MAX || !packet.copy_to(segment.l4 + Tcp::LEN, &mut bytes[..MAX], len) {
-        return;
-    }
-    let offer = &mut options.offer;
-    let mut at = 0;
-    // Each turn consumes one byte at least.
+fn find(bytes: &[u8; MAX + 16], len: usize, places: &mut Places) {
+    let mut at = blurred_zero(bytes[0]);
+    // Each turn consumes one byte at least. The turn does nothing but note a place: the verifier
+    // follows every combination of branches in here.
     for _ in 0..MAX {
         if at >= len || at >= MAX {
             break;
         }
-        let byte = |n: usize| bytes.get(at + n).copied().unwrap_or(0);
-        let (kind, size) = (byte(0), byte(1) as usize);
+        let (kind, size) = (bytes[at], bytes[at + 1] as usize);
         if kind == END {
             break;
         }
@@ -57,31 +54,55 @@ pub fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
         if size < 2 || at + size > len {
             break;
         }
-        match (kind, size) {
-            (MSS, 4) => {
-                offer.mss = u16::from_be_bytes([byte(2), byte(3)]);
-                offer.flags |= offers::MSS;
-                options.mss_at = Some(at as u8 + 2);
-            }
-            (WINDOW_SCALE, 3) => {
-                offer.window_scale = byte(2);
-                offer.flags |= offers::WINDOW_SCALE;
-            }
-            (SACK_PERMITTED, 2) => offer.flags |= offers::SACK,
-            (TIMESTAMPS, 10) => {
-                offer.tsval = u32::from_be_bytes([byte(2), byte(3), byte(4), byte(5)]);
-                offer.flags |= offers::TIMESTAMPS;
-            }
-            _ => {}
+        if let Some(place) = places.get_mut(kind as usize) {
+            *place = at as u8 + 1;
         }
         at += size;
+    }
+}
+
+/// Reads the options of a segment.
+#[inline(never)]
+fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
+    // Room behind the longest list lets fixed-size values be read without a check for each.
+    let mut bytes = [0u8; MAX + 16];
+    let len = (segment.options as usize) & 0x3c;
+    if len == 0 || len > MAX || !packet.copy_to(segment.l4 + Tcp::LEN, &mut bytes[..MAX], len) {
+        return;
+    }
+    let mut places = Places::default();
+    find(&bytes, len, &mut places);
+    let offer = &mut options.offer;
+    // The bytes of an option of the right size, from its kind on.
+    let option = |kind: u8, size: u8| {
+        let at = opaque(places[kind as usize] as usize).wrapping_sub(1);
+        if at >= MAX || bytes[at + 1] != size {
+            return None;
+        }
+        Some((at, [bytes[at + 2], bytes[at + 3], bytes[at + 4], bytes[at + 5]]))
+    };
+    if let Some((at, [high, low, ..])) = option(MSS, 4) {
+        offer.mss = u16::from_be_bytes([high, low]);
+        offer.flags |= offers::MSS;
+        options.mss_at = at as u8 + 2;
+    }
+    if let Some((_, [shift, ..])) = option(WINDOW_SCALE, 3) {
+        offer.window_scale = shift;
+        offer.flags |= offers::WINDOW_SCALE;
+    }
+    if option(SACK_PERMITTED, 2).is_some() {
+        offer.flags |= offers::SACK;
+    }
+    if let Some((_, tsval)) = option(TIMESTAMPS, 10) {
+        offer.tsval = u32::from_be_bytes(tsval);
+        offer.flags |= offers::TIMESTAMPS;
     }
 }
 
 /// What the sender of a SYN or SYN-ACK offers.
 #[inline(always)]
 pub fn of<A>(packet: &Packet, segment: &Segment<A>) -> Options {
-    let mut options = Options { offer: Offer::default(), mss_at: None };
+    let mut options = Options { offer: Offer::default(), mss_at: 0 };
     read(packet, segment, &mut options);
     let ecn = segment.flags & (tcp_flags::ECE | tcp_flags::CWR);
     let wanted = if segment.is_syn() { tcp_flags::ECE | tcp_flags::CWR } else { tcp_flags::ECE };
@@ -99,10 +120,8 @@ pub fn clamp_mss<A>(
     options: &Options,
     limit: u16,
 ) -> Result<bool, DropReason> {
-    let Some(at) = options.mss_at else {
-        return Ok(false);
-    };
-    if limit == 0 || options.offer.mss <= limit {
+    let at = options.mss_at;
+    if at == 0 || limit == 0 || options.offer.mss <= limit {
         return Ok(false);
     }
     let offset = segment.l4 + Tcp::LEN + (at & 0x3f) as usize;
