@@ -11,5 +11,6 @@ pub mod netns;
 pub mod owner;
 pub mod privilege;
 pub mod process;
+pub mod seed;
 pub mod sweep;
 pub mod topology;

@@ -111,22 +111,7 @@ impl NsHandle {
         F: FnOnce(Stop) -> Fut + Send + 'static,
         Fut: Future<Output = T>,
     {
-        let (stop, stopped) = watch::channel(Phase::Run);
-        let mut cancelled = stopped.clone();
-        let thread = self.spawn(name, move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a tokio runtime");
-            let local = tokio::task::LocalSet::new();
-            runtime.block_on(local.run_until(async {
-                tokio::select! {
-                    value = f(Stop(stopped)) => Some(value),
-                    _ = cancelled.wait_for(|phase| *phase == Phase::Cancel) => None,
-                }
-            }))
-        });
-        NsTask { stop, thread: Some(thread) }
+        NsTask::start(Some(self), name, f)
     }
 
     /// A command whose child enters the namespace (and no other), and dies when the thread that spawned it
@@ -262,6 +247,38 @@ pub struct NsTask<T> {
 }
 
 impl<T> NsTask<T> {
+    /// [`NsHandle::spawn_async`]; without a namespace, in the caller's, which needs no privileges.
+    ///
+    /// # Panics
+    /// If no thread can be had.
+    pub fn start<F, Fut>(namespace: Option<&NsHandle>, name: &str, f: F) -> Self
+    where
+        T: Send + 'static,
+        F: FnOnce(Stop) -> Fut + Send + 'static,
+        Fut: Future<Output = T>,
+    {
+        let (stop, stopped) = watch::channel(Phase::Run);
+        let mut cancelled = stopped.clone();
+        let namespace = namespace.cloned();
+        let body = move || {
+            if let Some(namespace) = namespace {
+                namespace.enter().unwrap_or_else(|error| panic!("{error:#}"));
+            }
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_all().build().expect("a tokio runtime");
+            let local = tokio::task::LocalSet::new();
+            runtime.block_on(local.run_until(async {
+                tokio::select! {
+                    value = f(Stop(stopped)) => Some(value),
+                    _ = cancelled.wait_for(|phase| *phase == Phase::Cancel) => None,
+                }
+            }))
+        };
+        let thread =
+            std::thread::Builder::new().name(name.to_owned()).spawn(body).expect("a thread");
+        Self { stop, thread: Some(thread) }
+    }
+
     /// Asks the task to end; it may take its time.
     pub fn stop(&self) {
         self.stop.send_replace(Phase::Stop);
