@@ -73,14 +73,21 @@ pub fn claim() -> Result<()> {
 /// An end in good order leaves not even the lock.
 extern "C" fn remove_own_lock() {
     remove_lock(std::process::id());
+    // Fails, and shall, as long as somebody has something in it.
+    let _ = fs::remove_dir(RUN_DIR);
 }
 
 /// Opens and locks `path`, waiting for it. A sweeper may remove the file between the opening and the
 /// locking; then the lock is on a file without a name, and worth nothing: try again.
 pub(crate) fn lock_file(path: &Path) -> io::Result<Flock<File>> {
-    fs::create_dir_all(RUN_DIR)?;
     loop {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        fs::create_dir_all(RUN_DIR)?;
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        let file = match opened {
+            // The last one to end removes the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
         let lock =
             Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| io::Error::from(e))?;
         match fs::metadata(path) {

@@ -36,7 +36,8 @@ impl Swept {
 pub fn sweep_stale() -> Swept {
     let mut swept = Swept::default();
     // One sweeper at a time; without the lock (not root) there is nothing that we could remove.
-    let Ok(_lock) = owner::lock_file(&Path::new(RUN_DIR).join("sweep.lock")) else {
+    let lock_path = Path::new(RUN_DIR).join("sweep.lock");
+    let Ok(_lock) = owner::lock_file(&lock_path) else {
         return swept;
     };
     for pid in owner::owners() {
@@ -45,6 +46,8 @@ pub fn sweep_stale() -> Swept {
             owner::remove_lock(pid);
         }
     }
+    // While it is locked: who waits for it notices, and makes another one.
+    let _ = fs::remove_file(lock_path);
     swept
 }
 

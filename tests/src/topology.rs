@@ -9,6 +9,7 @@
 //! `eth0` (the edge also `eth1`) at a switch port; `[front]` and `[back]` are bridges in the switch's
 //! namespace. A port can be an emulated link instead of a veth pair.
 
+mod plan;
 mod port;
 
 use std::collections::BTreeMap;
@@ -20,12 +21,9 @@ use anyhow::{Context, Result, ensure};
 use crate::link::Impairments;
 use crate::netns::Netns;
 
+pub use plan::{Net, VIP4, VIP6};
 pub use port::Port;
 use port::PortSpec;
-
-/// The service addresses that clients reach through the edge unless others are given.
-pub const VIP4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
 
 const FRONT: &str = "front";
 const BACK: &str = "back";
@@ -51,39 +49,6 @@ pub enum Return {
     Edge,
     /// Past the edge (`dsr`, `ipip`): the backends have the VIPs on `lo`, and a way to the clients.
     Direct,
-}
-
-/// One of the two nets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Net {
-    Front = 1,
-    Back = 2,
-}
-
-impl Net {
-    #[must_use]
-    pub fn v4(self, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, self as u8, 0, host)
-    }
-
-    #[must_use]
-    pub fn v6(self, host: u8) -> Ipv6Addr {
-        Ipv6Addr::new(0xfd00 | self as u16, 0, 0, 0, 0, 0, 0, u16::from(host))
-    }
-
-    /// Addresses as `ip` takes them.
-    fn addresses(self, host: u8) -> [String; 2] {
-        [format!("{}/24", self.v4(host)), format!("{}/64", self.v6(host))]
-    }
-
-    fn prefixes(self) -> [String; 2] {
-        [format!("{}/24", self.v4(0)), format!("{}/64", self.v6(0))]
-    }
-
-    /// Hardware addresses that a person recognizes in a capture.
-    fn mac(self, host: u8) -> String {
-        format!("02:00:00:00:{:02x}:{host:02x}", self as u8)
-    }
 }
 
 /// What to build. The default is the lab: a client, the edge with two arms, three backends.
@@ -413,16 +378,6 @@ impl Deref for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_plan_is_the_one_of_the_design() {
-        assert_eq!(Net::Front.addresses(1), ["10.1.0.1/24", "fd01::1/64"]);
-        assert_eq!(Net::Back.addresses(2), ["10.2.0.2/24", "fd02::2/64"]);
-        assert_eq!(Net::Back.prefixes(), ["10.2.0.0/24", "fd02::/64"]);
-        assert_eq!(Net::Back.mac(16), "02:00:00:00:02:10");
-        assert_eq!(VIP4.to_string(), "203.0.113.10");
-        assert_eq!(VIP6.to_string(), "2001:db8::10");
-    }
 
     #[test]
     fn too_many_machines_are_refused() {

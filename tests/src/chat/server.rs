@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use futures_util::stream::SplitStream;
 use futures_util::{SinkExt, StreamExt};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -296,6 +297,8 @@ async fn chat(
                     continue;
                 }
                 Some(message @ (Message::Text(_) | Message::Binary(_))) => message,
+                // The library answers it in the next call; nothing may be sent after that.
+                Some(Message::Close(_)) => return drain(&mut source).await,
                 // The library answers these itself, in the following calls.
                 Some(_) => continue,
                 None => return Ok(()),
@@ -316,15 +319,19 @@ async fn chat(
             () = stop.requested() => {
                 let (code, reason) = (CloseCode::Away, "the server stops".into());
                 sink.send(Message::Close(Some(CloseFrame { code, reason }))).await?;
-                while source.next().await.transpose()?.is_some() {}
-                return Ok(());
+                return drain(&mut source).await;
             }
         };
         let closing = message.is_close();
         sink.send(message).await?;
         if closing {
-            while source.next().await.transpose()?.is_some() {}
-            return Ok(());
+            return drain(&mut source).await;
         }
     }
+}
+
+/// Waits until the other side has closed, too.
+async fn drain(source: &mut SplitStream<WebSocketStream<TcpStream>>) -> Result<(), Error> {
+    while source.next().await.transpose()?.is_some() {}
+    Ok(())
 }

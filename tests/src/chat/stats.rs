@@ -1,6 +1,7 @@
 //! What the clients of a load saw, per connection and in sum.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -137,5 +138,18 @@ impl LoadStats {
     #[must_use]
     pub fn first_error(&self) -> Option<&str> {
         self.per_connection.iter().find_map(|report| report.last_error.as_deref())
+    }
+}
+
+/// The sum and the first error, for a test's message; the connections would be too long.
+impl fmt::Display for LoadStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = Self {
+            per_connection: Vec::new(),
+            backends: self.backends.clone(),
+            failures: self.failures.clone(),
+            ..*self
+        };
+        write!(f, "{sum:?}, first error: {:?}", self.first_error())
     }
 }
