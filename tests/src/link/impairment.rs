@@ -24,7 +24,8 @@ pub struct Impairment {
     pub reorder: f64,
     pub reorder_hold: Duration,
     pub duplicate: f64,
-    /// Frames with one flipped bit past the Ethernet header.
+    /// Frames with one flipped bit past the Ethernet header. TCP's checksum finds any single flip, but not
+    /// every pair: where bytes are to stay right, only one link of a path may corrupt.
     pub corrupt: f64,
     /// Bits per second, Ethernet header included.
     pub rate: Option<u64>,
