@@ -133,6 +133,6 @@ fn restarting<'a, A: Version>(segment: &Segment<A>, flow: &'a mut Flow<A>) -> &'
         flow::remove(&flow.to.reversed());
     }
     count::event(service::of_backend(flow.backend), Event::FlowReplaced);
-    A::promote(segment, newcomer);
+    handshake::complete(segment, newcomer);
     flow::find(&segment.tuple).unwrap_or(flow)
 }

@@ -24,6 +24,7 @@ use crate::{
     next_hop, options,
     parse::Segment,
     scratch::{self, Use},
+    stage,
 };
 
 /// Handshakes by the tuple on the wire, IPv4.
@@ -146,7 +147,7 @@ pub fn advance<A: Version>(
     if !completes(segment, handshake) {
         return Err(DropReason::HandshakeMismatch);
     }
-    A::promote(segment, handshake);
+    complete(segment, handshake);
     match flow::find(&segment.tuple) {
         Some(flow) => {
             flow::touch(flow, segment);
@@ -184,10 +185,21 @@ pub fn completes<A>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
     }
 }
 
-/// Enters the flow of a completed handshake into the flow table. If that is full, the flow goes on
-/// from the handshake table for as long as newcomers leave it there.
+/// Makes a flow of a completed handshake. If the flow table is full, the flow goes on from the
+/// handshake table for as long as newcomers leave it there.
 #[inline(always)]
-pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
+pub fn complete<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
+    let backend = handshake.flow.backend;
+    if !A::promote(segment, handshake) {
+        let service = crate::service::of_backend(backend);
+        count::event(service, Event::FlowTableFull);
+        stage::report(service, Event::FlowTableFull.index());
+    }
+}
+
+/// Enters the flow of a completed handshake into the flow table; false if that is full.
+#[inline(always)]
+pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) -> bool {
     let now = clock::now();
     let (isn, peer_isn) = (handshake.isn, handshake.peer_isn);
     // The entry is about to go; in the end it serves to build the flow, off the stack.
@@ -201,7 +213,7 @@ pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
     let answers = flow.to.reversed();
     if is_nat {
         let Some(Handshake { flow: back, .. }) = scratch::handshake::<A>(Use::Reserve) else {
-            return;
+            return false;
         };
         *back = to_client(segment.tuple.reversed(), backend);
         back.created = now;
@@ -213,14 +225,14 @@ pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
             Ok(()) => {}
             // The same connection, promoted by a segment on another CPU at this moment.
             Err(Refused::Taken) if flow::find(&answers).is_some_and(|old| old.to == back.to) => {}
-            Err(_) => return count::event(service, Event::FlowTableFull),
+            Err(_) => return false,
         }
     }
     if flow::enter(&segment.tuple, flow).is_err() {
         if is_nat {
             flow::remove(&answers);
         }
-        return count::event(service, Event::FlowTableFull);
+        return false;
     }
     remove(&segment.tuple);
     if is_nat {
@@ -228,4 +240,5 @@ pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
     }
     count::event(service, Event::FlowOpened);
     count::backend(backend, |counters| counters.opened += 1);
+    true
 }

@@ -23,6 +23,7 @@ mod open;
 mod options;
 mod parse;
 mod punt;
+mod report;
 mod rewrite;
 mod scratch;
 mod service;
@@ -86,6 +87,9 @@ pub fn sluice(ctx: XdpContext) -> u32 {
         }
         Err(reason) => {
             count::drop(packet.service, reason);
+            if report::is_alarming(reason) {
+                stage::report(packet.service, reason.index());
+            }
             xdp_action::XDP_DROP
         }
     }

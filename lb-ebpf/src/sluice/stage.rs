@@ -23,7 +23,7 @@ use crate::{
     open,
     options::{self, Options},
     parse::{IcmpError, Segment},
-    transmit,
+    report, transmit,
 };
 
 /// The stages of an IP version.
@@ -71,7 +71,7 @@ pub trait Stages: Addr {
     ) -> Result<Reserved, DropReason>;
 
     /// [`handshake::promote`]
-    fn promote(segment: &Segment<Self>, handshake: &mut Handshake<Self>);
+    fn promote(segment: &Segment<Self>, handshake: &mut Handshake<Self>) -> bool;
 
     /// [`options::read`]
     fn options(packet: &Packet, segment: &Segment<Self>, options: &mut Options);
@@ -79,6 +79,7 @@ pub trait Stages: Addr {
 
 const DONE: u64 = 0;
 const TAKEN: u64 = 1;
+const FULL: u64 = 2;
 const TRANSMIT: u64 = 1 << 8;
 const REDIRECT: u64 = 2 << 8;
 const PUNTED: u64 = 3 << 8;
@@ -175,6 +176,19 @@ pub fn unresolved(
     unpack(packet, outcome)
 }
 
+/// [`report::report`]
+#[inline(always)]
+pub fn report(service: u16, outcome: u32) {
+    stage_report(service, outcome);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn stage_report(service: u16, outcome: u32) -> u64 {
+    report::report(service, outcome);
+    DONE
+}
+
 /// The global functions of an IP version, and the trait that calls them.
 macro_rules! stages {
     ($version:ty:
@@ -215,8 +229,7 @@ macro_rules! stages {
             handshake: *mut Handshake<$version>,
         ) -> u64 {
             references!(segment, handshake);
-            handshake::promote(segment, handshake);
-            DONE
+            if handshake::promote(segment, handshake) { DONE } else { FULL }
         }
 
         #[unsafe(no_mangle)]
@@ -313,8 +326,8 @@ macro_rules! stages {
             }
 
             #[inline(always)]
-            fn promote(segment: &Segment<Self>, handshake: &mut Handshake<Self>) {
-                $promote(pointer(segment), handshake);
+            fn promote(segment: &Segment<Self>, handshake: &mut Handshake<Self>) -> bool {
+                $promote(pointer(segment), handshake) == DONE
             }
 
             #[inline(always)]
