@@ -75,6 +75,7 @@ impl Version for lb_common::addr::V4 {}
 impl Version for lb_common::addr::V6 {}
 
 #[xdp(frags)]
+#[inline(always)]
 pub fn sluice(ctx: XdpContext) -> u32 {
     let mut packet = Packet::new(&ctx);
     match process(&mut packet) {
