@@ -17,7 +17,7 @@ enum Format {
 }
 
 #[derive(Args)]
-pub struct Arguments {
+pub struct LogArguments {
     /// How the log looks
     #[arg(long, value_enum, default_value = "auto")]
     log_format: Format,
@@ -28,7 +28,7 @@ pub struct Arguments {
 }
 
 /// Starts logging; an error is of the filter.
-pub fn start(arguments: &Arguments) -> Result<(), String> {
+pub fn start(arguments: &LogArguments) -> Result<(), String> {
     let text = arguments
         .log_level
         .clone()

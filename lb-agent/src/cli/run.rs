@@ -16,7 +16,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", hide = true)]
     object: Option<PathBuf>,
     #[command(flatten)]
-    log: log::Arguments,
+    log: log::LogArguments,
 }
 
 pub fn run(arguments: Arguments) -> ExitCode {
