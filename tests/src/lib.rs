@@ -1,11 +1,12 @@
 //! The testbed: what the end-to-end tests and the lab are made of.
 //!
-//! It makes networks, programs that talk over them and an account of every byte. Only `edge` and what
-//! is built on it (`site`, the lab) know the agent, from outside, as an operator does. Whatever is made
+//! It makes networks, programs that talk over them and an account of every byte. Only [`edge`] and what
+//! is built on it ([`site`], the lab) know the agent, from outside, as an operator does. Whatever is made
 //! carries its owner's pid in its name ([`owner`]), goes away on drop, and is swept by the next run when
 //! its owner was killed.
 
 pub mod chat;
+pub mod edge;
 pub mod effort;
 pub mod interrupt;
 pub mod link;
@@ -15,5 +16,6 @@ pub mod ping;
 pub mod privilege;
 pub mod process;
 pub mod seed;
+pub mod site;
 pub mod sweep;
 pub mod topology;
