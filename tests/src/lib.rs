@@ -1,7 +1,7 @@
 //! The testbed: what the end-to-end tests and the lab are made of.
 //!
 //! It makes networks, programs that talk over them and an account of every byte. Only [`edge`] and what
-//! is built on it ([`site`], the lab) know the agent, from outside, as an operator does. Whatever is made
+//! is built on it ([`site`], [`lab`]) know the agent, from outside, as an operator does. Whatever is made
 //! carries its owner's pid in its name ([`owner`]), goes away on drop, and is swept by the next run when
 //! its owner was killed.
 
@@ -9,6 +9,7 @@ pub mod chat;
 pub mod edge;
 pub mod effort;
 pub mod interrupt;
+pub mod lab;
 pub mod link;
 pub mod netns;
 pub mod owner;
