@@ -10,6 +10,7 @@ pub mod abi;
 pub mod addr;
 pub mod checksum;
 pub mod counters;
+pub mod decap;
 pub mod flow;
 pub mod handshake;
 pub mod hash;
