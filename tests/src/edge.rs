@@ -125,8 +125,9 @@ impl Edge {
             let alive = self.process.as_mut().is_some_and(Process::is_running);
             if !alive || Instant::now() >= deadline {
                 let state = if alive { "is not ready" } else { "has ended" };
+                let health = health.map_or_else(|error| format!("{error:#}"), |it| it.body);
                 let said = self.log().join("\n");
-                bail!("the agent {state} (/healthz: {health:?}); it said:\n{said}");
+                bail!("the agent {state} ({health}); it said:\n{said}");
             }
             std::thread::sleep(Duration::from_millis(5));
         }
