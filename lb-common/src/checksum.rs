@@ -41,6 +41,18 @@ impl Delta {
         Self(self.0 + (!old) as u64 + new as u64)
     }
 
+    /// The sum that stands for the change, which may be kept and given back to [`Delta::from_sum`].
+    #[inline(always)]
+    pub fn sum(self) -> u64 {
+        self.0
+    }
+
+    /// The change that a sum stands for.
+    #[inline(always)]
+    pub fn from_sum(sum: u64) -> Self {
+        Self(sum)
+    }
+
     /// Both changes together.
     #[inline(always)]
     #[must_use]

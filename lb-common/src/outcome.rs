@@ -21,6 +21,15 @@ macro_rules! outcomes {
             /// All of them, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
+            /// The one with this number.
+            #[inline(always)]
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+
             /// The name in metrics, tables and logs.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)+ }

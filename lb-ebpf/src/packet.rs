@@ -38,6 +38,9 @@ impl Packet {
     /// The one way to the frame's bytes: a header at an offset, if it lies wholly within the frame.
     #[inline(always)]
     pub fn at<T: Wire>(&mut self, offset: usize) -> Result<&mut T, DropReason> {
+        // A check that follows from an earlier one would be left out by the compiler, and the verifier
+        // does not see what follows from what.
+        let offset = opaque(offset);
         if offset > MAX_OFFSET {
             return Err(DropReason::Truncated);
         }
@@ -55,7 +58,7 @@ impl Packet {
                 start = out(reg) start,
                 end = out(reg) end,
                 ctx = in(reg) self.ctx,
-                options(pure, readonly, nostack, preserves_flags),
+                options(readonly, nostack, preserves_flags),
             );
             let header = start.add(offset);
             if header.add(size_of::<T>()) > end {
@@ -154,10 +157,10 @@ impl Packet {
         unsafe { bpf_redirect(ifindex, 0) };
     }
 
-    /// The context, for the helpers of other crates that want it (tail calls, logging).
+    /// The context, for a function that makes its own [`Packet`] of it.
     #[inline(always)]
-    pub fn context(&self) -> XdpContext {
-        XdpContext::new(self.ctx)
+    pub fn ctx(&self) -> *mut xdp_md {
+        self.ctx
     }
 }
 
@@ -166,18 +169,18 @@ impl Packet {
 #[inline(always)]
 pub fn opaque(mut number: usize) -> usize {
     // SAFETY: moves a register to itself.
-    unsafe { asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) }
+    unsafe { asm!("{0} = {0}", inout(reg) number, options(nomem, nostack, preserves_flags)) }
     number
 }
 
-/// Zero, of which the verifier knows only that it is less than 64.
+/// The same number, of which the verifier knows only that it is less than 64; it must be.
 ///
-/// The verifier follows a loop or the rest of the program once for every constant that it can tell
-/// apart. Added to an offset, this makes the offset a range, and one range covers all.
+/// The verifier follows a loop once for every range of a number that it can tell apart. Where it has
+/// to forget what it knows, one round covers all.
 #[inline(always)]
-pub fn blurred_zero(any: u8) -> usize {
-    let mut number = any as u64;
-    // SAFETY: subtracts a register from itself.
-    unsafe { asm!("{0} -= {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) }
-    (opaque(number as usize)) & 0x3f
+pub fn blurred(number: usize) -> usize {
+    let mut zero = number;
+    // SAFETY: subtracts a register from itself, which the verifier does not see through.
+    unsafe { asm!("{0} -= {0}", inout(reg) zero, options(pure, nomem, nostack, preserves_flags)) }
+    opaque(number.wrapping_add(zero)) & 0x3f
 }

@@ -3,7 +3,7 @@
 //! Most come from `network-types`; here is what that crate has in a shape that would cost: a TCP
 //! header whose flags are read as one byte, and headers that are always written together.
 
-use core::arch::asm;
+use core::{arch::asm, hint::assert_unchecked};
 
 pub use network_types::{
     eth::EthHdr,
@@ -99,10 +99,12 @@ pub type VlanTag = [u8; 4];
 #[inline(always)]
 pub fn get16(field: &[u8; 2]) -> u16 {
     let value: u64;
-    // SAFETY: reads the two bytes of the field, which a reference guarantees to be there.
+    // SAFETY: reads the two bytes of the field, which a reference guarantees to be there; the load
+    // clears the rest of the register.
     unsafe {
         asm!("{value} = *(u16 *)({field} + 0)", value = out(reg) value, field = in(reg) field,
             options(pure, readonly, nostack, preserves_flags));
+        assert_unchecked(value <= u16::MAX as u64);
     }
     value as u16
 }
@@ -115,6 +117,21 @@ pub fn get32(field: &[u8; 4]) -> u32 {
     unsafe {
         asm!("{value} = *(u32 *)({field} + 0)", value = out(reg) value, field = in(reg) field,
             options(pure, readonly, nostack, preserves_flags));
+        assert_unchecked(value <= u32::MAX as u64);
+    }
+    value as u32
+}
+
+/// Loads a number at this moment. The compiler would load what it can beforehand, and keep it on the
+/// stack, of which there is little.
+#[inline(always)]
+pub fn load32(number: &u32) -> u32 {
+    let value: u64;
+    // SAFETY: reads the four bytes that a reference guarantees to be there.
+    unsafe {
+        asm!("{value} = *(u32 *)({number} + 0)", value = out(reg) value, number = in(reg) number,
+            options(readonly, nostack, preserves_flags));
+        assert_unchecked(value <= u32::MAX as u64);
     }
     value as u32
 }

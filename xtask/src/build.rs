@@ -91,6 +91,8 @@ fn compile(toolchain: &Toolchain, linker: &Path, into: &Path) -> Result<()> {
     let mut flags = vec![
         "-Cdebuginfo=2".to_string(),
         "-Clink-arg=--btf".to_string(),
+        // Without it LLVM calls a byte-wise memset for every struct that is cleared.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_string(),
         "-Ctarget-cpu=v3".to_string(),
         format!("-Clinker={}", linker.display()),
         format!("--cfg=bpf_target_arch=\"{arch}\""),

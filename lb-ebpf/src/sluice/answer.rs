@@ -14,10 +14,7 @@ use lb_ebpf::{
     },
 };
 
-use crate::{
-    Verdict, Version, count,
-    parse::{Echo, Segment},
-};
+use crate::{Verdict, Version, count, parse::Segment};
 
 /// TTL of what we send ourselves.
 const TTL: u8 = 64;
@@ -42,7 +39,7 @@ pub trait Answer: Addr {
     ) -> Result<u64, DropReason>;
 
     /// Turns an echo request into its reply.
-    fn echo(packet: &mut Packet, echo: &Echo<Self>) -> Result<(), DropReason>;
+    fn echo(packet: &mut Packet, echo: &Segment<Self>) -> Result<(), DropReason>;
 
     /// Writes the ICMP error "packet too big", which quotes the packet behind it: `l4` is the place
     /// of the ICMP header. Returns the bytes quoted.
@@ -50,7 +47,7 @@ pub trait Answer: Addr {
 }
 
 /// Answers a segment of no connection with a RST (RFC 9293 section 3.10.7.1).
-#[inline(never)]
+#[inline(always)]
 pub fn reset<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
     let (seq, ack, flags) = if segment.flags & tcp_flags::ACK != 0 {
         (segment.ack, 0, tcp_flags::RST)
@@ -58,9 +55,10 @@ pub fn reset<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Ve
         (0, segment.end(), tcp_flags::RST | tcp_flags::ACK)
     };
     let Tuple { src, dst, sport, dport } = segment.tuple.reversed();
-    let l4 = segment.l3 + A::HEADER;
+    let l3 = segment.l3 as usize;
+    let l4 = l3 + A::HEADER;
     packet.trim_tail(l4 + Tcp::LEN)?;
-    let pseudo = A::header(packet, segment.l3, &src, &dst, protocol::TCP, Tcp::LEN as u16)?;
+    let pseudo = A::header(packet, l3, &src, &dst, protocol::TCP, Tcp::LEN as u16)?;
     *packet.at::<Tcp>(l4)? = Tcp {
         sport: sport.to_ne_bytes(),
         dport: dport.to_ne_bytes(),
@@ -80,12 +78,13 @@ pub fn reset<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Ve
 }
 
 /// Answers a packet with the size that would fit (RFC 1191, RFC 8201).
-#[inline(never)]
+#[inline(always)]
 pub fn packet_too_big<A: Version>(
     packet: &mut Packet,
-    l3: usize,
+    l3: u32,
     mtu: u16,
 ) -> Result<Verdict, DropReason> {
+    let l3 = l3 as usize;
     // The frame begins with the same link header, but earlier: there is a header to come between.
     let ethernet = *packet.at::<EthHdr>(0)?;
     let tags = *packet.at::<[u8; 8]>(EthHdr::LEN)?;
@@ -158,15 +157,15 @@ impl Answer for V4 {
     }
 
     #[inline(always)]
-    fn echo(packet: &mut Packet, echo: &Echo<V4>) -> Result<(), DropReason> {
-        let ip = packet.at::<Ipv4Hdr>(echo.l3)?;
+    fn echo(packet: &mut Packet, echo: &Segment<V4>) -> Result<(), DropReason> {
+        let ip = packet.at::<Ipv4Hdr>(echo.l3 as usize)?;
         let old = u16::from_ne_bytes([ip.ttl, ip.proto]);
         ip.ttl = TTL;
         let delta = Delta::default().word(old, u16::from_ne_bytes([ip.ttl, ip.proto]));
         let check = delta.apply(get16(&ip.check));
         put16(&mut ip.check, check);
         core::mem::swap(&mut ip.src_addr, &mut ip.dst_addr);
-        let icmp = packet.at::<Icmp>(echo.l4)?;
+        let icmp = packet.at::<Icmp>(echo.l4 as usize)?;
         let old = u16::from_ne_bytes([icmp.type_, icmp.code]);
         icmp.type_ = 0; // echo reply
         let delta = Delta::default().word(old, u16::from_ne_bytes([icmp.type_, icmp.code]));
@@ -224,12 +223,12 @@ impl Answer for V6 {
     }
 
     #[inline(always)]
-    fn echo(packet: &mut Packet, echo: &Echo<V6>) -> Result<(), DropReason> {
-        let ip = packet.at::<Ipv6Hdr>(echo.l3)?;
+    fn echo(packet: &mut Packet, echo: &Segment<V6>) -> Result<(), DropReason> {
+        let ip = packet.at::<Ipv6Hdr>(echo.l3 as usize)?;
         ip.hop_limit = TTL;
         // The pseudo-header's sum does not change when the addresses swap places.
         core::mem::swap(&mut ip.src_addr, &mut ip.dst_addr);
-        let icmp = packet.at::<Icmp>(echo.l4)?;
+        let icmp = packet.at::<Icmp>(echo.l4 as usize)?;
         let old = u16::from_ne_bytes([icmp.type_, icmp.code]);
         icmp.type_ = 129; // echo reply
         let delta = Delta::default().word(old, u16::from_ne_bytes([icmp.type_, icmp.code]));

@@ -8,23 +8,26 @@ use lb_common::{
 };
 use lb_ebpf::{packet::Packet, wire::tcp_flags};
 
-use crate::{
-    Verdict, Version, count, flow, forward::forward_rare, handshake, open, parse::Segment,
-};
+use crate::{Verdict, Version, count, flow, handshake, parse::Segment, service};
 
 /// A FIN may be this far ahead of what was seen: segments before it may have been lost on the way to
 /// us. Beyond, it is somebody else's.
 const SLACK: u32 = 1 << 16;
 
-/// Handles a segment with SYN, FIN or RST that belongs to a flow.
-#[inline(never)]
+/// Handles a segment of a flow that has SYN, FIN or RST, or whose flow is about to be replaced.
+#[inline(always)]
 pub fn flagged<A: Version>(
     packet: &mut Packet,
     segment: &Segment<A>,
-    flow: &'static mut Flow<A>,
+    flow: &mut Flow<A>,
 ) -> Result<Verdict, DropReason> {
-    if segment.is_syn() && flow.flags & flags::TO_CLIENT == 0 {
-        return syn(packet, segment, flow);
+    if segment.is_plain() {
+        let flow = restarting(segment, flow);
+        flow::touch(flow, segment);
+        return A::forward(packet, segment, flow);
+    }
+    if segment.is_syn() {
+        return A::forward(packet, segment, flow);
     }
     let was_closing = flow.is_closing();
     if segment.is_rst() {
@@ -41,37 +44,33 @@ pub fn flagged<A: Version>(
         });
     }
     flow::touch(flow, segment);
-    forward_rare(packet, segment, flow)
+    A::forward(packet, segment, flow)
 }
 
-/// A SYN where there is a flow: another connection of a client that uses the port again.
+/// Whether a flow gives way to a SYN: another connection of a client that uses the port again.
 ///
 /// If the flow is closing, it makes room at once. If it is not, the SYN may be an old duplicate or
-/// a forgery, so the flow stays until the newcomer completes its handshake; see [`crate::handshake`].
-#[inline(always)]
-fn syn<A: Version>(
-    packet: &mut Packet,
-    segment: &Segment<A>,
-    flow: &'static mut Flow<A>,
-) -> Result<Verdict, DropReason> {
+/// a forgery, so the flow stays until the newcomer completes its handshake; see [`restarting`].
+#[inline(never)]
+pub fn gives_way<A: Version>(segment: &Segment<A>, flow: &mut Flow<A>) -> bool {
+    if flow.flags & flags::TO_CLIENT != 0 {
+        return false;
+    }
     if flow.is_closing() {
-        let answers = flow.to.reversed();
-        let is_nat = flow.forward == forward::NAT;
-        flow::remove(&segment.tuple);
-        if is_nat {
-            flow::remove(&answers);
+        count::event(service::of_backend(flow.backend), Event::FlowReplaced);
+        if flow.forward == forward::NAT {
+            flow::remove(&flow.to.reversed());
         }
-        let verdict = open::without_flow(packet, segment);
-        count::event(packet.service, Event::FlowReplaced);
-        return verdict;
+        flow::remove(&segment.tuple);
+        return true;
     }
     if before(segment.seq, flow.seq_next) {
         // Older than the connection: a duplicate of its own SYN, or of an earlier one. The backend
         // answers with its present numbers (RFC 5961 section 4), and the client will know.
-        return forward_rare(packet, segment, flow);
+        return false;
     }
     flow.flags |= flags::RESTART;
-    open::without_flow(packet, segment)
+    true
 }
 
 /// Whether the receiver will take this RST: its number is the next that it expects. We know that from
@@ -115,11 +114,8 @@ fn end<A: Version>(flow: &mut Flow<A>, own: u8, others: u8) {
 
 /// Handles a plain segment of a flow for which a newcomer's SYN was seen. Returns the flow that the
 /// segment belongs to: the newcomer's, if this segment completes its handshake.
-#[inline(never)]
-pub fn restarting<A: Version>(
-    segment: &Segment<A>,
-    flow: &'static mut Flow<A>,
-) -> &'static mut Flow<A> {
+#[inline(always)]
+fn restarting<'a, A: Version>(segment: &Segment<A>, flow: &'a mut Flow<A>) -> &'a mut Flow<A> {
     let Some(newcomer) = handshake::find(&segment.tuple) else {
         flow.flags &= !flags::RESTART;
         return flow;
@@ -136,7 +132,7 @@ pub fn restarting<A: Version>(
     if flow.forward == forward::NAT {
         flow::remove(&flow.to.reversed());
     }
-    count::event(crate::service::of_backend(flow.backend), Event::FlowReplaced);
-    handshake::promote(segment, newcomer);
+    count::event(service::of_backend(flow.backend), Event::FlowReplaced);
+    handshake::complete(segment, newcomer);
     flow::find(&segment.tuple).unwrap_or(flow)
 }

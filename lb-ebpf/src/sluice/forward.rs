@@ -2,13 +2,13 @@
 
 use lb_common::{
     flow::{Flow, flags, forward},
-    outcome::DropReason,
+    outcome::{DropReason, NO_SERVICE},
     service::Backend,
 };
 use lb_ebpf::packet::Packet;
 
 use crate::{
-    Verdict, Version, answer, count, next_hop,
+    Verdict, Version, count, next_hop,
     parse::{IcmpError, Segment},
     service, transmit, tunnel,
 };
@@ -48,6 +48,20 @@ pub fn forward<A: Version>(
     segment: &Segment<A>,
     flow: &mut Flow<A>,
 ) -> Result<Verdict, DropReason> {
+    let result = send(packet, segment, flow);
+    if result.is_err() && packet.service == NO_SERVICE {
+        // On the way to a client nobody needs to know the service, unless to blame it.
+        packet.service = service::of_backend(flow.backend);
+    }
+    result
+}
+
+#[inline(always)]
+fn send<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, DropReason> {
     let Some(way) = way(flow) else {
         return Err(DropReason::Inconsistent);
     };
@@ -66,27 +80,17 @@ pub fn forward<A: Version>(
         }),
     }
     if let Some(mtu) = too_big(&way, segment.ip_len) {
-        return answer::packet_too_big::<A>(packet, segment.l3, mtu);
+        return A::packet_too_big(packet, segment.l3, mtu);
     }
     if flow.forward == forward::NAT {
         A::translate(packet, segment, &flow.to)?;
-        return transmit::plain::<A>(packet, segment.l3, segment.ip_len, &way);
+        return transmit::plain::<A>(packet, segment.l3 as usize, &way);
     }
-    onward::<A>(packet, segment.l3, segment.ip_len, &way)
-}
-
-/// The same out of line, for the stages which are not on the way of an established flow's packets.
-#[inline(never)]
-pub fn forward_rare<A: Version>(
-    packet: &mut Packet,
-    segment: &Segment<A>,
-    flow: &mut Flow<A>,
-) -> Result<Verdict, DropReason> {
-    forward(packet, segment, flow)
+    onward::<A>(packet, segment.l3 as usize, segment.ip_len, &way)
 }
 
 /// Carries an ICMP error the way of the flow that it is about.
-#[inline(never)]
+#[inline(always)]
 pub fn forward_error<A: Version>(
     packet: &mut Packet,
     error: &IcmpError<A>,
@@ -95,14 +99,14 @@ pub fn forward_error<A: Version>(
     let Some(way) = way(flow) else {
         return Err(DropReason::Inconsistent);
     };
-    if too_big(&way, error.ip_len).is_some() {
+    if too_big(&way, error.ip_len as u16).is_some() {
         return Err(DropReason::TooBig);
     }
     if flow.forward == forward::NAT {
         A::translate_error(packet, error, &flow.to)?;
-        return transmit::plain::<A>(packet, error.l3, error.ip_len, &way);
+        return transmit::plain::<A>(packet, error.l3 as usize, &way);
     }
-    onward::<A>(packet, error.l3, error.ip_len, &way)
+    onward::<A>(packet, error.l3 as usize, error.ip_len as u16, &way)
 }
 
 /// Sends on a packet whose own headers stay as they are, but for the TTL.
@@ -118,7 +122,7 @@ fn onward<A: Version>(
         Some(backend) if way.tunnelled => {
             tunnel::send::<A>(packet, l3, ip_len, traffic_class, backend)
         }
-        _ => transmit::plain::<A>(packet, l3, ip_len, way),
+        _ => transmit::plain::<A>(packet, l3, way),
     }
 }
 

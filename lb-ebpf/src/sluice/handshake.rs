@@ -20,9 +20,11 @@ use lb_ebpf::{packet::Packet, wire::tcp_flags};
 use crate::{
     Verdict, Version, clock, count,
     flow::{self, Refused},
-    forward::forward_rare,
-    next_hop, open, options,
+    nat::Reserved,
+    next_hop, options,
     parse::Segment,
+    scratch::{self, Use},
+    stage,
 };
 
 /// Handshakes by the tuple on the wire, IPv4.
@@ -77,12 +79,6 @@ fn remove<A: Table>(tuple: &Tuple<A>) {
     let _ = A::handshakes().remove(tuple);
 }
 
-/// What became of a reservation.
-pub enum Reserved {
-    Done,
-    Taken,
-}
-
 /// Reserves the tuple of a backend's answers for a client.
 #[inline(always)]
 pub fn reserve<A: Version>(
@@ -92,8 +88,11 @@ pub fn reserve<A: Version>(
 ) -> Result<Reserved, DropReason> {
     const EEXIST: i32 = -17;
     let to = client.reversed();
-    let handshake = Handshake { flow: to_client(to, backend)?, ..Default::default() };
-    match A::handshakes().insert(answers, &handshake, BPF_NOEXIST as u64) {
+    let Some(handshake) = scratch::handshake(Use::Reserve) else {
+        return Err(DropReason::Inconsistent);
+    };
+    *handshake = Handshake { flow: to_client(to, backend), ..Default::default() };
+    match A::handshakes().insert(answers, &*handshake, BPF_NOEXIST as u64) {
         Ok(()) => Ok(Reserved::Done),
         // The client's own earlier attempt on this tuple.
         Err(EEXIST) if find(answers).is_some_and(|old| old.flow.to == to) => Ok(Reserved::Done),
@@ -104,8 +103,8 @@ pub fn reserve<A: Version>(
 
 /// A flow of `nat` from a backend to a client.
 #[inline(always)]
-fn to_client<A: Version>(to: Tuple<A>, backend: u16) -> Result<Flow<A>, DropReason> {
-    Ok(Flow {
+fn to_client<A: Version>(to: Tuple<A>, backend: u16) -> Flow<A> {
+    Flow {
         next_hop: next_hop::towards(&to.dst),
         to,
         backend,
@@ -113,7 +112,14 @@ fn to_client<A: Version>(to: Tuple<A>, backend: u16) -> Result<Flow<A>, DropReas
         flags: flow_flags::TO_CLIENT,
         route_epoch: next_hop::epoch(),
         ..Default::default()
-    })
+    }
+}
+
+/// Whether a segment begins another connection of the same client port.
+#[inline(always)]
+pub fn is_replaced_by<A>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
+    let is_from_client = handshake.flow.flags & flow_flags::TO_CLIENT == 0;
+    is_from_client && segment.is_syn() && segment.seq != handshake.isn
 }
 
 /// Handles a segment whose tuple has a handshake.
@@ -127,30 +133,27 @@ pub fn advance<A: Version>(
         if segment.is_syn_ack() {
             answered(packet, segment, handshake);
         }
-        return forward_rare(packet, segment, &mut handshake.flow);
+        return A::forward(packet, segment, &mut handshake.flow);
     }
     if segment.is_syn() {
-        if segment.seq != handshake.isn {
-            return open::from_syn(packet, segment);
-        }
-        let verdict = forward_rare(packet, segment, &mut handshake.flow);
+        let verdict = A::forward(packet, segment, &mut handshake.flow);
         count::event(packet.service, Event::SynRetransmitted);
         return verdict;
     }
     if segment.is_rst() {
         // The client gives up. Nobody will miss the entries; the LRU takes them.
-        return forward_rare(packet, segment, &mut handshake.flow);
+        return A::forward(packet, segment, &mut handshake.flow);
     }
     if !completes(segment, handshake) {
         return Err(DropReason::HandshakeMismatch);
     }
-    promote(segment, handshake);
+    complete(segment, handshake);
     match flow::find(&segment.tuple) {
         Some(flow) => {
             flow::touch(flow, segment);
-            forward_rare(packet, segment, flow)
+            A::forward(packet, segment, flow)
         }
-        None => forward_rare(packet, segment, &mut handshake.flow),
+        None => A::forward(packet, segment, &mut handshake.flow),
     }
 }
 
@@ -182,44 +185,60 @@ pub fn completes<A>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
     }
 }
 
-/// Enters the flow of a completed handshake into the flow table. If that is full, the flow goes on
-/// from the handshake table for as long as newcomers leave it there.
-#[inline(never)]
-pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
+/// Makes a flow of a completed handshake. If the flow table is full, the flow goes on from the
+/// handshake table for as long as newcomers leave it there.
+#[inline(always)]
+pub fn complete<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
+    let backend = handshake.flow.backend;
+    if !A::promote(segment, handshake) {
+        let service = crate::service::of_backend(backend);
+        count::event(service, Event::FlowTableFull);
+        stage::report(service, Event::FlowTableFull.index());
+    }
+}
+
+/// Enters the flow of a completed handshake into the flow table; false if that is full.
+#[inline(always)]
+pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) -> bool {
     let now = clock::now();
-    let mut flow = handshake.flow;
+    let (isn, peer_isn) = (handshake.isn, handshake.peer_isn);
+    // The entry is about to go; in the end it serves to build the flow, off the stack.
+    let flow = &mut handshake.flow;
     flow.created = now;
     flow.last_seen = now;
     flow.seq_next = segment.seq;
     flow.ack = segment.ack;
-    let service = crate::service::of_backend(flow.backend);
+    let (backend, is_nat) = (flow.backend, flow.forward == forward::NAT);
+    let service = crate::service::of_backend(backend);
     let answers = flow.to.reversed();
-    if flow.forward == forward::NAT {
-        let Ok(mut back) = to_client(segment.tuple.reversed(), flow.backend) else {
-            return;
+    if is_nat {
+        let Some(Handshake { flow: back, .. }) = scratch::handshake::<A>(Use::Reserve) else {
+            return false;
         };
+        *back = to_client(segment.tuple.reversed(), backend);
         back.created = now;
         back.last_seen = now;
         // The SYN-ACK was the backend's last word: it has said one number and acknowledged one.
-        back.seq_next = handshake.peer_isn.wrapping_add(1);
-        back.ack = handshake.isn.wrapping_add(1);
-        match flow::enter_new(&answers, &back) {
+        back.seq_next = peer_isn.wrapping_add(1);
+        back.ack = isn.wrapping_add(1);
+        match flow::enter_new(&answers, back) {
             Ok(()) => {}
             // The same connection, promoted by a segment on another CPU at this moment.
             Err(Refused::Taken) if flow::find(&answers).is_some_and(|old| old.to == back.to) => {}
-            Err(_) => return count::event(service, Event::FlowTableFull),
+            Err(_) => return false,
         }
     }
-    if flow::enter(&segment.tuple, &flow).is_err() {
-        if flow.forward == forward::NAT {
+    if flow::enter(&segment.tuple, flow).is_err() {
+        if is_nat {
             flow::remove(&answers);
         }
-        return count::event(service, Event::FlowTableFull);
+        return false;
     }
     remove(&segment.tuple);
-    if flow.forward == forward::NAT {
+    if is_nat {
         remove(&answers);
     }
     count::event(service, Event::FlowOpened);
-    count::backend(flow.backend, |counters| counters.opened += 1);
+    count::backend(backend, |counters| counters.opened += 1);
+    true
 }

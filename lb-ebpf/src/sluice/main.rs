@@ -23,13 +23,19 @@ mod open;
 mod options;
 mod parse;
 mod punt;
+mod report;
 mod rewrite;
+mod scratch;
 mod service;
+mod stage;
 mod transmit;
 mod tunnel;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use lb_common::outcome::{DropReason, Event, NO_SERVICE};
+use lb_common::{
+    flow::flags,
+    outcome::{DropReason, Event, NO_SERVICE},
+};
 use lb_ebpf::{packet::Packet, wire::ethertype};
 
 use crate::parse::{Parsed, Segment, Stop};
@@ -40,9 +46,6 @@ use crate::parse::{Parsed, Segment, Stop};
 static LICENSE: [u8; 4] = *b"GPL\0";
 
 /// What becomes of a packet that is not dropped.
-///
-/// `Result<Verdict, DropReason>` is what functions that are not inlined return in one register: no
-/// variant may leave a part of it undefined, or the verifier sees a read of an uninitialised register.
 enum Verdict {
     /// Left to the kernel, untouched.
     Pass(Event),
@@ -64,6 +67,8 @@ trait Version:
     + nat::Sources
     + next_hop::Routes
     + answer::Answer
+    + scratch::Scratch
+    + stage::Stages
 {
 }
 impl Version for lb_common::addr::V4 {}
@@ -82,6 +87,9 @@ pub fn sluice(ctx: XdpContext) -> u32 {
         }
         Err(reason) => {
             count::drop(packet.service, reason);
+            if report::is_alarming(reason) {
+                stage::report(packet.service, reason.index());
+            }
             xdp_action::XDP_DROP
         }
     }
@@ -98,10 +106,10 @@ fn process(packet: &mut Packet) -> Result<Verdict, DropReason> {
 
 #[inline(always)]
 fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReason> {
-    match A::parse(packet, l3) {
-        Ok(Parsed::Segment(segment)) => tcp(packet, &segment),
-        Ok(Parsed::IcmpError(error)) => icmp::error(packet, &error),
-        Ok(Parsed::Echo(echo)) => icmp::echo(packet, &echo),
+    let mut segment = Segment::<A>::default();
+    match A::parse(packet, l3, &mut segment) {
+        Ok(Parsed::Tcp) => tcp(packet, &segment),
+        Ok(Parsed::Icmp) => A::icmp(packet, &segment),
         Err(Stop::Pass(event)) => Ok(Verdict::Pass(event)),
         Err(Stop::Bad { dst, reason }) if service::is_vip(&dst) => Err(reason),
         Err(Stop::Bad { .. }) => Ok(Verdict::Pass(Event::PassNotService)),
@@ -110,16 +118,15 @@ fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReaso
 
 #[inline(always)]
 fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
-    match flow::find(&segment.tuple) {
-        Some(flow) if segment.is_plain() => {
-            let flow = match flow.flags & lb_common::flow::flags::RESTART {
-                0 => flow,
-                _ => close::restarting(segment, flow),
-            };
-            flow::touch(flow, segment);
-            forward::forward(packet, segment, flow)
-        }
-        Some(flow) => close::flagged(packet, segment, flow),
-        None => open::without_flow(packet, segment),
+    let Some(flow) = flow::find(&segment.tuple) else {
+        return A::without_flow(packet, segment);
+    };
+    if segment.is_plain() && flow.flags & flags::RESTART == 0 {
+        flow::touch(flow, segment);
+        return forward::forward(packet, segment, flow);
     }
+    if segment.is_syn() && close::gives_way(segment, flow) {
+        return A::without_flow(packet, segment);
+    }
+    A::flagged(packet, segment, flow)
 }

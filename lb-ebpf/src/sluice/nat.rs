@@ -8,10 +8,7 @@ use lb_common::{
     service::Backend,
 };
 
-use crate::{
-    Version, count, edge, flow,
-    handshake::{self, Reserved},
-};
+use crate::{Version, count, edge, flow, handshake};
 
 /// IPv4 addresses of the edge towards the backends.
 #[map]
@@ -47,18 +44,15 @@ impl Sources for V6 {
 }
 
 /// Reserves a source for a client's new connection to a backend: the client's own port if that is
-/// free on any source address, else another.
-///
-/// A port is taken if the flow table has an entry for the backend's answers, or if the handshake
-/// table's new entry meets an old one (`BPF_NOEXIST`), so two flows can never share a port. Returns
-/// the tuple towards the backend.
-#[inline(never)]
+/// free on any source address, else another. Writes the tuple towards the backend.
+#[inline(always)]
 pub fn reserve<A: Version>(
     client: &Tuple<A>,
     backend_id: u16,
     backend: &Backend,
     hash: u32,
-) -> Result<Tuple<A>, DropReason> {
+    to: &mut Tuple<A>,
+) -> Result<(), DropReason> {
     let Some(edge) = edge::get() else {
         return Err(DropReason::Inconsistent);
     };
@@ -75,27 +69,58 @@ pub fn reserve<A: Version>(
         let keep = own_is_usable && probe < sources;
         random = random.wrapping_mul(0x2c1b_3c6d).wrapping_add(0x9e37_79b9);
         let port = if keep { own } else { first + ((random >> 16) % ports as u32) as u16 };
-        let Some(source) = A::sources().get((start + probe) % sources) else {
-            return Err(DropReason::NoSourceAddress);
-        };
-        let to = Tuple {
-            src: *source,
-            dst: A::from_backend(backend.addr),
-            sport: port.to_be(),
-            dport: backend.port,
-        };
-        let answers = to.reversed();
-        if flow::find(&answers).is_some() {
-            continue;
-        }
-        match handshake::reserve(&answers, client, backend_id)? {
+        let source = Source { index: ((start + probe) % sources) as u16, port };
+        match A::reserve_source(client, backend_id, backend, source, to)? {
             Reserved::Taken => continue,
             Reserved::Done => {}
         }
         if port != own {
             count::event(backend.service, Event::PortTranslated);
         }
-        return Ok(to);
+        return Ok(());
     }
     Err(DropReason::NatPortsExhausted)
+}
+
+/// A source that may be free.
+#[derive(Clone, Copy)]
+pub struct Source {
+    /// Index of the source address.
+    pub index: u16,
+    /// Port, host byte order.
+    pub port: u16,
+}
+
+/// What became of a reservation.
+pub enum Reserved {
+    Done,
+    Taken,
+}
+
+/// Reserves a source if it is free, and writes the tuple towards the backend.
+///
+/// A port is taken if the flow table has an entry for the backend's answers, or if the handshake
+/// table's new entry meets an old one (`BPF_NOEXIST`), so two flows can never share a port.
+#[inline(always)]
+pub fn reserve_source<A: Version>(
+    client: &Tuple<A>,
+    backend_id: u16,
+    backend: &Backend,
+    source: Source,
+    to: &mut Tuple<A>,
+) -> Result<Reserved, DropReason> {
+    let Some(address) = A::sources().get(source.index as u32) else {
+        return Err(DropReason::NoSourceAddress);
+    };
+    *to = Tuple {
+        src: *address,
+        dst: A::from_backend(backend.addr),
+        sport: source.port.to_be(),
+        dport: backend.port,
+    };
+    let answers = to.reversed();
+    if flow::find(&answers).is_some() {
+        return Ok(Reserved::Taken);
+    }
+    handshake::reserve(&answers, client, backend_id)
 }

@@ -10,28 +10,29 @@ use lb_common::{
 use lb_ebpf::packet::Packet;
 
 use crate::{
-    Verdict, Version, answer, count, forward::forward_rare, handshake, nat, options,
-    parse::Segment, service,
+    Verdict, Version, count, handshake, nat, options,
+    parse::Segment,
+    scratch::{self, Use},
+    service,
 };
 
 /// Handles a segment that the flow table does not know.
-#[inline(never)]
+#[inline(always)]
 pub fn without_flow<A: Version>(
     packet: &mut Packet,
     segment: &Segment<A>,
 ) -> Result<Verdict, DropReason> {
-    if let Some(handshake) = handshake::find(&segment.tuple) {
+    if let Some(handshake) = handshake::find(&segment.tuple)
+        && !handshake::is_replaced_by(segment, handshake)
+    {
         return handshake::advance(packet, segment, handshake);
     }
     from_syn(packet, segment)
 }
 
 /// Opens a connection if the segment is a SYN for a service; otherwise it is a stray or not ours.
-#[inline(never)]
-pub fn from_syn<A: Version>(
-    packet: &mut Packet,
-    segment: &Segment<A>,
-) -> Result<Verdict, DropReason> {
+#[inline(always)]
+fn from_syn<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
     let Some(listener) = service::listener(&segment.tuple.dst, segment.tuple.dport) else {
         return Ok(Verdict::Pass(if service::is_vip(&segment.tuple.dst) {
             Event::PassToHost
@@ -65,25 +66,27 @@ fn open<A: Version>(
     let Some(backend) = service::backend(id) else {
         return Err(DropReason::Inconsistent);
     };
-    let to = if service.forward == forward::NAT {
-        nat::reserve(&segment.tuple, id, backend, hash::tuple(0, &segment.tuple))?
-    } else {
-        segment.tuple
-    };
+    let mut to = segment.tuple;
+    if service.forward == forward::NAT {
+        nat::reserve(&segment.tuple, id, backend, hash::tuple(0, &segment.tuple), &mut to)?;
+    }
     let options = options::of(packet, segment);
-    let mut entry = Handshake {
+    let Some(entry) = scratch::handshake(Use::Open) else {
+        return Err(DropReason::Inconsistent);
+    };
+    *entry = Handshake {
         flow: Flow { to, backend: id, forward: service.forward, ..Default::default() },
         offer: options.offer,
         isn: segment.seq,
         ..Default::default()
     };
-    handshake::enter(&segment.tuple, &entry)?;
+    handshake::enter(&segment.tuple, entry)?;
     if options::clamp_mss(packet, segment, &options, backend.mss_clamp)? {
         count::event(listener.service, Event::MssClamped);
     }
     count::event(listener.service, Event::SynForwarded);
     count::backend(id, |counters| counters.picked += 1);
-    forward_rare(packet, segment, &mut entry.flow)
+    A::forward(packet, segment, &mut entry.flow)
 }
 
 /// A segment that is neither a SYN nor of a known connection. Where the backend may know it, it is
@@ -101,11 +104,13 @@ fn stray<A: Version>(
         if segment.is_rst() {
             return Err(DropReason::NoFlow); // a RST is never answered by another (RFC 9293 3.5.2)
         }
-        return answer::reset(packet, segment);
+        return A::reset(packet, segment);
     }
     let id = service::pick(listener.service, service, &segment.tuple)?;
-    let mut flow =
-        Flow { to: segment.tuple, backend: id, forward: service.forward, ..Default::default() };
+    let Some(Handshake { flow, .. }) = scratch::handshake(Use::Open) else {
+        return Err(DropReason::Inconsistent);
+    };
+    *flow = Flow { to: segment.tuple, backend: id, forward: service.forward, ..Default::default() };
     count::event(listener.service, Event::ForwardedByHash);
-    forward_rare(packet, segment, &mut flow)
+    A::forward(packet, segment, flow)
 }

@@ -6,11 +6,11 @@ use lb_common::{
     outcome::DropReason,
 };
 use lb_ebpf::{
-    packet::{Packet, blurred_zero, opaque},
+    packet::{Packet, blurred, opaque},
     wire::{Tcp, get16, put16, tcp_flags},
 };
 
-use crate::parse::Segment;
+use crate::{Version, parse::Segment};
 
 /// Most bytes of options that a TCP header can have.
 const MAX: usize = 40;
@@ -23,9 +23,11 @@ const SACK_PERMITTED: u8 = 4;
 const TIMESTAMPS: u8 = 8;
 
 /// What the options say, and where the value of the MSS option is, counted from the first option; 0: nowhere.
+#[repr(C)]
 pub struct Options {
     pub offer: Offer,
     pub mss_at: u8,
+    pub _pad: [u8; 3],
 }
 
 /// Where each kind of option stands, counted from one; 0 where there is none. Kinds from 16 on are of
@@ -36,10 +38,12 @@ type Places = [u8; 16];
 /// holds.
 #[inline(never)]
 fn find(bytes: &[u8; MAX + 16], len: usize, places: &mut Places) {
-    let mut at = blurred_zero(bytes[0]);
+    let mut at = 0;
     // Each turn consumes one byte at least. The turn does nothing but note a place: the verifier
     // follows every combination of branches in here.
     for _ in 0..MAX {
+        at = blurred(at);
+        let len = blurred(len);
         if at >= len || at >= MAX {
             break;
         }
@@ -62,12 +66,15 @@ fn find(bytes: &[u8; MAX + 16], len: usize, places: &mut Places) {
 }
 
 /// Reads the options of a segment.
-#[inline(never)]
-fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
+#[inline(always)]
+pub fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
     // Room behind the longest list lets fixed-size values be read without a check for each.
     let mut bytes = [0u8; MAX + 16];
     let len = (segment.options as usize) & 0x3c;
-    if len == 0 || len > MAX || !packet.copy_to(segment.l4 + Tcp::LEN, &mut bytes[..MAX], len) {
+    if len == 0
+        || len > MAX
+        || !packet.copy_to(segment.l4 as usize + Tcp::LEN, &mut bytes[..MAX], len)
+    {
         return;
     }
     let mut places = Places::default();
@@ -101,9 +108,9 @@ fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
 
 /// What the sender of a SYN or SYN-ACK offers.
 #[inline(always)]
-pub fn of<A>(packet: &Packet, segment: &Segment<A>) -> Options {
-    let mut options = Options { offer: Offer::default(), mss_at: 0 };
-    read(packet, segment, &mut options);
+pub fn of<A: Version>(packet: &Packet, segment: &Segment<A>) -> Options {
+    let mut options = Options { offer: Offer::default(), mss_at: 0, _pad: [0; 3] };
+    A::options(packet, segment, &mut options);
     let ecn = segment.flags & (tcp_flags::ECE | tcp_flags::CWR);
     let wanted = if segment.is_syn() { tcp_flags::ECE | tcp_flags::CWR } else { tcp_flags::ECE };
     if ecn == wanted {
@@ -124,7 +131,7 @@ pub fn clamp_mss<A>(
     if at == 0 || limit == 0 || options.offer.mss <= limit {
         return Ok(false);
     }
-    let offset = segment.l4 + Tcp::LEN + (at & 0x3f) as usize;
+    let offset = segment.l4 as usize + Tcp::LEN + (at & 0x3f) as usize;
     let value = packet.at::<[u8; 2]>(offset)?;
     let (old, new) = (*value, limit.to_be_bytes());
     *value = new;
@@ -136,7 +143,7 @@ pub fn clamp_mss<A>(
     } else {
         Delta::default().word(from_ne(old).swap_bytes(), from_ne(new).swap_bytes())
     };
-    let tcp = packet.at::<Tcp>(segment.l4)?;
+    let tcp = packet.at::<Tcp>(segment.l4 as usize)?;
     let check = delta.apply(get16(&tcp.check));
     put16(&mut tcp.check, check);
     Ok(true)

@@ -12,17 +12,21 @@ use lb_ebpf::{
     },
 };
 
-/// A TCP segment.
+/// A TCP segment; or an ICMP message, which has no ports and nothing else of TCP.
+///
+/// Stages get it by reference, as memory of which every byte is written.
+#[repr(C)]
+#[derive(Default)]
 pub struct Segment<A> {
     pub tuple: Tuple<A>,
-    /// Offset of the IP header in the frame, in bytes.
-    pub l3: usize,
-    /// Offset of the TCP header in the frame, in bytes.
-    pub l4: usize,
     /// Sequence number, host byte order.
     pub seq: u32,
     /// Acknowledgement number, host byte order.
     pub ack: u32,
+    /// Offset of the IP header in the frame, in bytes.
+    pub l3: u32,
+    /// Offset of the TCP or ICMP header in the frame, in bytes.
+    pub l4: u32,
     /// Length of the IP packet in bytes.
     pub ip_len: u16,
     /// Bytes of TCP payload.
@@ -31,6 +35,7 @@ pub struct Segment<A> {
     pub options: u8,
     /// Bits of [`tcp_flags`].
     pub flags: u8,
+    pub _pad: [u8; 2],
 }
 
 impl<A> Segment<A> {
@@ -65,34 +70,33 @@ impl<A> Segment<A> {
     }
 }
 
-/// An ICMP error about a TCP segment.
-pub struct IcmpError<A> {
-    /// Source and destination of the ICMP packet itself.
-    pub src: A,
-    pub dst: A,
-    /// The tuple of the segment that it quotes, as that segment was sent.
-    pub quoted: Tuple<A>,
-    pub l3: usize,
-    /// Offset of the ICMP header.
-    pub l4: usize,
-    /// Offset of the quoted TCP header.
-    pub quoted_l4: usize,
-    pub ip_len: u16,
+/// What an ICMP message is, as far as it can concern a service.
+pub enum IcmpKind {
+    Error,
+    EchoRequest,
+    Other,
 }
 
-/// An ICMP echo request.
-pub struct Echo<A> {
-    pub src: A,
-    pub dst: A,
-    pub l3: usize,
-    pub l4: usize,
+/// An ICMP error about a TCP segment.
+#[repr(C)]
+#[derive(Default)]
+pub struct IcmpError<A> {
+    /// The tuple of the other direction of the segment that it quotes: who sent that segment receives
+    /// what has this tuple.
+    pub towards_sender: Tuple<A>,
+    pub l3: u32,
+    /// Offset of the ICMP header.
+    pub l4: u32,
+    /// Offset of the quoted TCP header.
+    pub quoted_l4: u32,
+    /// Length of the IP packet in bytes.
+    pub ip_len: u32,
 }
 
 /// What a packet is, as far as it can concern a service.
-pub enum Parsed<A> {
-    Segment(Segment<A>),
-    IcmpError(IcmpError<A>),
-    Echo(Echo<A>),
+pub enum Parsed {
+    Tcp,
+    Icmp,
 }
 
 /// Why there is nothing to forward.
@@ -106,7 +110,24 @@ pub enum Stop<A> {
 /// Parsing of an IP version.
 pub trait Parse: Addr {
     /// Parses a packet whose IP header is at `l3`.
-    fn parse(packet: &mut Packet, l3: usize) -> Result<Parsed<Self>, Stop<Self>>;
+    fn parse(
+        packet: &mut Packet,
+        l3: usize,
+        segment: &mut Segment<Self>,
+    ) -> Result<Parsed, Stop<Self>>;
+
+    /// Tells what an ICMP message is.
+    fn icmp_kind(packet: &mut Packet, message: &Segment<Self>) -> Result<IcmpKind, DropReason>;
+
+    /// Parses the headers that an ICMP error quotes; false if it is not about a segment of TCP.
+    ///
+    /// The result is written where the caller says: moved by value through `Result` and `Option`, it
+    /// would be memory of which the verifier sees parts uninitialised.
+    fn quoted(
+        packet: &mut Packet,
+        message: &Segment<Self>,
+        error: &mut IcmpError<Self>,
+    ) -> Result<bool, DropReason>;
 }
 
 /// The EtherType behind at most two VLAN tags, as it lies in memory, and the offset of what follows.
@@ -131,7 +152,11 @@ fn after_tag(packet: &mut Packet, offset: usize) -> Option<u16> {
 
 impl Parse for V4 {
     #[inline(always)]
-    fn parse(packet: &mut Packet, l3: usize) -> Result<Parsed<V4>, Stop<V4>> {
+    fn parse(
+        packet: &mut Packet,
+        l3: usize,
+        segment: &mut Segment<V4>,
+    ) -> Result<Parsed, Stop<V4>> {
         let malformed = |_| Stop::Pass(Event::PassMalformed);
         let ip = packet.at::<Ipv4Hdr>(l3).map_err(malformed)?;
         let (src, dst) = (V4(get32(&ip.src_addr)), V4(get32(&ip.dst_addr)));
@@ -147,21 +172,54 @@ impl Parse for V4 {
             return Err(bad(DropReason::BadIpHeader));
         }
         check_length(packet, l3, ip_len).map_err(bad)?;
-        let l4 = l3 + header;
+        ip_header(segment, src, dst, l3, l3 + header, ip_len);
         match proto {
             protocol::TCP if fragment => Err(bad(DropReason::Fragment)),
-            protocol::TCP => {
-                segment(packet, src, dst, l3, l4, ip_len).map(Parsed::Segment).map_err(bad)
-            }
-            protocol::ICMP if !fragment => icmp4(packet, src, dst, l3, l4, ip_len),
+            protocol::TCP => tcp_header(packet, segment).map(|()| Parsed::Tcp).map_err(bad),
+            protocol::ICMP if !fragment => Ok(Parsed::Icmp),
             _ => Err(Stop::Pass(Event::PassNotService)),
         }
+    }
+
+    #[inline(always)]
+    fn icmp_kind(packet: &mut Packet, message: &Segment<V4>) -> Result<IcmpKind, DropReason> {
+        const ECHO_REQUEST: u8 = 8;
+        const DESTINATION_UNREACHABLE: u8 = 3;
+        const TIME_EXCEEDED: u8 = 11;
+        const PARAMETER_PROBLEM: u8 = 12;
+        Ok(match packet.at::<Icmp>(message.l4 as usize)?.type_ {
+            ECHO_REQUEST => IcmpKind::EchoRequest,
+            DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => IcmpKind::Error,
+            _ => IcmpKind::Other,
+        })
+    }
+
+    #[inline(always)]
+    fn quoted(
+        packet: &mut Packet,
+        message: &Segment<V4>,
+        error: &mut IcmpError<V4>,
+    ) -> Result<bool, DropReason> {
+        let quoted = message.l4 as usize + Icmp::LEN;
+        let ip = packet.at::<Ipv4Hdr>(quoted)?;
+        let later_fragment = u16::from_be(get16(&ip.frags)) & 0x1fff != 0;
+        if ip.vihl >> 4 != 4 || ip.vihl & 0xf < 5 || ip.proto != protocol::TCP || later_fragment {
+            return Ok(false);
+        }
+        let quoted_l4 = quoted + ((ip.vihl & 0xf) as usize) * 4;
+        let (src, dst) = (V4(get32(&ip.src_addr)), V4(get32(&ip.dst_addr)));
+        quote(packet, message, quoted_l4, src, dst, error)?;
+        Ok(true)
     }
 }
 
 impl Parse for V6 {
     #[inline(always)]
-    fn parse(packet: &mut Packet, l3: usize) -> Result<Parsed<V6>, Stop<V6>> {
+    fn parse(
+        packet: &mut Packet,
+        l3: usize,
+        segment: &mut Segment<V6>,
+    ) -> Result<Parsed, Stop<V6>> {
         let malformed = |_| Stop::Pass(Event::PassMalformed);
         let ip = packet.at::<Ipv6Hdr>(l3).map_err(malformed)?;
         let (src, dst) = (V6(get128(&ip.src_addr)), V6(get128(&ip.dst_addr)));
@@ -177,13 +235,40 @@ impl Parse for V6 {
         }
         let ip_len = (payload + Ipv6Hdr::LEN) as u16;
         check_length(packet, l3, ip_len).map_err(bad)?;
-        match extensions(packet, first, l3 + Ipv6Hdr::LEN).map_err(bad)? {
-            (protocol::TCP, l4) => {
-                segment(packet, src, dst, l3, l4, ip_len).map(Parsed::Segment).map_err(bad)
-            }
-            (protocol::ICMPV6, l4) => icmp6(packet, src, dst, l3, l4, ip_len),
+        let (proto, l4) = extensions(packet, first, l3 + Ipv6Hdr::LEN).map_err(bad)?;
+        ip_header(segment, src, dst, l3, l4, ip_len);
+        match proto {
+            protocol::TCP => tcp_header(packet, segment).map(|()| Parsed::Tcp).map_err(bad),
+            protocol::ICMPV6 => Ok(Parsed::Icmp),
             _ => Err(Stop::Pass(Event::PassNotService)),
         }
+    }
+
+    #[inline(always)]
+    fn icmp_kind(packet: &mut Packet, message: &Segment<V6>) -> Result<IcmpKind, DropReason> {
+        const ECHO_REQUEST: u8 = 128;
+        Ok(match packet.at::<Icmp>(message.l4 as usize)?.type_ {
+            ECHO_REQUEST => IcmpKind::EchoRequest,
+            1..=4 => IcmpKind::Error, // unreachable, too big, time exceeded, parameter problem (RFC 4443)
+            _ => IcmpKind::Other,
+        })
+    }
+
+    #[inline(always)]
+    fn quoted(
+        packet: &mut Packet,
+        message: &Segment<V6>,
+        error: &mut IcmpError<V6>,
+    ) -> Result<bool, DropReason> {
+        let quoted = message.l4 as usize + Icmp::LEN;
+        let ip = packet.at::<Ipv6Hdr>(quoted)?;
+        // A quoted packet with extension headers is not one that we sent.
+        if ip.vcf[0] >> 4 != 6 || ip.next_hdr != protocol::TCP {
+            return Ok(false);
+        }
+        let (src, dst) = (V6(get128(&ip.src_addr)), V6(get128(&ip.dst_addr)));
+        quote(packet, message, quoted + Ipv6Hdr::LEN, src, dst, error)?;
+        Ok(true)
     }
 }
 
@@ -227,16 +312,22 @@ fn extensions(
     Err(DropReason::ExtensionHeaders)
 }
 
+/// Notes what the IP header says, and nothing of TCP.
 #[inline(always)]
-fn segment<A: Addr>(
-    packet: &mut Packet,
-    src: A,
-    dst: A,
-    l3: usize,
-    l4: usize,
-    ip_len: u16,
-) -> Result<Segment<A>, DropReason> {
-    let room = ip_len as usize + l3;
+fn ip_header<A: Addr>(segment: &mut Segment<A>, src: A, dst: A, l3: usize, l4: usize, ip_len: u16) {
+    *segment = Segment {
+        tuple: Tuple { src, dst, sport: 0, dport: 0 },
+        l3: l3 as u32,
+        l4: l4 as u32,
+        ip_len,
+        ..Default::default()
+    };
+}
+
+#[inline(always)]
+fn tcp_header<A: Addr>(packet: &mut Packet, segment: &mut Segment<A>) -> Result<(), DropReason> {
+    let (l3, l4) = (segment.l3 as usize, segment.l4 as usize);
+    let room = segment.ip_len as usize + l3;
     if l4 + Tcp::LEN > room {
         return Err(DropReason::Truncated);
     }
@@ -248,90 +339,35 @@ fn segment<A: Addr>(
     if header < Tcp::LEN || l4 + header > room || contradictory {
         return Err(DropReason::BadTcpHeader);
     }
-    Ok(Segment {
-        tuple: Tuple { src, dst, sport: get16(&tcp.sport), dport: get16(&tcp.dport) },
-        l3,
-        l4,
-        seq: u32::from_be(get32(&tcp.seq)),
-        ack: u32::from_be(get32(&tcp.ack)),
-        ip_len,
-        payload: (room - l4 - header) as u16,
-        options: (header - Tcp::LEN) as u8,
-        flags,
-    })
+    segment.tuple.sport = get16(&tcp.sport);
+    segment.tuple.dport = get16(&tcp.dport);
+    segment.seq = u32::from_be(get32(&tcp.seq));
+    segment.ack = u32::from_be(get32(&tcp.ack));
+    segment.payload = (room - l4 - header) as u16;
+    segment.options = (header - Tcp::LEN) as u8;
+    segment.flags = flags;
+    Ok(())
 }
 
-#[inline(always)]
-fn icmp4(
-    packet: &mut Packet,
-    src: V4,
-    dst: V4,
-    l3: usize,
-    l4: usize,
-    ip_len: u16,
-) -> Result<Parsed<V4>, Stop<V4>> {
-    const ECHO_REQUEST: u8 = 8;
-    const DESTINATION_UNREACHABLE: u8 = 3;
-    const TIME_EXCEEDED: u8 = 11;
-    const PARAMETER_PROBLEM: u8 = 12;
-    let bad = |reason| Stop::Bad { dst, reason };
-    match packet.at::<Icmp>(l4).map_err(bad)?.type_ {
-        ECHO_REQUEST => return Ok(Parsed::Echo(Echo { src, dst, l3, l4 })),
-        DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => {}
-        _ => return Err(Stop::Pass(Event::PassNotService)),
-    }
-    let quoted = l4 + Icmp::LEN;
-    let ip = packet.at::<Ipv4Hdr>(quoted).map_err(bad)?;
-    let later_fragment = u16::from_be(get16(&ip.frags)) & 0x1fff != 0;
-    if ip.vihl >> 4 != 4 || ip.vihl & 0xf < 5 || ip.proto != protocol::TCP || later_fragment {
-        return Err(Stop::Pass(Event::PassNotService));
-    }
-    let quoted_l4 = quoted + ((ip.vihl & 0xf) as usize) * 4;
-    let (from, to) = (V4(get32(&ip.src_addr)), V4(get32(&ip.dst_addr)));
-    let error = IcmpError { src, dst, quoted: Tuple::default(), l3, l4, quoted_l4, ip_len };
-    quote(packet, error, from, to).map_err(bad)
-}
-
-#[inline(always)]
-fn icmp6(
-    packet: &mut Packet,
-    src: V6,
-    dst: V6,
-    l3: usize,
-    l4: usize,
-    ip_len: u16,
-) -> Result<Parsed<V6>, Stop<V6>> {
-    const ECHO_REQUEST: u8 = 128;
-    let bad = |reason| Stop::Bad { dst, reason };
-    match packet.at::<Icmp>(l4).map_err(bad)?.type_ {
-        ECHO_REQUEST => return Ok(Parsed::Echo(Echo { src, dst, l3, l4 })),
-        1..=4 => {} // unreachable, too big, time exceeded, parameter problem (RFC 4443)
-        _ => return Err(Stop::Pass(Event::PassNotService)),
-    }
-    let quoted = l4 + Icmp::LEN;
-    let ip = packet.at::<Ipv6Hdr>(quoted).map_err(bad)?;
-    // A quoted packet with extension headers is not one that we sent.
-    if ip.vcf[0] >> 4 != 6 || ip.next_hdr != protocol::TCP {
-        return Err(Stop::Pass(Event::PassNotService));
-    }
-    let (from, to) = (V6(get128(&ip.src_addr)), V6(get128(&ip.dst_addr)));
-    let quoted_l4 = quoted + Ipv6Hdr::LEN;
-    let error = IcmpError { src, dst, quoted: Tuple::default(), l3, l4, quoted_l4, ip_len };
-    quote(packet, error, from, to).map_err(bad)
-}
-
-/// Completes an ICMP error with the tuple that it quotes.
+/// Reads the quoted ports.
 #[inline(always)]
 fn quote<A: Addr>(
     packet: &mut Packet,
-    error: IcmpError<A>,
+    message: &Segment<A>,
+    quoted_l4: usize,
     src: A,
     dst: A,
-) -> Result<Parsed<A>, DropReason> {
-    if error.quoted_l4 + size_of::<Ports>() > error.l3 + error.ip_len as usize {
+    error: &mut IcmpError<A>,
+) -> Result<(), DropReason> {
+    if quoted_l4 + size_of::<Ports>() > message.l3 as usize + message.ip_len as usize {
         return Err(DropReason::Truncated);
     }
-    let ports = packet.at::<Ports>(error.quoted_l4)?;
-    let quoted = Tuple { src, dst, sport: get16(&ports.sport), dport: get16(&ports.dport) };
-    Ok(Parsed::IcmpError(IcmpError { quoted, ..error }))
+    let ports = packet.at::<Ports>(quoted_l4)?;
+    error.towards_sender =
+        Tuple { src: dst, dst: src, sport: get16(&ports.dport), dport: get16(&ports.sport) };
+    error.l3 = message.l3;
+    error.l4 = message.l4;
+    error.quoted_l4 = quoted_l4 as u32;
+    error.ip_len = message.ip_len as u32;
+    Ok(())
 }

@@ -6,8 +6,8 @@ use lb_common::{
     outcome::DropReason,
 };
 use lb_ebpf::{
-    packet::Packet,
-    wire::{Icmp, Ipv4Hdr, Ipv6Hdr, Ports, Tcp, get16, put16, put32, put128},
+    packet::{Packet, opaque},
+    wire::{Icmp, Ipv4Hdr, Ipv6Hdr, Ports, Tcp, get16, get32, load32, put16, put32},
 };
 
 use crate::parse::{IcmpError, Segment};
@@ -39,10 +39,13 @@ fn decremented(ttl: u8) -> Result<u8, DropReason> {
     if ttl > 1 { Ok(ttl - 1) } else { Err(DropReason::TtlExceeded) }
 }
 
+/// Writes ports; returns what that does to checksums over them.
 #[inline(always)]
-fn ports<A>(tuple: &Tuple<A>) -> u32 {
-    // As the two fields lie in memory, one after the other.
-    (tuple.sport as u32) | (tuple.dport as u32) << 16
+fn ports<A>(sport: &mut [u8; 2], dport: &mut [u8; 2], to: &Tuple<A>) -> Delta {
+    let delta = Delta::default().word(get16(sport), to.sport).word(get16(dport), to.dport);
+    put16(sport, to.sport);
+    put16(dport, to.dport);
+    delta
 }
 
 /// Writes the ports and the checksum of a TCP header.
@@ -53,28 +56,24 @@ fn translate_tcp<A: Copy>(
     to: &Tuple<A>,
     addresses: Delta,
 ) -> Result<(), DropReason> {
-    let delta = addresses.words(ports(&segment.tuple), ports(to));
-    let tcp = packet.at::<Tcp>(segment.l4)?;
-    put16(&mut tcp.sport, to.sport);
-    put16(&mut tcp.dport, to.dport);
+    let tcp = packet.at::<Tcp>(segment.l4 as usize)?;
+    let delta = addresses.and(ports(&mut tcp.sport, &mut tcp.dport, to));
     let check = delta.apply(get16(&tcp.check));
     put16(&mut tcp.check, check);
     Ok(())
 }
 
-/// Writes the ports that an ICMP error quotes and returns what that does to the ICMP checksum. A TCP
+/// Writes the ports that an ICMP error quotes; returns what that does to the ICMP checksum. A TCP
 /// checksum may or may not be quoted, nobody verifies it, and it is left as it was.
 #[inline(always)]
 fn translate_quoted_ports<A: Copy>(
     packet: &mut Packet,
     error: &IcmpError<A>,
-    quoted: &Tuple<A>,
-    delta: Delta,
+    to: &Tuple<A>,
 ) -> Result<Delta, DropReason> {
-    let header = packet.at::<Ports>(error.quoted_l4)?;
-    put16(&mut header.sport, quoted.sport);
-    put16(&mut header.dport, quoted.dport);
-    Ok(delta.words(ports(&error.quoted), ports(quoted)))
+    // The quoted segment went the other way.
+    let header = packet.at::<Ports>(error.quoted_l4 as usize)?;
+    Ok(ports(&mut header.dport, &mut header.sport, to))
 }
 
 #[inline(always)]
@@ -87,27 +86,32 @@ fn apply_to_icmp(packet: &mut Packet, l4: usize, delta: Delta) -> Result<(), Dro
 
 /// Writes the addresses of an IPv4 header; returns what that does to checksums over them.
 #[inline(always)]
-fn addresses4(ip: &mut Ipv4Hdr, from: (V4, V4), to: (V4, V4)) -> Delta {
-    let delta = Delta::default().words(from.0.0, to.0.0).words(from.1.0, to.1.0);
-    put32(&mut ip.src_addr, to.0.0);
-    put32(&mut ip.dst_addr, to.1.0);
+fn addresses4(ip: &mut Ipv4Hdr, src: &V4, dst: &V4) -> Delta {
+    let delta =
+        Delta::default().words(get32(&ip.src_addr), src.0).words(get32(&ip.dst_addr), dst.0);
+    put32(&mut ip.src_addr, src.0);
+    put32(&mut ip.dst_addr, dst.0);
+    delta
+}
+
+/// Writes an address of an IPv6 header, word by word: as a whole it would go through the stack.
+#[inline(always)]
+fn address6(field: &mut [u8; 16], to: &V6) -> Delta {
+    let (words, _) = field.as_chunks_mut::<4>();
+    let mut delta = Delta::default();
+    for (word, new) in words.iter_mut().zip(&to.0) {
+        let new = load32(new);
+        delta = delta.words(get32(word), new);
+        put32(word, new);
+        // Summed up at once: the compiler would keep all words for a sum at the end.
+        delta = Delta::from_sum(opaque(delta.sum() as usize) as u64);
+    }
     delta
 }
 
 #[inline(always)]
-fn addresses6(ip: &mut Ipv6Hdr, from: (V6, V6), to: (V6, V6)) -> Delta {
-    put128(&mut ip.src_addr, &to.0.0);
-    put128(&mut ip.dst_addr, &to.1.0);
-    let (a, b, c, d) = (from.0.0, from.1.0, to.0.0, to.1.0);
-    Delta::default()
-        .words(a[0], c[0])
-        .words(a[1], c[1])
-        .words(a[2], c[2])
-        .words(a[3], c[3])
-        .words(b[0], d[0])
-        .words(b[1], d[1])
-        .words(b[2], d[2])
-        .words(b[3], d[3])
+fn addresses6(ip: &mut Ipv6Hdr, src: &V6, dst: &V6) -> Delta {
+    address6(&mut ip.src_addr, src).and(address6(&mut ip.dst_addr, dst))
 }
 
 /// Takes one off the TTL of an IPv4 header; returns what that does to the header's checksum.
@@ -125,37 +129,34 @@ impl Rewrite for V4 {
         segment: &Segment<V4>,
         to: &Tuple<V4>,
     ) -> Result<(), DropReason> {
-        let from = &segment.tuple;
-        let ip = packet.at::<Ipv4Hdr>(segment.l3)?;
+        let ip = packet.at::<Ipv4Hdr>(segment.l3 as usize)?;
         let ttl = hop4(ip)?;
-        let addresses = addresses4(ip, (from.src, from.dst), (to.src, to.dst));
+        let addresses = addresses4(ip, &to.src, &to.dst);
         let check = ttl.and(addresses).apply(get16(&ip.check));
         put16(&mut ip.check, check);
         translate_tcp(packet, segment, to, addresses)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn translate_error(
         packet: &mut Packet,
         error: &IcmpError<V4>,
         to: &Tuple<V4>,
     ) -> Result<(), DropReason> {
-        let outer = packet.at::<Ipv4Hdr>(error.l3)?;
+        let outer = packet.at::<Ipv4Hdr>(error.l3 as usize)?;
         let ttl = hop4(outer)?;
-        let addresses = addresses4(outer, (error.src, error.dst), (to.src, to.dst));
+        let addresses = addresses4(outer, &to.src, &to.dst);
         let check = ttl.and(addresses).apply(get16(&outer.check));
         put16(&mut outer.check, check);
 
-        let quoted = to.reversed();
-        let inner = packet.at::<Ipv4Hdr>(error.l4 + Icmp::LEN)?;
-        let old = (error.quoted.src, error.quoted.dst);
-        let delta = addresses4(inner, old, (quoted.src, quoted.dst));
+        let inner = packet.at::<Ipv4Hdr>(error.l4 as usize + Icmp::LEN)?;
+        let delta = addresses4(inner, &to.dst, &to.src);
         let check = get16(&inner.check);
         let new_check = delta.apply(check);
         put16(&mut inner.check, new_check);
         // The ICMP checksum covers the quoted addresses, their header's checksum and the ports.
-        let delta = translate_quoted_ports(packet, error, &quoted, delta.word(check, new_check))?;
-        apply_to_icmp(packet, error.l4, delta)
+        let delta = delta.word(check, new_check).and(translate_quoted_ports(packet, error, to)?);
+        apply_to_icmp(packet, error.l4 as usize, delta)
     }
 
     #[inline(always)]
@@ -175,29 +176,26 @@ impl Rewrite for V6 {
         segment: &Segment<V6>,
         to: &Tuple<V6>,
     ) -> Result<(), DropReason> {
-        let from = &segment.tuple;
-        let ip = packet.at::<Ipv6Hdr>(segment.l3)?;
+        let ip = packet.at::<Ipv6Hdr>(segment.l3 as usize)?;
         ip.hop_limit = decremented(ip.hop_limit)?;
-        let addresses = addresses6(ip, (from.src, from.dst), (to.src, to.dst));
+        let addresses = addresses6(ip, &to.src, &to.dst);
         translate_tcp(packet, segment, to, addresses)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn translate_error(
         packet: &mut Packet,
         error: &IcmpError<V6>,
         to: &Tuple<V6>,
     ) -> Result<(), DropReason> {
-        let outer = packet.at::<Ipv6Hdr>(error.l3)?;
+        let outer = packet.at::<Ipv6Hdr>(error.l3 as usize)?;
         outer.hop_limit = decremented(outer.hop_limit)?;
-        let pseudo = addresses6(outer, (error.src, error.dst), (to.src, to.dst));
+        let pseudo = addresses6(outer, &to.src, &to.dst);
 
-        let quoted = to.reversed();
-        let inner = packet.at::<Ipv6Hdr>(error.l4 + Icmp::LEN)?;
-        let old = (error.quoted.src, error.quoted.dst);
-        let delta = pseudo.and(addresses6(inner, old, (quoted.src, quoted.dst)));
-        let delta = translate_quoted_ports(packet, error, &quoted, delta)?;
-        apply_to_icmp(packet, error.l4, delta)
+        let inner = packet.at::<Ipv6Hdr>(error.l4 as usize + Icmp::LEN)?;
+        let delta = pseudo.and(addresses6(inner, &to.dst, &to.src));
+        let delta = delta.and(translate_quoted_ports(packet, error, to)?);
+        apply_to_icmp(packet, error.l4 as usize, delta)
     }
 
     #[inline(always)]

@@ -11,63 +11,45 @@ use lb_common::{
 };
 use lb_ebpf::{
     packet::Packet,
-    wire::{EthHdr, Ipv4Hdr, Ipv6Hdr, VlanTag, ethertype, get32, get128, put_mac, put32},
+    wire::{EthHdr, Ipv4Hdr, Ipv6Hdr, VlanTag, ethertype, get32, get128, put_mac},
 };
 
-use crate::{Verdict, count, forward::Way, next_hop, punt};
+use crate::{Verdict, count, forward::Way, next_hop, punt, stage};
 
 /// Sends a packet as it stands at `l3`.
 #[inline(always)]
-pub fn plain<A: Addr>(
-    packet: &mut Packet,
-    l3: usize,
-    _ip_len: u16,
-    way: &Way,
-) -> Result<Verdict, DropReason> {
+pub fn plain<A: Addr>(packet: &mut Packet, l3: usize, way: &Way) -> Result<Verdict, DropReason> {
     let kind = match A::FAMILY {
         V4::FAMILY => ethertype::IPV4,
         _ => ethertype::IPV6,
     };
     let Some(hop) = next_hop::get(way.next_hop) else {
         make_room(packet, l3, EthHdr::LEN)?;
-        return unresolved(packet, kind, way.link_backend);
+        return stage::unresolved(packet, kind, way.link_backend);
     };
     let link = link_len(hop);
     make_room(packet, l3, link)?;
     out(packet, hop, kind)
 }
 
-/// Sends a packet behind another header, which is given as words in memory order.
+/// Sends a packet behind another IP header, of so many words, which is written by `write`.
 #[inline(always)]
 pub fn wrapped<const WORDS: usize>(
     packet: &mut Packet,
     l3: usize,
-    header: &[u32; WORDS],
     kind: u16,
     next_hop: u16,
+    write: impl Fn(&mut [[u8; 4]; WORDS]),
 ) -> Result<Verdict, DropReason> {
     let Some(hop) = next_hop::get(next_hop) else {
         make_room(packet, l3, EthHdr::LEN + WORDS * 4)?;
-        put(packet, EthHdr::LEN, header)?;
-        return unresolved(packet, kind, 0);
+        write(packet.at(EthHdr::LEN)?);
+        return stage::unresolved(packet, kind, 0);
     };
     let link = link_len(hop);
     make_room(packet, l3, link + WORDS * 4)?;
-    put(packet, link, header)?;
+    write(packet.at(link)?);
     out(packet, hop, kind)
-}
-
-#[inline(always)]
-fn put<const WORDS: usize>(
-    packet: &mut Packet,
-    offset: usize,
-    words: &[u32; WORDS],
-) -> Result<(), DropReason> {
-    let header = packet.at::<[[u8; 4]; WORDS]>(offset)?;
-    for (field, word) in header.iter_mut().zip(words) {
-        put32(field, *word);
-    }
-    Ok(())
 }
 
 /// Length of the link header: Ethernet and at most two tags. Whatever the map says, it stays in bounds.
@@ -129,8 +111,12 @@ fn leave(packet: &Packet, ifindex: u32) -> Verdict {
 
 /// Sends a packet, which begins right after an Ethernet header, where the kernel's FIB says; what
 /// the kernel cannot resolve now goes to the agent. `link_backend`: see [`Way::link_backend`].
-#[inline(never)]
-fn unresolved(packet: &mut Packet, kind: u16, link_backend: u16) -> Result<Verdict, DropReason> {
+#[inline(always)]
+pub fn unresolved(
+    packet: &mut Packet,
+    kind: u16,
+    link_backend: u16,
+) -> Result<Verdict, DropReason> {
     // With `dsr` the destination is our own address: the FIB cannot help.
     if link_backend == 0 {
         // SAFETY: all-zero bytes are a valid value of this C struct.

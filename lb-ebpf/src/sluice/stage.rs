@@ -1,0 +1,354 @@
+//! The stages off the way of an established flow's packets, which the verifier checks one by one.
+//!
+//! A function with a global symbol is checked once, for all arguments that its types allow. Any other
+//! is checked again for each way to each of its calls, and the ways multiply: as plain functions these
+//! stages took more than the million instructions that the verifier looks at. In return such a function
+//! may take only the context, numbers, and pointers to plain memory, which it must expect to be null,
+//! and returns a number (kernel: `btf_prepare_func_args`). This file translates; the stages themselves
+//! know nothing of it.
+
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use lb_common::{
+    addr::{Addr, Tuple, V4, V6},
+    flow::Flow,
+    handshake::Handshake,
+    outcome::{DropReason, Event},
+    service::Backend,
+};
+use lb_ebpf::packet::Packet;
+
+use crate::{
+    Verdict, answer, close, forward, handshake, icmp,
+    nat::{self, Reserved, Source},
+    open,
+    options::{self, Options},
+    parse::{IcmpError, Segment},
+    report, transmit,
+};
+
+/// The stages of an IP version.
+pub trait Stages: Addr {
+    /// [`open::without_flow`]
+    fn without_flow(packet: &mut Packet, segment: &Segment<Self>) -> Result<Verdict, DropReason>;
+
+    /// [`close::flagged`]
+    fn flagged(
+        packet: &mut Packet,
+        segment: &Segment<Self>,
+        flow: &mut Flow<Self>,
+    ) -> Result<Verdict, DropReason>;
+
+    /// [`forward::forward`]
+    fn forward(
+        packet: &mut Packet,
+        segment: &Segment<Self>,
+        flow: &mut Flow<Self>,
+    ) -> Result<Verdict, DropReason>;
+
+    /// [`icmp::message`]
+    fn icmp(packet: &mut Packet, message: &Segment<Self>) -> Result<Verdict, DropReason>;
+
+    /// [`forward::forward_error`]
+    fn forward_error(
+        packet: &mut Packet,
+        error: &IcmpError<Self>,
+        flow: &mut Flow<Self>,
+    ) -> Result<Verdict, DropReason>;
+
+    /// [`answer::reset`]
+    fn reset(packet: &mut Packet, segment: &Segment<Self>) -> Result<Verdict, DropReason>;
+
+    /// [`answer::packet_too_big`]
+    fn packet_too_big(packet: &mut Packet, l3: u32, mtu: u16) -> Result<Verdict, DropReason>;
+
+    /// [`nat::reserve_source`]
+    fn reserve_source(
+        client: &Tuple<Self>,
+        backend_id: u16,
+        backend: &Backend,
+        source: Source,
+        to: &mut Tuple<Self>,
+    ) -> Result<Reserved, DropReason>;
+
+    /// [`handshake::promote`]
+    fn promote(segment: &Segment<Self>, handshake: &mut Handshake<Self>) -> bool;
+
+    /// [`options::read`]
+    fn options(packet: &Packet, segment: &Segment<Self>, options: &mut Options);
+}
+
+const DONE: u64 = 0;
+const TAKEN: u64 = 1;
+const FULL: u64 = 2;
+const TRANSMIT: u64 = 1 << 8;
+const REDIRECT: u64 = 2 << 8;
+const PUNTED: u64 = 3 << 8;
+/// With the event's number.
+const PASS: u64 = 4 << 8;
+/// With the reason's number.
+const DROP: u64 = 5 << 8;
+
+/// A null pointer for an argument: no caller gives one.
+const NULL: u64 = DROP | DropReason::Inconsistent as u64;
+
+/// A stage's result and the service that it is counted for, as one number.
+#[inline(always)]
+fn pack(packet: &Packet, result: Result<Verdict, DropReason>) -> u64 {
+    let outcome = match result {
+        Ok(Verdict::Transmit) => TRANSMIT,
+        Ok(Verdict::Redirect) => REDIRECT,
+        Ok(Verdict::Punted) => PUNTED,
+        Ok(Verdict::Pass(event)) => PASS | event as u64,
+        Err(reason) => DROP | reason as u64,
+    };
+    (packet.service as u64) << 32 | outcome
+}
+
+#[inline(always)]
+fn unpack(packet: &mut Packet, outcome: u64) -> Result<Verdict, DropReason> {
+    packet.service = (outcome >> 32) as u16;
+    let number = outcome as u32 & 0xff;
+    match outcome & 0xff00 {
+        TRANSMIT => Ok(Verdict::Transmit),
+        REDIRECT => Ok(Verdict::Redirect),
+        PUNTED => Ok(Verdict::Punted),
+        PASS => match Event::from_number(number) {
+            Some(event) => Ok(Verdict::Pass(event)),
+            None => Err(DropReason::Inconsistent),
+        },
+        _ => match DropReason::from_number(number) {
+            Some(reason) => Err(reason),
+            None => Err(DropReason::Inconsistent),
+        },
+    }
+}
+
+/// Runs a stage on the frame of a context.
+#[inline(always)]
+fn run(
+    ctx: *mut xdp_md,
+    service: u16,
+    stage: impl FnOnce(&mut Packet) -> Result<Verdict, DropReason>,
+) -> u64 {
+    let mut packet = Packet::new(&XdpContext::new(ctx));
+    packet.service = service;
+    let result = stage(&mut packet);
+    pack(&packet, result)
+}
+
+/// Turns the pointers that a global function got into references.
+macro_rules! references {
+    ($($pointer:ident),*) => {
+        $(
+            // SAFETY: a reference of the caller, which nobody else uses before we return.
+            let Some($pointer) = (unsafe { $pointer.as_mut() }) else { return NULL };
+        )*
+    };
+}
+
+/// A global function that runs a stage on a frame.
+macro_rules! packet_stage {
+    ($stage:path as $name:ident($($pointer:ident: $to:ty),*; $($number:ident: $type:ty),*)) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name(
+            ctx: *mut xdp_md,
+            service: u16,
+            $($pointer: *mut $to,)*
+            $($number: $type,)*
+        ) -> u64 {
+            references!($($pointer),*);
+            run(ctx, service, |packet| $stage(packet, $($pointer,)* $($number,)*))
+        }
+    };
+}
+
+packet_stage!(transmit::unresolved as stage_unresolved(; kind: u16, link_backend: u16));
+
+/// [`transmit::unresolved`]
+#[inline(always)]
+pub fn unresolved(
+    packet: &mut Packet,
+    kind: u16,
+    link_backend: u16,
+) -> Result<Verdict, DropReason> {
+    let outcome = stage_unresolved(packet.ctx(), packet.service, kind, link_backend);
+    unpack(packet, outcome)
+}
+
+/// [`report::report`]
+#[inline(always)]
+pub fn report(service: u16, outcome: u32) {
+    stage_report(service, outcome);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn stage_report(service: u16, outcome: u32) -> u64 {
+    report::report(service, outcome);
+    DONE
+}
+
+/// The global functions of an IP version, and the trait that calls them.
+macro_rules! stages {
+    ($version:ty:
+        $without_flow:ident, $flagged:ident, $forward:ident, $icmp:ident, $forward_error:ident,
+        $reset:ident, $packet_too_big:ident, $reserve_source:ident, $promote:ident, $options:ident
+    ) => {
+        packet_stage!(open::without_flow as $without_flow(segment: Segment<$version>;));
+        packet_stage!(close::flagged as $flagged(segment: Segment<$version>, flow: Flow<$version>;));
+        packet_stage!(forward::forward as $forward(segment: Segment<$version>, flow: Flow<$version>;));
+        packet_stage!(icmp::message as $icmp(message: Segment<$version>;));
+        packet_stage!(forward::forward_error
+            as $forward_error(error: IcmpError<$version>, flow: Flow<$version>;));
+        packet_stage!(answer::reset as $reset(segment: Segment<$version>;));
+        packet_stage!(answer::packet_too_big::<$version> as $packet_too_big(; l3: u32, mtu: u16));
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $reserve_source(
+            client: *mut Tuple<$version>,
+            backend_id: u16,
+            backend: *mut Backend,
+            source: u32,
+            to: *mut Tuple<$version>,
+        ) -> u64 {
+            references!(client, backend, to);
+            let source = Source { index: (source >> 16) as u16, port: source as u16 };
+            match nat::reserve_source(client, backend_id, backend, source, to) {
+                Ok(Reserved::Done) => DONE,
+                Ok(Reserved::Taken) => TAKEN,
+                Err(reason) => DROP | reason as u64,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $promote(
+            segment: *mut Segment<$version>,
+            handshake: *mut Handshake<$version>,
+        ) -> u64 {
+            references!(segment, handshake);
+            if handshake::promote(segment, handshake) { DONE } else { FULL }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $options(
+            ctx: *mut xdp_md,
+            segment: *mut Segment<$version>,
+            options: *mut Options,
+        ) -> u64 {
+            references!(segment, options);
+            options::read(&Packet::new(&XdpContext::new(ctx)), segment, options);
+            DONE
+        }
+
+        impl Stages for $version {
+            #[inline(always)]
+            fn without_flow(
+                packet: &mut Packet,
+                segment: &Segment<Self>,
+            ) -> Result<Verdict, DropReason> {
+                let outcome = $without_flow(packet.ctx(), packet.service, pointer(segment));
+                unpack(packet, outcome)
+            }
+
+            #[inline(always)]
+            fn flagged(
+                packet: &mut Packet,
+                segment: &Segment<Self>,
+                flow: &mut Flow<Self>,
+            ) -> Result<Verdict, DropReason> {
+                let outcome = $flagged(packet.ctx(), packet.service, pointer(segment), flow);
+                unpack(packet, outcome)
+            }
+
+            #[inline(always)]
+            fn forward(
+                packet: &mut Packet,
+                segment: &Segment<Self>,
+                flow: &mut Flow<Self>,
+            ) -> Result<Verdict, DropReason> {
+                let outcome = $forward(packet.ctx(), packet.service, pointer(segment), flow);
+                unpack(packet, outcome)
+            }
+
+            #[inline(always)]
+            fn icmp(packet: &mut Packet, message: &Segment<Self>) -> Result<Verdict, DropReason> {
+                let outcome = $icmp(packet.ctx(), packet.service, pointer(message));
+                unpack(packet, outcome)
+            }
+
+            #[inline(always)]
+            fn forward_error(
+                packet: &mut Packet,
+                error: &IcmpError<Self>,
+                flow: &mut Flow<Self>,
+            ) -> Result<Verdict, DropReason> {
+                let outcome = $forward_error(packet.ctx(), packet.service, pointer(error), flow);
+                unpack(packet, outcome)
+            }
+
+            #[inline(always)]
+            fn reset(packet: &mut Packet, segment: &Segment<Self>) -> Result<Verdict, DropReason> {
+                let outcome = $reset(packet.ctx(), packet.service, pointer(segment));
+                unpack(packet, outcome)
+            }
+
+            #[inline(always)]
+            fn packet_too_big(
+                packet: &mut Packet,
+                l3: u32,
+                mtu: u16,
+            ) -> Result<Verdict, DropReason> {
+                let outcome = $packet_too_big(packet.ctx(), packet.service, l3, mtu);
+                unpack(packet, outcome)
+            }
+
+            #[inline(always)]
+            fn reserve_source(
+                client: &Tuple<Self>,
+                backend_id: u16,
+                backend: &Backend,
+                source: Source,
+                to: &mut Tuple<Self>,
+            ) -> Result<Reserved, DropReason> {
+                let source = (source.index as u32) << 16 | source.port as u32;
+                match $reserve_source(pointer(client), backend_id, pointer(backend), source, to) {
+                    DONE => Ok(Reserved::Done),
+                    TAKEN => Ok(Reserved::Taken),
+                    outcome => match DropReason::from_number(outcome as u32 & 0xff) {
+                        Some(reason) => Err(reason),
+                        None => Err(DropReason::Inconsistent),
+                    },
+                }
+            }
+
+            #[inline(always)]
+            fn promote(segment: &Segment<Self>, handshake: &mut Handshake<Self>) -> bool {
+                $promote(pointer(segment), handshake) == DONE
+            }
+
+            #[inline(always)]
+            fn options(packet: &Packet, segment: &Segment<Self>, options: &mut Options) {
+                $options(packet.ctx(), pointer(segment), options);
+            }
+        }
+    };
+}
+
+/// A reference as an argument of a global function, which has no use for "read only".
+#[inline(always)]
+fn pointer<T>(to: &T) -> *mut T {
+    core::ptr::from_ref(to).cast_mut()
+}
+
+stages!(V4:
+    without_flow_v4, flagged_v4, forward_v4, icmp_v4, forward_error_v4,
+    reset_v4, packet_too_big_v4, reserve_source_v4, promote_v4, options_v4
+);
+stages!(V6:
+    without_flow_v6, flagged_v6, forward_v6, icmp_v6, forward_error_v6,
+    reset_v6, packet_too_big_v6, reserve_source_v6, promote_v6, options_v6
+);
