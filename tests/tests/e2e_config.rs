@@ -86,16 +86,15 @@ fn a_bad_file_changes_nothing() {
     let good = site.edge.config().to_string();
     let before = site.edge.status().unwrap().configured();
     let bad = [
-        "this is not TOML".to_owned(),
-        String::new(),
-        good.replace("10.2.0.2:", "10.2.0.300:"),
-        good.replace("forward = \"nat\"", "forward = \"magic\""),
+        ("TOML", "this is not TOML".to_owned()),
+        ("10.2.0.300", good.replace("10.2.0.2:", "10.2.0.300:")),
+        ("magic", good.replace("forward = \"nat\"", "forward = \"magic\"")),
+        ("edge", String::new()),
     ];
-    for text in bad {
-        let lines = site.edge.log().len();
+    for (remark, text) in bad {
         site.edge.save_text(&text).unwrap();
-        let refused = |line: &str| line.to_lowercase().contains("refused");
-        site.edge.process().wait_for_line_after(lines, SOON, refused).unwrap();
+        let refused = |status: &Status| status.refusal().is_some_and(|it| it.contains(remark));
+        site.edge.wait_for("the file is refused", SOON, refused).unwrap();
         assert_eq!(site.edge.status().unwrap().configured(), before);
         undisturbed(&load);
     }
@@ -103,7 +102,7 @@ fn a_bad_file_changes_nothing() {
     // The good file again is nothing new.
     site.edge.configure(|_| ()).unwrap();
     site.edge.reload().unwrap();
-    site.edge.wait_all_up().unwrap();
+    site.edge.wait_for("nothing is refused", SOON, |it| it.refusal().is_none()).unwrap();
     undisturbed(&load);
     site.smoothen();
     assert_eq!(load.stop().wrong, 0);

@@ -54,13 +54,13 @@ impl Status {
     /// Whether a backend's health probes succeed.
     #[must_use]
     pub fn is_up(&self, service: &str, backend: &str) -> bool {
-        self.backend(service, backend).is_some_and(|it| it["health"] == "up")
+        self.backend(service, backend).is_some_and(|it| it["health"]["state"] == "up")
     }
 
     /// Whether a backend has failed.
     #[must_use]
     pub fn is_down(&self, service: &str, backend: &str) -> bool {
-        self.backend(service, backend).is_some_and(|it| it["health"] == "down")
+        self.backend(service, backend).is_some_and(|it| it["health"]["state"] == "down")
     }
 
     /// Whether a service sends to backends that are down, since all are.
@@ -72,19 +72,33 @@ impl Status {
     /// A counter of a backend, by its name in [`lb_common::counters::BackendCounters`].
     #[must_use]
     pub fn counter(&self, service: &str, backend: &str, counter: &str) -> u64 {
-        self.backend(service, backend).and_then(|it| it[counter].as_u64()).unwrap_or_default()
+        let backend = self.backend(service, backend);
+        backend.and_then(|it| it["traffic"][counter].as_u64()).unwrap_or_default()
     }
 
-    /// How often an event was counted, over all services.
+    /// How often an event was counted, over all services and beside them.
     #[must_use]
     pub fn event(&self, event: Event) -> u64 {
-        self.0["events"][event.label()].as_u64().unwrap_or_default()
+        self.outcome("events", event.label())
     }
 
-    /// How many packets were dropped for a reason, over all services.
+    /// How many packets were dropped for a reason, over all services and beside them.
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.0["drops"][reason.label()].as_u64().unwrap_or_default()
+        self.outcome("drops", reason.label())
+    }
+
+    fn outcome(&self, kind: &str, label: &str) -> u64 {
+        let services = self.0["services"].as_array().into_iter().flatten();
+        // Zeros are left out.
+        let of = |it: &Value| it["outcomes"][kind][label].as_u64().unwrap_or_default();
+        services.chain([&self.0]).map(of).sum()
+    }
+
+    /// Why the last change of the file was refused, if it was.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        self.0["config_refused"].as_str()
     }
 }
 
