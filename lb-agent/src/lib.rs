@@ -13,4 +13,6 @@ pub mod netlink;
 pub mod nexthop;
 pub mod object;
 pub mod reset;
+pub mod run;
 pub mod state;
+pub mod unload;
