@@ -8,8 +8,10 @@
 
 pub mod abi;
 pub mod addr;
+pub mod bench;
 pub mod checksum;
 pub mod counters;
+pub mod decap;
 pub mod flow;
 pub mod handshake;
 pub mod hash;
