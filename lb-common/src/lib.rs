@@ -8,6 +8,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod bench;
 pub mod checksum;
 pub mod counters;
 pub mod decap;

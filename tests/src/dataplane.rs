@@ -206,10 +206,22 @@ impl Dataplane {
     /// Runs the program on a frame and asserts all that came of it.
     #[track_caller]
     pub fn check(&mut self, name: &str, sent: &[u8], expected: &Expect) {
+        self.check_by(name, sent, |_| expected.clone());
+    }
+
+    /// The same where the data plane has a choice: what is expected may depend on what it chose.
+    #[track_caller]
+    pub fn check_by(
+        &mut self,
+        name: &str,
+        sent: &[u8],
+        expected: impl FnOnce(&Output) -> Expect,
+    ) -> Output {
         let before = self.tables.counters();
         let output = self.run(sent);
         let counters = self.tables.counters().since(&before);
-        expected.assert(name, sent, &output, &counters);
+        expected(&output).assert(name, sent, &output, &counters);
+        output
     }
 
     /// The backend of a client's new connection, computed from the agent's ring.

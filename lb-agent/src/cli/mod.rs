@@ -1,8 +1,10 @@
 //! The command line: one file per subcommand. Nothing here decides anything about packets.
 
 mod check;
+mod flows;
 mod log;
 mod run;
+mod status;
 mod unload;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -25,6 +27,10 @@ enum Command {
     Check(check::Arguments),
     /// Remove every trace of an edge from the kernel; its flows end
     Unload(unload::Arguments),
+    /// Show what a running agent knows of its edge
+    Status(status::Arguments),
+    /// List the connections of an edge; works without a running agent
+    Flows(flows::Arguments),
 }
 
 /// Which edge a command is about.
@@ -45,6 +51,8 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => return run::run(arguments),
         Command::Check(arguments) => return check::check(&arguments),
         Command::Unload(arguments) => unload::unload(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Flows(arguments) => flows::flows(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

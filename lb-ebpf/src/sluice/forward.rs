@@ -2,7 +2,7 @@
 
 use lb_common::{
     flow::{Flow, flags, forward},
-    outcome::{DropReason, NO_SERVICE},
+    outcome::DropReason,
     service::Backend,
 };
 use lb_ebpf::packet::Packet;
@@ -44,20 +44,6 @@ fn way<A: Version>(flow: &mut Flow<A>) -> Option<Way> {
 /// Forwards a segment of a flow.
 #[inline(always)]
 pub fn forward<A: Version>(
-    packet: &mut Packet,
-    segment: &Segment<A>,
-    flow: &mut Flow<A>,
-) -> Result<Verdict, DropReason> {
-    let result = send(packet, segment, flow);
-    if result.is_err() && packet.service == NO_SERVICE {
-        // On the way to a client nobody needs to know the service, unless to blame it.
-        packet.service = service::of_backend(flow.backend);
-    }
-    result
-}
-
-#[inline(always)]
-fn send<A: Version>(
     packet: &mut Packet,
     segment: &Segment<A>,
     flow: &mut Flow<A>,

@@ -24,7 +24,7 @@ use crate::{
     next_hop, options,
     parse::Segment,
     scratch::{self, Use},
-    stage,
+    service, stage,
 };
 
 /// Handshakes by the tuple on the wire, IPv4.
@@ -129,31 +129,32 @@ pub fn advance<A: Version>(
     segment: &Segment<A>,
     handshake: &'static mut Handshake<A>,
 ) -> Result<Verdict, DropReason> {
+    packet.service = service::of_backend(handshake.flow.backend);
     if handshake.flow.flags & flow_flags::TO_CLIENT != 0 {
         if segment.is_syn_ack() {
             answered(packet, segment, handshake);
         }
-        return A::forward(packet, segment, &mut handshake.flow);
+        return A::forward(packet, &mut handshake.flow);
     }
     if segment.is_syn() {
-        let verdict = A::forward(packet, segment, &mut handshake.flow);
+        let verdict = A::forward(packet, &mut handshake.flow);
         count::event(packet.service, Event::SynRetransmitted);
         return verdict;
     }
     if segment.is_rst() {
         // The client gives up. Nobody will miss the entries; the LRU takes them.
-        return A::forward(packet, segment, &mut handshake.flow);
+        return A::forward(packet, &mut handshake.flow);
     }
     if !completes(segment, handshake) {
         return Err(DropReason::HandshakeMismatch);
     }
-    complete(segment, handshake);
+    complete(handshake);
     match flow::find(&segment.tuple) {
         Some(flow) => {
             flow::touch(flow, segment);
-            A::forward(packet, segment, flow)
+            A::forward(packet, flow)
         }
-        None => A::forward(packet, segment, &mut handshake.flow),
+        None => A::forward(packet, &mut handshake.flow),
     }
 }
 
@@ -188,10 +189,10 @@ pub fn completes<A>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
 /// Makes a flow of a completed handshake. If the flow table is full, the flow goes on from the
 /// handshake table for as long as newcomers leave it there.
 #[inline(always)]
-pub fn complete<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
+pub fn complete<A: Version>(handshake: &Handshake<A>) {
     let backend = handshake.flow.backend;
-    if !A::promote(segment, handshake) {
-        let service = crate::service::of_backend(backend);
+    if !A::promote() {
+        let service = service::of_backend(backend);
         count::event(service, Event::FlowTableFull);
         stage::report(service, Event::FlowTableFull.index());
     }
@@ -209,7 +210,7 @@ pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) -
     flow.seq_next = segment.seq;
     flow.ack = segment.ack;
     let (backend, is_nat) = (flow.backend, flow.forward == forward::NAT);
-    let service = crate::service::of_backend(backend);
+    let service = service::of_backend(backend);
     let answers = flow.to.reversed();
     if is_nat {
         let Some(Handshake { flow: back, .. }) = scratch::handshake::<A>(Use::Reserve) else {

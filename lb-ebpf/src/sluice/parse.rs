@@ -16,7 +16,7 @@ use lb_ebpf::{
 ///
 /// Stages get it by reference, as memory of which every byte is written.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Segment<A> {
     pub tuple: Tuple<A>,
     /// Sequence number, host byte order.

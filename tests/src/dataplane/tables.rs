@@ -176,6 +176,16 @@ impl Tables {
         self.apply(MapOp::SetService { id: service, service: value });
     }
 
+    /// Overwrites a backend behind the scenario's back, as in the middle of a change.
+    pub fn set_backend(&mut self, id: u16, backend: Backend) {
+        self.apply(MapOp::SetBackend { id, backend });
+    }
+
+    /// Clears backends behind the scenario's back.
+    pub fn blank_backends(&mut self, ids: impl IntoIterator<Item = u16>) {
+        ids.into_iter().for_each(|id| self.apply(MapOp::ClearBackend { id }));
+    }
+
     fn apply(&mut self, op: MapOp) {
         self.config.apply(&op).unwrap_or_else(|error| panic!("{op}: {error:#}"));
     }
