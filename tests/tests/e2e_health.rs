@@ -154,6 +154,7 @@ fn when_all_are_down_and_that_is_wanted_nobody_gets_in() {
     let target = site.listeners(CHAT)[0];
     let connect = || std::net::TcpStream::connect_timeout(&target, Duration::from_millis(500));
     let denied = |_: &tests::edge::Status| site.lab.client(0).run(connect).is_err();
-    let (status, _) = site.edge.wait_for("nobody gets in", SOON, denied).unwrap();
+    site.edge.wait_for("nobody gets in", SOON, denied).unwrap();
+    let status = site.edge.status().unwrap();
     assert!(status.dropped(lb_common::outcome::DropReason::NoBackend) > 0, "{status}");
 }

@@ -35,7 +35,9 @@ pub fn start(arguments: &LogArguments) -> Result<(), String> {
         .or_else(|| std::env::var(EnvFilter::DEFAULT_ENV).ok())
         .filter(|text| !text.is_empty())
         .unwrap_or_else(|| "info".to_owned());
-    let filter = EnvFilter::try_new(&text).map_err(|error| {
+    // How the object file is relocated, thousands of lines of it, helps nobody who has not asked for just that.
+    let quiet = if text.contains("aya") { "" } else { ",aya_obj=info" };
+    let filter = EnvFilter::try_new(format!("{text}{quiet}")).map_err(|error| {
         format!("log filter {text:?}: {error}; write e.g. info, or info,lb_agent::health=debug")
     })?;
     let log = fmt().with_env_filter(filter).with_writer(io::stderr);

@@ -1,8 +1,11 @@
 //! The command line: one file per subcommand. Nothing here decides anything about packets.
 
 mod check;
+mod decap;
+mod flows;
 mod log;
 mod run;
+mod status;
 mod unload;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -25,6 +28,13 @@ enum Command {
     Check(check::Arguments),
     /// Remove every trace of an edge from the kernel; its flows end
     Unload(unload::Arguments),
+    /// Show what a running agent knows of its edge
+    Status(status::Arguments),
+    /// List the connections of an edge; works without a running agent
+    Flows(flows::Arguments),
+    /// On a backend: take packets out of the tunnels of `forward = "ipip"`
+    #[command(subcommand)]
+    Decap(decap::Action),
 }
 
 /// Which edge a command is about.
@@ -45,6 +55,9 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => return run::run(arguments),
         Command::Check(arguments) => return check::check(&arguments),
         Command::Unload(arguments) => unload::unload(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Flows(arguments) => flows::flows(&arguments),
+        Command::Decap(action) => decap::decap(&action),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

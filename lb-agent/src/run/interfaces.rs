@@ -37,7 +37,7 @@ impl Interfaces {
         let mut result = Ok(());
         for name in &edge.interfaces {
             let before = loaded.link_state(name)?;
-            match attach_one(loaded, name, edge.xdp) {
+            match attach_one(loaded, name, edge.xdp, self.0.get(name)) {
                 Ok(state) => {
                     if before != bpf::LinkState::Attached {
                         new.push(name);
@@ -95,7 +95,7 @@ impl Interfaces {
                 Ok(_) if !exists(name) => State::Detached {
                     problem: format!("interface {name}: there is none of this name"),
                 },
-                Ok(_) => attach_one(loaded, name, wanted)
+                Ok(_) => attach_one(loaded, name, wanted, None)
                     .unwrap_or_else(|error| State::Detached { problem: format!("{error:#}") }),
                 Err(error) => State::Detached { problem: format!("{error:#}") },
             };
@@ -120,13 +120,19 @@ impl State {
     }
 }
 
-fn attach_one(loaded: &Loaded, name: &str, wanted: XdpMode) -> Result<State> {
-    let mode = match wanted {
-        XdpMode::Auto => bpf::XdpMode::Auto,
-        XdpMode::Native => bpf::XdpMode::Native,
-        XdpMode::Generic => bpf::XdpMode::Generic,
-    };
-    let bpf::Attached { ifindex, mode, adopted } = loaded.attach(name, mode)?;
+/// Attaches the program, or makes sure that it is; says so unless that is what was known `before`.
+fn attach_one(
+    loaded: &Loaded,
+    name: &str,
+    wanted: XdpMode,
+    before: Option<&State>,
+) -> Result<State> {
+    let attached = attach_as(loaded, name, wanted)?;
+    let state = State::Attached { ifindex: attached.ifindex, mode: attached.mode };
+    if before == Some(&state) {
+        return Ok(state);
+    }
+    let bpf::Attached { ifindex, mode, adopted } = attached;
     tracing::info!(interface = name, ifindex, ?mode, adopted, "attached");
     if mode == Mode::Generic && wanted == XdpMode::Generic {
         tracing::warn!(
@@ -135,7 +141,16 @@ fn attach_one(loaded: &Loaded, name: &str, wanted: XdpMode) -> Result<State> {
              several times the cost per packet; \"native\" or \"auto\" is for drivers that can do better"
         );
     }
-    Ok(State::Attached { ifindex, mode })
+    Ok(state)
+}
+
+fn attach_as(loaded: &Loaded, name: &str, wanted: XdpMode) -> Result<bpf::Attached> {
+    let mode = match wanted {
+        XdpMode::Auto => bpf::XdpMode::Auto,
+        XdpMode::Native => bpf::XdpMode::Native,
+        XdpMode::Generic => bpf::XdpMode::Generic,
+    };
+    loaded.attach(name, mode)
 }
 
 fn exists(name: &str) -> bool {
