@@ -31,9 +31,12 @@ pub fn flagged<A: Version>(
     }
     let was_closing = flow.is_closing();
     if segment.is_rst() {
-        if resets(segment, flow) {
-            end(flow, flags::RESET, flags::RESET);
+        if !resets(segment, flow) {
+            // A guess, perhaps, which must not count as a number that the sender has sent: repeated,
+            // it would be right.
+            return A::forward(packet, flow);
         }
+        end(flow, flags::RESET, flags::RESET);
     } else if segment.flags & tcp_flags::FIN != 0 && finishes(segment, flow) {
         end(flow, flags::FIN, flags::PEER_FIN);
     }

@@ -137,6 +137,10 @@ pub fn advance<A: Version>(
         return A::forward(packet, &mut handshake.flow);
     }
     if segment.is_syn() {
+        if let Some(backend) = service::backend(handshake.flow.backend) {
+            let options = options::of(packet, segment);
+            options::clamp_mss(packet, segment, &options, backend)?;
+        }
         let verdict = A::forward(packet, &mut handshake.flow);
         count::event(packet.service, Event::SynRetransmitted);
         return verdict;
@@ -145,7 +149,7 @@ pub fn advance<A: Version>(
         // The client gives up. Nobody will miss the entries; the LRU takes them.
         return A::forward(packet, &mut handshake.flow);
     }
-    if !completes(segment, handshake) {
+    if handshake.flags & flags::COMPLETED == 0 && !completes(segment, handshake) {
         return Err(DropReason::HandshakeMismatch);
     }
     complete(handshake);
@@ -189,9 +193,10 @@ pub fn completes<A>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
 /// Makes a flow of a completed handshake. If the flow table is full, the flow goes on from the
 /// handshake table for as long as newcomers leave it there.
 #[inline(always)]
-pub fn complete<A: Version>(handshake: &Handshake<A>) {
+pub fn complete<A: Version>(handshake: &mut Handshake<A>) {
     let backend = handshake.flow.backend;
     if !A::promote() {
+        handshake.flags |= flags::COMPLETED;
         let service = service::of_backend(backend);
         count::event(service, Event::FlowTableFull);
         stage::report(service, Event::FlowTableFull.index());
@@ -202,7 +207,12 @@ pub fn complete<A: Version>(handshake: &Handshake<A>) {
 #[inline(always)]
 pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) -> bool {
     let now = clock::now();
-    let (isn, peer_isn) = (handshake.isn, handshake.peer_isn);
+    // The SYN-ACK was the backend's last word: it has said one number and acknowledged one. If the
+    // flow has waited for room since, the client's present numbers are as near as can be known.
+    let (back_next, back_ack) = match handshake.flags & flags::COMPLETED {
+        0 => (handshake.peer_isn.wrapping_add(1), handshake.isn.wrapping_add(1)),
+        _ => (segment.ack, segment.seq),
+    };
     // The entry is about to go; in the end it serves to build the flow, off the stack.
     let flow = &mut handshake.flow;
     flow.created = now;
@@ -219,9 +229,8 @@ pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) -
         *back = to_client(segment.tuple.reversed(), backend);
         back.created = now;
         back.last_seen = now;
-        // The SYN-ACK was the backend's last word: it has said one number and acknowledged one.
-        back.seq_next = peer_isn.wrapping_add(1);
-        back.ack = isn.wrapping_add(1);
+        back.seq_next = back_next;
+        back.ack = back_ack;
         match flow::enter_new(&answers, back) {
             Ok(()) => {}
             // The same connection, promoted by a segment on another CPU at this moment.

@@ -82,9 +82,7 @@ fn open<A: Version>(
     let options = options::of(packet, segment);
     entry.offer = options.offer;
     handshake::enter(&segment.tuple, entry)?;
-    if options::clamp_mss(packet, segment, &options, backend.mss_clamp)? {
-        count::event(listener.service, Event::MssClamped);
-    }
+    options::clamp_mss(packet, segment, &options, backend)?;
     count::event(listener.service, Event::SynForwarded);
     count::backend(id, |counters| counters.picked += 1);
     A::forward(packet, &mut entry.flow)

@@ -3,14 +3,15 @@
 use lb_common::{
     checksum::Delta,
     handshake::{Offer, offers},
-    outcome::DropReason,
+    outcome::{DropReason, Event},
+    service::Backend,
 };
 use lb_ebpf::{
     packet::{Packet, blurred, opaque},
     wire::{Tcp, get16, put16, tcp_flags},
 };
 
-use crate::{Version, parse::Segment};
+use crate::{Version, count, parse::Segment};
 
 /// Most bytes of options that a TCP header can have.
 const MAX: usize = 40;
@@ -122,17 +123,17 @@ pub fn of<A: Version>(packet: &Packet, segment: &Segment<A>) -> Options {
     options
 }
 
-/// Lowers the MSS in a SYN to `limit`. Returns whether it had to.
+/// Lowers the MSS in a SYN to what its backend can be sent.
 #[inline(always)]
 pub fn clamp_mss<A>(
     packet: &mut Packet,
     segment: &Segment<A>,
     options: &Options,
-    limit: u16,
-) -> Result<bool, DropReason> {
-    let at = options.mss_at;
+    backend: &Backend,
+) -> Result<(), DropReason> {
+    let (at, limit) = (options.mss_at, backend.mss_clamp);
     if at == 0 || limit == 0 || options.offer.mss <= limit {
-        return Ok(false);
+        return Ok(());
     }
     let offset = segment.l4 as usize + Tcp::LEN + (at & 0x3f) as usize;
     let value = packet.at::<[u8; 2]>(offset)?;
@@ -149,5 +150,6 @@ pub fn clamp_mss<A>(
     let tcp = packet.at::<Tcp>(segment.l4 as usize)?;
     let check = delta.apply(get16(&tcp.check));
     put16(&mut tcp.check, check);
-    Ok(true)
+    count::event(backend.service, Event::MssClamped);
+    Ok(())
 }

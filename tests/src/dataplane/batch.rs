@@ -1,7 +1,11 @@
 //! Per-CPU arrays, read and zeroed in one system call: aya has no batch calls, and element by element
 //! the counters would take longer than all else in a packet case.
 
-use std::{io, marker::PhantomData, os::fd::{AsFd, AsRawFd}};
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use aya::{
     Pod,

@@ -25,16 +25,16 @@ use super::INGRESS;
 pub mod id {
     pub const NAT: u16 = 1;
     pub const DSR: u16 = 2;
-    /// IPv4 in IPv4 and IPv6 in IPv6.
+    /// IPv4 in IPv4.
     pub const IPIP: u16 = 3;
-    /// IPv4 in IPv6.
-    pub const IPIP46: u16 = 4;
+    /// IPv4 in IPv6 and IPv6 in IPv6.
+    pub const IPIP6: u16 = 4;
     /// `nat` with source affinity.
     pub const AFFINE: u16 = 5;
     /// `nat` without a backend.
     pub const EMPTY: u16 = 6;
 
-    pub const ALL: [u16; 6] = [NAT, DSR, IPIP, IPIP46, AFFINE, EMPTY];
+    pub const ALL: [u16; 6] = [NAT, DSR, IPIP, IPIP6, AFFINE, EMPTY];
 }
 
 /// Ids of the next hops which no backend has.
@@ -126,8 +126,8 @@ fn words(addr: IpAddr) -> [u32; 4] {
 }
 
 impl Scenario {
-    /// Every service with two backends for each IP version that it can have, but for
-    /// [`id::EMPTY`]. All next hops are resolved and on the interface that frames come by.
+    /// Every service with two backends at least for each IP version of its clients, but for
+    /// [`id::EMPTY`], and for IPv6 clients of [`id::IPIP`]. All next hops are resolved and on the interface that frames come by.
     pub fn usual() -> Self {
         let mut scenario = Self {
             edge: Edge {
@@ -145,7 +145,7 @@ impl Scenario {
         for service in id::ALL {
             let spec = match service {
                 id::DSR => ServiceSpec { forward: forward::DSR, affinity: affinity::NONE },
-                id::IPIP | id::IPIP46 => {
+                id::IPIP | id::IPIP6 => {
                     ServiceSpec { forward: forward::IPIP, affinity: affinity::NONE }
                 }
                 id::AFFINE => ServiceSpec { forward: forward::NAT, affinity: affinity::SOURCE },
@@ -156,9 +156,10 @@ impl Scenario {
                 scenario.listen(listener(service, v6), service);
             }
         }
-        for service in [id::NAT, id::DSR, id::IPIP, id::IPIP46, id::AFFINE] {
+        for service in [id::NAT, id::DSR, id::IPIP, id::IPIP6, id::AFFINE] {
             for v6 in [false, true] {
-                let v6_backend = v6 || service == id::IPIP46;
+                // Each of the tunnels has backends of one version, so that it is known which one is taken.
+                let v6_backend = v6 && service != id::IPIP || service == id::IPIP6;
                 scenario.add_backend(service, v6_backend);
                 scenario.add_backend(service, v6_backend);
             }

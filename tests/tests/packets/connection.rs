@@ -23,8 +23,10 @@ pub const VERSIONS: [bool; 2] = [false, true];
 
 /// Every service and IP version that a client can meet.
 pub fn services() -> impl Iterator<Item = (u16, bool)> {
-    let all = [id::NAT, id::DSR, id::IPIP, id::IPIP46, id::AFFINE];
-    all.into_iter().flat_map(|service| VERSIONS.map(|v6| (service, v6)))
+    let all = [id::NAT, id::DSR, id::IPIP, id::IPIP6, id::AFFINE];
+    let versions = all.into_iter().flat_map(|service| VERSIONS.map(|v6| (service, v6)));
+    // No tunnel carries IPv6 in IPv4.
+    versions.filter(|it| *it != (id::IPIP, true))
 }
 
 /// A name for messages.
@@ -32,9 +34,8 @@ pub fn name(service: u16, v6: bool) -> String {
     let how = match service {
         id::NAT => "nat",
         id::DSR => "dsr",
-        id::IPIP => "ipip",
-        id::IPIP46 if !v6 => "ipip 4 in 6",
-        id::IPIP46 => "ipip 6 in 6 as well",
+        id::IPIP => "ipip in 4",
+        id::IPIP6 => "ipip in 6",
         id::AFFINE => "nat by source",
         _ => "no backend",
     };

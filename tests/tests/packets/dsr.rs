@@ -1,6 +1,6 @@
 //! `dsr`: nothing changes but the MAC addresses and the TTL; and the TTL everywhere else.
 
-use lb_common::outcome::{DropReason, NO_SERVICE};
+use lb_common::outcome::DropReason;
 use tests::{
     dataplane::{Dataplane, Expect, Scenario, id},
     packet::{
@@ -50,7 +50,7 @@ fn a_ttl_that_has_run_out() {
         if connection.is_nat() {
             let data = connection.down(Tcp::new(0, 0, ACK).numbers(SERVER + 1, CLIENT + 1));
             let sent = data.with(|frame| frame.packet.ip.ttl = 1).bytes();
-            let expected = Expect::drop(NO_SERVICE, DropReason::TtlExceeded);
+            let expected = Expect::drop(service, DropReason::TtlExceeded);
             plane.check("from the backend", &sent, &expected);
         }
     }

@@ -8,7 +8,7 @@ use tests::{
 
 use crate::connection::{Connection, name};
 
-const SERVICES: [u16; 3] = [id::NAT, id::DSR, id::IPIP];
+const SERVICES: [u16; 3] = [id::NAT, id::DSR, id::IPIP6];
 
 fn with(connection: &Connection, extensions: &[Extension]) -> Frame {
     connection.syn().with(|frame| frame.packet.ip.extensions = extensions.to_vec())

@@ -14,7 +14,7 @@ use tests::{
 };
 
 use crate::{
-    connection::{CLIENT, Connection, SERVER, name},
+    connection::{CLIENT, Connection, SERVER, name, services},
     keys::{Family, tuple},
 };
 
@@ -75,9 +75,11 @@ fn goes_on<A: Family>(service: u16, but: usize) {
 
 #[test]
 fn a_connection_goes_on_from_the_handshake_table() {
-    for service in [id::NAT, id::DSR, id::IPIP] {
-        goes_on::<V4>(service, 0);
-        goes_on::<V6>(service, 0);
+    for (service, v6) in services() {
+        match v6 {
+            false => goes_on::<V4>(service, 0),
+            true => goes_on::<V6>(service, 0),
+        }
     }
     // One entry is not enough for `nat`, and half a connection must not stay in it.
     goes_on::<V4>(id::NAT, 1);

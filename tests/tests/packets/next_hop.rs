@@ -1,6 +1,6 @@
 //! The last stage: interface, MAC addresses, VLAN tags, and next hops that are not resolved.
 
-use lb_common::outcome::{DropReason, Event, NO_SERVICE};
+use lb_common::outcome::{DropReason, Event};
 use tests::{
     dataplane::{
         Dataplane, Expect, Punted, Scenario, hop, id,
@@ -130,8 +130,8 @@ fn a_packet_for_a_client_without_a_route_goes_to_the_agent() {
             let syn = connection.syn();
             plane.check("SYN", &syn.bytes(), &connection.syn_goes_up(&syn));
             let answer = connection.syn_ack();
-            let expected = Expect::punted(NO_SERVICE)
-                .to_client(connection.backend, answer.packet.bytes().len());
+            let expected =
+                Expect::punted(id::NAT).to_client(connection.backend, answer.packet.bytes().len());
             plane.check(what, &answer.bytes(), &expected);
             let packet = connection.returned(&answer).packet.bytes();
             assert_eq!(plane.tables.punted(), [Punted { backend: 0, packet }]);
@@ -202,7 +202,7 @@ fn where_the_agents_table_has_no_answer_the_kernels_fib_is_asked() {
     let netns = routing_namespace();
     let handle = netns.handle().clone();
     for v6 in VERSIONS {
-        for service in [id::NAT, id::IPIP] {
+        for service in [id::NAT, id::IPIP6] {
             let mut plane = Dataplane::fresh(Scenario::usual());
             let connection = Connection::new(&plane, service, v6);
             connection.open(&mut plane);
@@ -226,7 +226,7 @@ fn where_the_agents_table_has_no_answer_the_kernels_fib_is_asked() {
             let expected = counted(Expect::redirect(out.bytes()).counts(service, Event::FibLookup));
             plane.check("with a neighbour", &sent.bytes(), &expected);
 
-            let prefix = if v6 { 128 } else { 32 };
+            let prefix = if server.is_ipv6() { 128 } else { 32 };
             netns.ip(&format!("route add unreachable {server}/{prefix}")).unwrap();
             let expected = counted(Expect::drop(service, DropReason::NoRoute));
             plane.check("unreachable", &sent.bytes(), &expected);

@@ -132,7 +132,7 @@ fn ipv6_headers_that_contradict_themselves() {
 fn ipv4_options_are_kept() {
     for words in 1..=10_usize {
         let mut plane = Dataplane::fresh(Scenario::usual());
-        for service in [id::NAT, id::DSR, id::IPIP, id::IPIP46] {
+        for service in [id::NAT, id::DSR, id::IPIP, id::IPIP6] {
             let connection = Connection::new(&plane, service, false);
             let sent = connection.syn().with(|f| f.packet.ip.options = vec![1; words * 4]);
             let name = format!("{}, {words} words of options", name(service, false));
