@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod config;
+pub mod decap;
 pub mod flows;
 pub mod health;
 pub mod maglev;

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Nothing here decides anything about packets.
 
 mod check;
+mod decap;
 mod flows;
 mod log;
 mod run;
@@ -31,6 +32,9 @@ enum Command {
     Status(status::Arguments),
     /// List the connections of an edge; works without a running agent
     Flows(flows::Arguments),
+    /// On a backend: take packets out of the tunnels of `forward = "ipip"`
+    #[command(subcommand)]
+    Decap(decap::Action),
 }
 
 /// Which edge a command is about.
@@ -53,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Unload(arguments) => unload::unload(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Flows(arguments) => flows::flows(&arguments),
+        Command::Decap(action) => decap::decap(&action),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

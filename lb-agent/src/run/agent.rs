@@ -316,7 +316,7 @@ impl Agent {
     }
 
     /// Addresses of the backends that packets may go to, those included which the configuration has no more.
-    fn backend_addresses(&self) -> BTreeSet<IpAddr> {
+    pub(super) fn backend_addresses(&self) -> BTreeSet<IpAddr> {
         let ids = &self.plane.ids;
         ids.backends().chain(ids.retired_backends()).map(|(_, _, addr)| addr.ip()).collect()
     }

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     config::{Edge, VipAddresses},
@@ -12,11 +15,14 @@ use crate::{
         vip::{VipOp, VipPolicy, plan_vips},
         watch::watch,
     },
-    nexthop::{Limit, NextHops},
+    nexthop::{Key, Limit, NextHops},
 };
 
 /// How often neighbours are confirmed that only XDP talks to, and asked for where they are missing.
 pub const REFRESH: Duration = Duration::from_secs(5);
+
+/// How long a start waits for neighbours: those that are there answer within a few milliseconds.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// The network as last seen.
 pub struct Network {
@@ -37,7 +43,7 @@ impl Network {
         Ok(Self { kernel, state, next_hops: NextHops::default(), changes, limits: Vec::new() })
     }
 
-    /// Waits for a change and reads it; false if it came to nothing new.
+    /// Waits for a change; [`Network::refresh`] reads it.
     ///
     /// May be dropped while it waits.
     pub async fn changed(&mut self) -> NetEvent {
@@ -82,6 +88,22 @@ impl Network {
         NextHops::compute(&self.next_hops, &self.state, &self.indices(interfaces), backends)
     }
 
+    /// Waits a moment for neighbours to be resolved, so that the first packets need not wait for them.
+    pub async fn settle(&mut self, interfaces: &[String], backends: &BTreeSet<IpAddr>) {
+        let end = Instant::now() + SETTLE;
+        loop {
+            let unresolved = self.compute(interfaces, backends).unresolved;
+            if unresolved.is_empty() {
+                return;
+            }
+            self.ask_for(&unresolved).await;
+            match timeout_at(end, self.changed()).await {
+                Ok(event) => drop(self.refresh(event).await),
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Takes note that these next hops are in the maps.
     pub fn wrote(&mut self, next_hops: NextHops) {
         if next_hops.limits != self.limits {
@@ -95,7 +117,11 @@ impl Network {
 
     /// Has the kernel resolve what is missing; the outcome is a change.
     pub async fn resolve(&self) {
-        for (ifindex, addr) in &self.next_hops.unresolved {
+        self.ask_for(&self.next_hops.unresolved).await;
+    }
+
+    async fn ask_for(&self, neighbours: &[Key]) {
+        for (ifindex, addr) in neighbours {
             if let Err(error) = self.kernel.resolve(*ifindex, *addr).await {
                 tracing::debug!(error = format!("{error:#}"), "neighbour not resolved");
             }

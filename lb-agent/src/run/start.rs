@@ -130,7 +130,9 @@ async fn bring_up(parts: Parts, pins: &PinDir, object: Option<PathBuf>) -> Resul
     let config = Arc::clone(&agent.parts.config);
     // What packets will ask for is there before packets come.
     agent.plane.assign(&input::skeleton(&config))?;
-    agent.adopt(config);
+    agent.adopt(Arc::clone(&config));
+    let backends = agent.backend_addresses();
+    agent.network.settle(&config.edge.interfaces, &backends).await;
     agent.reconcile()?;
     agent.attach()?;
     let punts = Punts::open(pins, agent.network.kernel.clone(), Arc::clone(&roster))?;

@@ -108,14 +108,7 @@ health = {{ kind = "tcp", interval = "100ms", timeout = "100ms", rise = 1, fall 
 
     /// Another program in the edge's network namespace, and in that one only: pins must last.
     pub fn wrapped(&self, program: &str, arguments: &str) -> Command {
-        let mut command = Command::new(program);
-        command.args(arguments.split_whitespace()).stdin(Stdio::null()).env_remove("RUST_LOG");
-        let file = self.netns.file();
-        // SAFETY: setns is a system call without effects on memory, which is all that happens between fork and exec.
-        unsafe {
-            command.pre_exec(move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?));
-        }
-        command
+        command_in(&self.netns, program, arguments)
     }
 
     /// Runs a command of the agent's binary to its end.
@@ -217,6 +210,18 @@ impl Drop for Edge {
         let _ = fs::remove_dir_all(&self.directory);
         assert!(output.status.success() || thread::panicking(), "{}", text(&output));
     }
+}
+
+/// A program in a network namespace, and only there: pins must last.
+pub fn command_in(netns: &Netns, program: &str, arguments: &str) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments.split_whitespace()).stdin(Stdio::null()).env_remove("RUST_LOG");
+    let file = netns.file();
+    // SAFETY: setns is a system call without effects on memory, which is all that happens between fork and exec.
+    unsafe {
+        command.pre_exec(move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?));
+    }
+    command
 }
 
 /// A server that sends back what it gets, behind its name.

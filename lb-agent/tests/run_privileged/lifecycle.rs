@@ -22,6 +22,12 @@ fn map_ids(pins: &PinDir) -> BTreeMap<String, u32> {
         .collect()
 }
 
+fn punted(edge: &Edge) -> u64 {
+    let status = edge.status();
+    let outcomes = [&status.outcomes, &status.services[0].outcomes];
+    outcomes.iter().filter_map(|it| it.events.get("punted")).sum()
+}
+
 #[test]
 fn an_edge_starts_shows_itself_and_stops_without_its_data_plane() {
     let mut edge = Edge::new();
@@ -62,6 +68,12 @@ fn a_flow_survives_the_agents_death_and_the_next_agent() {
     edge.start(&config);
     let mut stream = edge.client.connect(VIP);
     assert_eq!(say(&mut stream, "before").unwrap(), "b2:before");
+    // Until then packets need the agent, which resolves where they go.
+    wait_until("the ways to both ends are known", || {
+        let before = punted(&edge);
+        say(&mut stream, "?").unwrap();
+        punted(&edge) == before
+    });
     let (maps, first) = (map_ids(&edge.pins()), edge.status().program_id);
     let link = edge.pins().link("front0").unwrap().unwrap().info().unwrap().id;
 

@@ -9,3 +9,4 @@ mod lifecycle;
 mod network;
 mod reload;
 mod traffic;
+mod tunnel;

@@ -51,6 +51,10 @@ impl Netns {
                     std::fs::write(format!("/proc/sys/net/ipv6/conf/{of}/{key}"), value).unwrap();
                 }
             }
+            // Answers may come by another interface than their questions went.
+            for of in ["all", "default"] {
+                std::fs::write(format!("/proc/sys/net/ipv4/conf/{of}/rp_filter"), "0").unwrap();
+            }
         });
         netns
     }
