@@ -78,6 +78,13 @@ pub struct Tcp {
 
 impl Tcp {
     pub const LEN: usize = size_of::<Self>();
+
+    /// Both ports by one load, as they lie in memory: the source port in the lower half.
+    #[inline(always)]
+    pub fn ports(&self) -> u32 {
+        // SAFETY: the struct begins with the two ports, two bytes each.
+        get32(unsafe { &*core::ptr::from_ref(self).cast::<[u8; 4]>() })
+    }
 }
 
 /// The first eight bytes of a TCP header: what every ICMP error quotes (RFC 792).

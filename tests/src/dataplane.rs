@@ -4,6 +4,7 @@
 //! seconds; [`Dataplane::fresh`] empties every table, writes a [`Scenario`] and zeroes the counters
 //! before each test. Nothing is pinned or attached. The maps are written by the agent's own writer.
 
+mod batch;
 mod decap;
 pub mod expect;
 mod object;

@@ -339,8 +339,9 @@ fn tcp_header<A: Addr>(packet: &mut Packet, segment: &mut Segment<A>) -> Result<
     if header < Tcp::LEN || l4 + header > room || contradictory {
         return Err(DropReason::BadTcpHeader);
     }
-    segment.tuple.sport = get16(&tcp.sport);
-    segment.tuple.dport = get16(&tcp.dport);
+    let ports = tcp.ports();
+    segment.tuple.sport = ports as u16;
+    segment.tuple.dport = (ports >> 16) as u16;
     segment.seq = u32::from_be(get32(&tcp.seq));
     segment.ack = u32::from_be(get32(&tcp.ack));
     segment.payload = (room - l4 - header) as u16;

@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, PerCpuArray},
+    maps::{HashMap, MapData},
     programs::{Program, Xdp},
 };
 use lb_common::{
@@ -16,13 +16,13 @@ use lb_common::{
     decap::{self, DecapDrop, DecapEvent, Key},
 };
 
-use super::{Output, object, run};
+use super::{Output, batch::PerCpu, object, run};
 use crate::privilege::require_root;
 
 /// The program `decap` in the kernel, with its maps.
 pub struct Decap {
     ebpf: Ebpf,
-    counters: PerCpuArray<MapData, u64>,
+    counters: PerCpu<u64>,
 }
 
 impl Decap {
@@ -51,8 +51,7 @@ impl Decap {
             map.insert(key, 0, 0).expect("the map has room");
         }
         let counters = ebpf.take_map(decap::COUNTERS).expect("the object has the counters");
-        let counters = counters.try_into().expect("they are a per-CPU array");
-        Self { ebpf, counters }
+        Self { ebpf, counters: PerCpu::new(counters) }
     }
 
     /// The test binary's one, loaded for these VIPs by whoever comes first. Tests take turns.
@@ -74,9 +73,8 @@ impl Decap {
     pub fn counters(&self) -> BTreeMap<&'static str, u64> {
         let events = DecapEvent::ALL.iter().map(|event| (event.label(), event.index()));
         let drops = DecapDrop::ALL.iter().map(|reason| (reason.label(), reason.index()));
-        let read = |index| -> u64 {
-            self.counters.get(&index, 0).expect("the counter can be read").iter().sum()
-        };
+        let values = self.counters.read();
+        let read = |index: u32| -> u64 { values[index as usize].iter().sum() };
         events
             .chain(drops)
             .map(|(label, index)| (label, read(index)))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{HashMap, MapData, MapError, RingBuf},
 };
 use lb_agent::state::{Endpoint, Family, Prefix, actual::Actual, maps::Maps, op::MapOp};
 use lb_common::{
@@ -20,6 +20,7 @@ use lb_common::{
 
 use super::{
     Counters,
+    batch::PerCpu,
     expect::Counted,
     scenario::{Scenario, id},
 };
@@ -38,8 +39,8 @@ pub struct Tables {
     pub flows6: HashMap<MapData, Tuple<V6>, Flow<V6>>,
     pub handshakes4: HashMap<MapData, Tuple<V4>, Handshake<V4>>,
     pub handshakes6: HashMap<MapData, Tuple<V6>, Handshake<V6>>,
-    outcomes: PerCpuArray<MapData, u64>,
-    backend_counters: PerCpuArray<MapData, BackendCounters>,
+    outcomes: PerCpu<u64>,
+    backend_counters: PerCpu<BackendCounters>,
     punts: RingBuf<MapData>,
     /// Keys of what is written, so that it can be removed.
     listeners: Vec<Endpoint>,
@@ -68,8 +69,8 @@ impl Tables {
             flows6: take("FLOWS6").try_into().expect("FLOWS6"),
             handshakes4: take("HANDSHAKES4").try_into().expect("HANDSHAKES4"),
             handshakes6: take("HANDSHAKES6").try_into().expect("HANDSHAKES6"),
-            outcomes: take("OUTCOMES").try_into().expect("OUTCOMES"),
-            backend_counters: take("BACKEND_COUNTERS").try_into().expect("BACKEND_COUNTERS"),
+            outcomes: PerCpu::new(take("OUTCOMES")),
+            backend_counters: PerCpu::new(take("BACKEND_COUNTERS")),
             punts: take("PUNTS").try_into().expect("PUNTS"),
             config: Maps::new(|name| ebpf.take_map(name)).expect("the agent takes the maps"),
             listeners: Vec::new(),
@@ -86,8 +87,8 @@ impl Tables {
         empty(&mut self.flows6);
         empty(&mut self.handshakes4);
         empty(&mut self.handshakes6);
-        zero(&mut self.outcomes);
-        zero(&mut self.backend_counters);
+        self.outcomes.zero();
+        self.backend_counters.zero();
         while self.punts.next().is_some() {}
     }
 
@@ -193,20 +194,19 @@ impl Tables {
     /// All counters that are not zero, added up over the CPUs.
     pub fn counters(&self) -> Counters {
         let mut counters = Counters::default();
+        let outcomes = self.outcomes.read();
         for service in 0..SERVICES as u16 {
             for outcome in Counted::all() {
                 let index = u32::from(service) * COUNTERS_PER_SERVICE + outcome.index();
-                let values = self.outcomes.get(&index, 0).expect("OUTCOMES can be read");
-                let sum: u64 = values.iter().sum();
+                let sum: u64 = outcomes[index as usize].iter().sum();
                 if sum > 0 {
                     counters.outcomes.insert((service, outcome), sum);
                 }
             }
         }
-        for backend in 0..BACKENDS {
-            let values = self.backend_counters.get(&backend, 0).expect("it can be read");
+        for (backend, cpus) in self.backend_counters.read().into_iter().enumerate() {
             let mut sum = BackendCounters::default();
-            values.iter().for_each(|cpu| sum += *cpu);
+            cpus.into_iter().for_each(|cpu| sum += cpu);
             if sum != BackendCounters::default() {
                 counters.backends.insert(backend as u16, sum);
             }
@@ -243,13 +243,5 @@ fn empty<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) {
                 Err(error) => panic!("a table cannot be emptied: {error}"),
             }
         }
-    }
-}
-
-fn zero<V: Pod + Default>(map: &mut PerCpuArray<MapData, V>) {
-    let cpus = aya::util::nr_cpus().expect("the number of CPUs is known");
-    for index in 0..map.len() {
-        let zeros = PerCpuValues::try_from(vec![V::default(); cpus]).expect("one for each CPU");
-        map.set(index, zeros, 0).expect("the element exists");
     }
 }

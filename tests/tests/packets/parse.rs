@@ -168,7 +168,7 @@ fn fragments() {
     let sent = connection.syn().with(|frame| frame.packet.ip.fragment = 0);
     plane.check("fragments allowed", &sent.bytes(), &connection.syn_goes_up(&sent));
     // The highest of the three flags is reserved, and no reason to drop (RFC 3514 is none).
-    let mut plane = Dataplane::fresh(Scenario::usual());
+    plane.reset(Scenario::usual());
     let sent = connection.syn().with(|frame| frame.packet.ip.fragment = 0x8000 | DF);
     plane.check("reserved flag", &sent.bytes(), &connection.syn_goes_up(&sent));
 }
