@@ -254,7 +254,9 @@ impl Edge {
 
     /// The flows in the kernel's tables, as `lb-agent flows` lists them. Needs no running agent.
     pub fn flows(&self) -> Result<Vec<FlowLine>> {
-        FlowLine::parse(&self.cli(&["flows", "--edge", self.name(), "--json"])?)
+        let file = self.config_path();
+        let file = file.to_str().context("a path that is not text")?;
+        FlowLine::parse(&self.cli(&["flows", "--config", file, "--limit", "1000000", "--json"])?)
     }
 
     /// `lb-agent unload`.

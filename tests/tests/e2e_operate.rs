@@ -70,14 +70,17 @@ fn flows_are_listed_as_they_are() {
         .collect();
     assert_eq!(listed, expected);
     // And for people, by backend and by client.
-    let (client, backend) = expected.first().unwrap();
-    let name = site.edge.name();
-    let of_backend = site.edge.cli(&["flows", "--edge", name, "--backend", backend]).unwrap();
-    assert!(of_backend.contains(&client.to_string()), "{of_backend}");
-    let client = client.ip().to_string();
-    let of_client = site.edge.cli(&["flows", "--edge", name, "--client", &client]).unwrap();
-    assert!(of_client.contains(&client), "{of_client}");
-    let of_nobody = site.edge.cli(&["flows", "--edge", name, "--client", "192.0.2.1"]).unwrap();
+    let file = site.edge.config_path();
+    let of = |filter: [&str; 2]| {
+        let words = [&["flows", "--config", file.to_str().unwrap()], filter.as_slice()].concat();
+        site.edge.cli(&words).unwrap()
+    };
+    let flow = &flows[0];
+    let (client, backend) = (flow.client.to_string(), flow.backend.as_str());
+    for listing in [of(["--backend", backend]), of(["--client", &flow.client.ip().to_string()])] {
+        assert!(listing.contains(&client) && listing.contains(backend), "{listing}");
+    }
+    let of_nobody = of(["--client", "192.0.2.1"]);
     assert!(!of_nobody.contains(&client), "{of_nobody}");
     let status = site.edge.cli(&["status", "--admin", EdgeConfig::ADMIN]).unwrap();
     assert!(status.contains(CHAT) && status.contains("chat-1"), "{status}");

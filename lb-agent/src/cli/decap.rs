@@ -76,11 +76,11 @@ fn attach(arguments: &Attach) -> Result<()> {
     let vips: BTreeSet<IpAddr> = arguments.vip.iter().copied().collect();
     let attached = decap::attach(&arguments.interface, &vips, mode, object.as_deref())?;
     println!(
-        "interface {}: {} ({:?} XDP), {} VIPs; it stays until `lb-agent decap detach --interface {}` or a reboot",
+        "interface {}: {} ({:?} XDP) for {}; it stays until `lb-agent decap detach --interface {}` or a reboot",
         arguments.interface,
         if attached.adopted { "brought up to date" } else { "attached" },
         attached.mode,
-        vips.len(),
+        shown(&vips),
         arguments.interface,
     );
     Ok(())
@@ -92,9 +92,8 @@ fn status() -> Result<()> {
         println!("attached nowhere");
     }
     for it in all {
-        let vips: Vec<_> = it.vips.iter().map(ToString::to_string).collect();
         let state = if it.attached { "attached" } else { "NOT ATTACHED" };
-        println!("interface {}: {state}, VIPs {}", it.interface, vips.join(", "));
+        println!("interface {}: {state}, VIPs {}", it.interface, shown(&it.vips));
         for (label, count) in it.events {
             println!("  {label} {count}");
         }
@@ -103,4 +102,8 @@ fn status() -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn shown(vips: &BTreeSet<IpAddr>) -> String {
+    vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

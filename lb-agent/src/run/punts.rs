@@ -27,6 +27,8 @@ use crate::{
 
 /// Most packets that wait for a neighbour; a newcomer takes the oldest one's place.
 const MOST_WAITING: usize = 512;
+/// Most packets that are taken from the ring before they are sent.
+const MOST_AT_ONCE: usize = 64;
 /// The kernel gives a neighbour up after 3 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 /// How often the waiting ones are looked at.
@@ -78,10 +80,13 @@ impl Punts {
             ready = self.ring.readable_mut() => {
                 let mut ready = ready?;
                 let mut punts = Vec::new();
-                while let Some(record) = ready.get_inner_mut().next() {
+                while punts.len() < MOST_AT_ONCE {
+                    let Some(record) = ready.get_inner_mut().next() else {
+                        ready.clear_ready();
+                        break;
+                    };
                     punts.extend(parse(&record));
                 }
-                ready.clear_ready();
                 for (backend, packet) in punts {
                     self.take(backend, packet).await;
                 }

@@ -37,7 +37,7 @@ fn a_client_reaches_a_backend_through_a_tunnel_and_decap() {
     let _server = Echo::start(&edge.server, "0.0.0.0:9000", "b2:");
 
     let attached = decap(&edge.server, &format!("attach --interface {device} --vip 203.0.113.10"));
-    assert!(attached.contains("attached (Native XDP), 1 VIPs"), "{attached}");
+    assert!(attached.contains("attached (Native XDP) for 203.0.113.10;"), "{attached}");
     let config = edge.config("forward = \"ipip\"", &[("b2", "10.2.0.2:9000")]);
     edge.start(&config.replace("10.1.0.10:80", TUNNELLED));
     let mut stream = edge.client.connect(TUNNELLED);

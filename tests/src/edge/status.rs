@@ -113,11 +113,21 @@ impl fmt::Display for Status {
 pub struct FlowLine {
     pub service: String,
     pub client: SocketAddr,
+    pub listener: SocketAddr,
     pub backend: String,
+    pub nat: Option<Translated>,
+}
+
+/// The two ends of a `nat` flow on the backend's side.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Translated {
+    pub edge: SocketAddr,
+    pub backend: SocketAddr,
 }
 
 impl FlowLine {
     pub(super) fn parse(text: &str) -> Result<Vec<Self>> {
-        serde_json::from_str(text).with_context(|| format!("not a list of flows: {text}"))
+        let parse = |line| serde_json::from_str(line).with_context(|| format!("no flow: {line}"));
+        text.lines().map(parse).collect()
     }
 }

@@ -37,7 +37,7 @@ fn guide(site: &Site) -> String {
     };
     let (edge, client) = (inside(site.lab.edge()), inside(site.lab.client(0)));
     let agent = site.edge.agent().display();
-    let (name, file) = (site.edge.name(), site.edge.config_path());
+    let file = site.edge.config_path();
     let vip = site.listeners(CHAT)[0];
     let chat_client = process::binary("chat-client")
         .map_or_else(|_| "chat-client".to_owned(), |path| path.display().to_string());
@@ -53,7 +53,7 @@ fn guide(site: &Site) -> String {
     lines.extend([
         format!("  status            {edge} {agent} status --admin {}", EdgeConfig::ADMIN),
         format!("  the same as JSON  {edge} curl -s http://{}/v1/status", EdgeConfig::ADMIN),
-        format!("  flows             {agent} flows --edge {name}"),
+        format!("  flows             {agent} flows --config {}", file.display()),
         format!("  a request         {client} curl -i http://{vip}/health"),
         format!("  more chats        {client} {chat_client} --target {vip} --duration 5 --brief"),
         format!("  configuration     {}  # save it, and the agent takes it over", file.display()),
