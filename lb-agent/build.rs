@@ -1,37 +1,44 @@
-//! Puts the XDP object where `object.rs` includes it. Without one the agent still builds, and says at run time
+//! Puts the XDP objects where `object.rs` includes them. Without them the agent still builds, and says at run time
 //! what is missing: nobody needs a BPF compiler to work on the agent.
 
-use std::{env, fs, path::PathBuf, time::SystemTime};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+/// The objects, and the variables that name others to use instead.
+const OBJECTS: [(&str, &str); 2] =
+    [("sluice.o", "SLUICE_EBPF_OBJECT"), ("decap.o", "SLUICE_DECAP_OBJECT")];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed=SLUICE_EBPF_OBJECT");
-    let given = env::var_os("SLUICE_EBPF_OBJECT").map(PathBuf::from);
-    let object = match &given {
-        Some(path) => read_given(path),
-        None => read_default(),
-    };
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("sluice.o");
-    if let Err(error) = fs::write(&out, object) {
-        panic!("cannot write {}: {error}", out.display());
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    for (name, variable) in OBJECTS {
+        println!("cargo::rerun-if-env-changed={variable}");
+        let object = match env::var_os(variable).map(PathBuf::from) {
+            Some(path) => read_given(variable, &path),
+            None => read_default(name),
+        };
+        let out = out.join(name);
+        if let Err(error) = fs::write(&out, object) {
+            panic!("cannot write {}: {error}", out.display());
+        }
     }
 }
 
-fn read_given(path: &PathBuf) -> Vec<u8> {
+fn read_given(variable: &str, path: &Path) -> Vec<u8> {
     println!("cargo::rerun-if-changed={}", path.display());
     fs::read(path).unwrap_or_else(|error| {
-        panic!(
-            "SLUICE_EBPF_OBJECT={}: {error}; unset it or run `cargo xtask build`",
-            path.display()
-        )
+        panic!("{variable}={}: {error}; unset it or run `cargo xtask build`", path.display())
     })
 }
 
-fn read_default() -> Vec<u8> {
+fn read_default(name: &str) -> Vec<u8> {
     let manifest =
         PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let directory = manifest.join("../target/bpf");
-    let object = directory.join("sluice.o");
+    let object = directory.join(name);
     if let Ok(bytes) = fs::read(&object) {
         println!("cargo::rerun-if-changed={}", object.display());
         return bytes;

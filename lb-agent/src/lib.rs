@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod config;
+pub mod decap;
 pub mod flows;
 pub mod health;
 pub mod maglev;
@@ -13,4 +14,6 @@ pub mod netlink;
 pub mod nexthop;
 pub mod object;
 pub mod reset;
+pub mod run;
 pub mod state;
+pub mod unload;

@@ -1,16 +1,22 @@
-//! The XDP object inside this binary.
+//! The XDP objects inside this binary.
 //!
-//! It is put there by `cargo xtask build`. A plain `cargo build` works without one; whoever then asks for it is told
+//! They are put there by `cargo xtask build`. A plain `cargo build` works without them; whoever then asks for one is told
 //! what to run.
 
 use std::fmt;
 
 /// Aligned, for it is read as an ELF file in place.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
+static SLUICE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
+static DECAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap.o"));
 
-/// The object with the XDP programs and maps.
+/// The edge's object: the program `sluice` and its maps.
 pub fn ebpf() -> Result<&'static [u8], MissingObject> {
-    present(OBJECT)
+    present(SLUICE)
+}
+
+/// The object for backends: the program `decap` and its maps.
+pub fn decap() -> Result<&'static [u8], MissingObject> {
+    present(DECAP)
 }
 
 fn present(object: &[u8]) -> Result<&[u8], MissingObject> {
@@ -40,9 +46,11 @@ mod tests {
     }
 
     #[test]
-    fn the_object_is_an_elf_file_aligned_for_reading_in_place() {
-        let Ok(object) = ebpf() else { return };
-        assert_eq!(object[..4], *b"\x7fELF");
-        assert_eq!(object.as_ptr().addr() % 8, 0);
+    fn the_objects_are_elf_files_aligned_for_reading_in_place() {
+        for object in [ebpf(), decap()] {
+            let Ok(object) = object else { continue };
+            assert_eq!(object[..4], *b"\x7fELF");
+            assert_eq!(object.as_ptr().addr() % 8, 0);
+        }
     }
 }

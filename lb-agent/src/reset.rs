@@ -94,12 +94,27 @@ impl ResetSender {
                 self.send_to(SocketAddr::new(outer_dst, 0), &outer)
             }
             Via::Link { ifindex, dst_mac, src_mac } => {
-                let frame = packet::ethernet(dst_mac, src_mac, &packet).ok_or_else(invalid)?;
-                let ethertype = packet::ethertype(&packet).ok_or_else(invalid)?;
-                let to = link_address::link_address(ifindex, ethertype, dst_mac);
-                whole(self.link.send_to(&frame, &to)?, frame.len())
+                self.send_frame(ifindex, dst_mac, src_mac, &packet)
             }
         }
+    }
+
+    /// Sends a whole IP packet in a frame on one link: see [`Via::Link`].
+    pub fn send_frame(
+        &self,
+        ifindex: u32,
+        dst_mac: Mac,
+        src_mac: Mac,
+        ip_packet: &[u8],
+    ) -> io::Result<()> {
+        let invalid = || {
+            let text = format!("{} bytes: neither IPv4 nor IPv6", ip_packet.len());
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        };
+        let frame = packet::ethernet(dst_mac, src_mac, ip_packet).ok_or_else(invalid)?;
+        let ethertype = packet::ethertype(ip_packet).ok_or_else(invalid)?;
+        let to = link_address::link_address(ifindex, ethertype, dst_mac);
+        whole(self.link.send_to(&frame, &to)?, frame.len())
     }
 
     /// Hands a whole IP packet to the kernel to route by its destination, as punted packets are: the kernel resolves

@@ -39,6 +39,8 @@ pub struct Offer {
 pub mod flags {
     /// The SYN-ACK was seen: `peer_isn` holds.
     pub const ANSWERED: u32 = 1 << 0;
+    /// The handshake was completed, and the flow table had no room: the flow goes on from here.
+    pub const COMPLETED: u32 = 1 << 1;
 }
 
 /// Value of the handshake tables, which have the same keys as the flow tables.

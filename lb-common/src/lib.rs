@@ -11,6 +11,7 @@ pub mod addr;
 pub mod bench;
 pub mod checksum;
 pub mod counters;
+pub mod decap;
 pub mod flow;
 pub mod handshake;
 pub mod hash;

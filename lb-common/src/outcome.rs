@@ -49,6 +49,8 @@ macro_rules! outcomes {
     };
 }
 
+pub(crate) use outcomes;
+
 outcomes! {
     /// Why a packet was dropped.
     DropReason {

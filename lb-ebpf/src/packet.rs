@@ -92,10 +92,13 @@ impl Packet {
     /// Copies `len` bytes, at least one, from `offset` on; false if the frame has fewer.
     #[inline(always)]
     pub fn copy_to(&self, offset: usize, buffer: &mut [u8], len: usize) -> bool {
-        let len = opaque(len);
-        if len == 0 || len > buffer.len() {
+        // The helper wants a length of one at least. Older verifiers (6.1) do not conclude that from a
+        // comparison with zero, but from this.
+        let last = opaque(len.wrapping_sub(1));
+        if last >= buffer.len() {
             return false;
         }
+        let len = last + 1;
         // SAFETY: `buffer` has room for `len` bytes; the helper checks the frame's side.
         unsafe {
             bpf_xdp_load_bytes(self.ctx, offset as u32, buffer.as_mut_ptr().cast(), len as u32) == 0

@@ -1,16 +1,24 @@
 //! The testbed: what the end-to-end tests and the lab are made of.
 //!
-//! Nothing here knows the data plane or the agent: it makes networks, programs that talk over them
-//! and an account of every byte. Whatever it makes carries its owner's pid in its name ([`owner`]),
-//! goes away on drop, and is swept by the next run when its owner was killed.
+//! It makes networks, programs that talk over them and an account of every byte. Only [`dataplane`] knows
+//! the XDP programs, which it drives frame by frame, and only [`edge`] and what is built on it ([`site`],
+//! [`lab`]) know the agent, from outside, as an operator does. Whatever is made carries its owner's pid in
+//! its name ([`owner`]), goes away on drop, and is swept by the next run when its owner was killed.
 
 pub mod chat;
+pub mod dataplane;
+pub mod edge;
+pub mod effort;
 pub mod interrupt;
+pub mod lab;
 pub mod link;
 pub mod netns;
 pub mod owner;
+pub mod packet;
+pub mod ping;
 pub mod privilege;
 pub mod process;
 pub mod seed;
+pub mod site;
 pub mod sweep;
 pub mod topology;

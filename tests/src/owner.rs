@@ -21,6 +21,8 @@ pub const RUN_DIR: &str = "/run/sluice-testbed";
 pub const NETNS_DIR: &str = "/run/netns";
 /// The BPF file system's usual place.
 pub const BPFFS: &str = "/sys/fs/bpf";
+/// Where agents pin what belongs to an edge, each in a directory with the edge's name.
+pub const EDGES: &str = "/sys/fs/bpf/sluice";
 
 /// A name that nothing else on this machine has: `slc-<pid>-<n>-<role>`.
 #[must_use]
@@ -116,7 +118,7 @@ pub(crate) fn remove_lock(pid: u32) -> bool {
 /// Every owner that has something on this machine.
 #[must_use]
 pub fn owners() -> Vec<u32> {
-    let mut owners: Vec<u32> = [NETNS_DIR, BPFFS, RUN_DIR]
+    let mut owners: Vec<u32> = [NETNS_DIR, BPFFS, EDGES, RUN_DIR]
         .into_iter()
         .flat_map(names_in)
         .filter_map(|name| owner_of(&name).or_else(|| lock_owner(&name)))

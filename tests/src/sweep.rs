@@ -1,4 +1,5 @@
-//! Removal of what dead owners left: namespaces, processes in them, pin and scratch directories, locks.
+//! Removal of what dead owners left: namespaces, processes in them, the pins of their edges, pin and scratch
+//! directories, locks.
 //!
 //! Only things with a name of ours are touched, and only when their owner is dead.
 
@@ -8,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use lb_agent::bpf::{self, Lock, PinDir};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::owner::{self, BPFFS, NETNS_DIR, RUN_DIR, names_in, owner_of};
+use crate::owner::{self, BPFFS, EDGES, NETNS_DIR, RUN_DIR, names_in, owner_of};
 
 /// Put into the environment of every child, so that a sweeper knows its descendants.
 pub const MARKER: &str = "SLUICE_TESTBED_OWNER";
@@ -22,13 +24,15 @@ pub const MARKER: &str = "SLUICE_TESTBED_OWNER";
 pub struct Swept {
     pub namespaces: Vec<String>,
     pub processes: Vec<i32>,
+    /// Edges whose pins were removed.
+    pub edges: Vec<String>,
     pub directories: Vec<PathBuf>,
 }
 
 impl Swept {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.namespaces.is_empty() && self.processes.is_empty() && self.directories.is_empty()
+        *self == Self::default()
     }
 }
 
@@ -58,9 +62,10 @@ pub fn sweep_stale_once() {
         let swept = sweep_stale();
         if !swept.is_empty() {
             eprintln!(
-                "testbed: removed what a killed run left: {} namespaces, {} processes, {} directories",
+                "testbed: removed what a killed run left: {} namespaces, {} processes, {} edges, {} directories",
                 swept.namespaces.len(),
                 swept.processes.len(),
+                swept.edges.len(),
                 swept.directories.len()
             );
         }
@@ -76,6 +81,12 @@ pub(crate) fn remove_all_of(pid: u32, swept: &mut Swept) {
             swept.namespaces.push(name);
         }
     }
+    // Its agent ran in one of the namespaces, and is dead by now.
+    for name in names_in(EDGES) {
+        if owner_of(&name) == Some(pid) && unload(&name).is_ok() {
+            swept.edges.push(name);
+        }
+    }
     for parent in [BPFFS, RUN_DIR] {
         for name in names_in(parent) {
             let path = Path::new(parent).join(&name);
@@ -84,6 +95,13 @@ pub(crate) fn remove_all_of(pid: u32, swept: &mut Swept) {
             }
         }
     }
+}
+
+/// What `lb-agent unload --edge NAME` does, without the program, which may not be built.
+fn unload(edge: &str) -> anyhow::Result<()> {
+    let lock = Lock::acquire(Path::new(bpf::lock::RUN_DIR), edge)?;
+    bpf::unload(&PinDir::of_edge(edge))?;
+    lock.remove()
 }
 
 /// Takes the name away; the kernel removes the namespace with its last user.

@@ -9,6 +9,7 @@
 //! `eth0` (the edge also `eth1`) at a switch port; `[front]` and `[back]` are bridges in the switch's
 //! namespace. A port can be an emulated link instead of a veth pair.
 
+mod pass;
 mod plan;
 mod port;
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::netns::{Netns, sweep_stale};
-use tests::owner::OwnedDir;
+use tests::owner::{EDGES, OwnedDir, unique_name};
+use tests::ping::ping;
 use tests::privilege::require_root;
 use tests::process::{Process, command};
 
@@ -107,6 +108,22 @@ fn futures_run_in_the_namespace_and_end_on_request() {
 }
 
 #[test]
+fn a_ping_is_answered_and_its_absence_noticed() {
+    require_root();
+    let netns = Netns::new("ping").unwrap();
+    for here in ["127.0.0.1", "::1"] {
+        assert!(ping(&netns, here.parse().unwrap(), b"anybody there?", SOON).unwrap());
+    }
+    // Nobody is at the far end of a device that drops everything.
+    netns
+        .ip("link add wire0 type veth peer name wire1\nlink set wire0 up\nlink set wire1 up")
+        .unwrap();
+    netns.ip("address add 10.9.0.1/24 dev wire0").unwrap();
+    let nobody = "10.9.0.2".parse().unwrap();
+    assert!(!ping(&netns, nobody, b"anybody there?", Duration::from_millis(50)).unwrap());
+}
+
+#[test]
 fn pins_and_scratch_files_go_with_their_directory() {
     require_root();
     let (pins, scratch) = (OwnedDir::pins("pins").unwrap(), OwnedDir::scratch("scratch").unwrap());
@@ -130,45 +147,68 @@ fn owner_process() {
     shell.args(["-c", "sleep 300 & echo $!; wait"]);
     let shell = Process::spawn("sh", shell).unwrap();
     let grandchild = shell.wait_for_line(SOON, |_| true).unwrap();
-    println!("\nowner {} {} {grandchild}", netns.name(), pins.path().display());
+    // What an agent of this owner would have pinned.
+    let edge = Path::new(EDGES).join(unique_name("edge"));
+    fs::create_dir_all(edge.join("maps")).unwrap();
+    let (namespace, pins, edge) = (netns.name(), pins.path().display(), edge.display());
+    println!("\nowner {namespace} {pins} {edge} {grandchild}");
     loop {
         std::thread::park();
     }
 }
 
-/// A started owner, the name of its namespace, its pin directory and a grandchild in the namespace.
-fn start_owner() -> (Process, String, String, u32) {
-    let mut owner = command(std::env::current_exe().unwrap());
-    owner.args(["owner_process", "--exact", "--nocapture"]).env(OWNER, "1");
-    let owner = Process::spawn("owner", owner).unwrap();
-    let line = owner.wait_for_line(SOON, |line| line.starts_with("owner ")).unwrap();
-    let [_, namespace, pins, grandchild] = line.split(' ').collect::<Vec<_>>()[..] else {
-        panic!("{line}");
-    };
-    (owner, namespace.to_owned(), pins.to_owned(), grandchild.parse().unwrap())
+/// A started owner and what it made.
+struct Owner {
+    process: Process,
+    namespace: String,
+    /// Its pin directory and the one of its edge.
+    pins: [String; 2],
+    grandchild: u32,
+}
+
+impl Owner {
+    fn start() -> Self {
+        let mut owner = command(std::env::current_exe().unwrap());
+        owner.args(["owner_process", "--exact", "--nocapture"]).env(OWNER, "1");
+        let process = Process::spawn("owner", owner).unwrap();
+        let line = process.wait_for_line(SOON, |line| line.starts_with("owner ")).unwrap();
+        let [_, namespace, pins, edge, grandchild] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}");
+        };
+        Self {
+            process,
+            namespace: namespace.to_owned(),
+            pins: [pins.to_owned(), edge.to_owned()],
+            grandchild: grandchild.parse().unwrap(),
+        }
+    }
+
+    /// Whether the namespace, each pin directory and the grandchild are there.
+    fn left(&self) -> [bool; 4] {
+        let [pins, edge] = self.pins.each_ref().map(|path| Path::new(path).exists());
+        [exists(&self.namespace), pins, edge, runs(self.grandchild)]
+    }
 }
 
 #[test]
 fn what_a_killed_owner_left_is_swept_and_nothing_else() {
     require_root();
     let mine = Netns::new("mine").unwrap();
-    let (mut owner, namespace, pins, grandchild) = start_owner();
-    let (other, others_namespace, others_pins, others_grandchild) = start_owner();
+    let (mut owner, other) = (Owner::start(), Owner::start());
 
     sweep_stale();
-    assert!(exists(&namespace) && Path::new(&pins).exists() && runs(grandchild), "its owner lives");
+    assert_eq!(owner.left(), [true; 4], "its owner lives");
 
     // Another run on this machine may be the one that sweeps: only the outcome is asserted.
-    owner.kill().unwrap();
+    owner.process.kill().unwrap();
     sweep_stale();
-    assert!(!exists(&namespace) && !Path::new(&pins).exists() && !runs(grandchild));
-    let lock = format!("/run/sluice-testbed/slc-{}.lock", owner.pid());
+    assert_eq!(owner.left(), [false; 4]);
+    let lock = format!("/run/sluice-testbed/slc-{}.lock", owner.process.pid());
     assert!(!Path::new(&lock).exists());
 
     assert!(exists(mine.name()));
-    assert!(
-        exists(&others_namespace) && Path::new(&others_pins).exists() && runs(others_grandchild)
-    );
+    assert_eq!(other.left(), [true; 4]);
+    let others_namespace = other.namespace.clone();
     drop(other);
     sweep_stale();
     assert!(!exists(&others_namespace));
@@ -178,10 +218,10 @@ fn what_a_killed_owner_left_is_swept_and_nothing_else() {
 fn an_interrupted_owner_leaves_nothing() {
     require_root();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let (mut owner, namespace, pins, grandchild) = start_owner();
-        kill(Pid::from_raw(owner.pid().cast_signed()), signal).unwrap();
-        let status = owner.wait(SOON).unwrap();
+        let mut owner = Owner::start();
+        kill(Pid::from_raw(owner.process.pid().cast_signed()), signal).unwrap();
+        let status = owner.process.wait(SOON).unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(signal as i32));
-        assert!(!exists(&namespace) && !Path::new(&pins).exists() && !runs(grandchild), "{signal}");
+        assert_eq!(owner.left(), [false; 4], "{signal}");
     }
 }

@@ -90,6 +90,8 @@ fn devices_are_fit_for_xdp() {
         let peer = node.port(device).switch_port();
         assert_eq!(feature(lab.switch(), peer, "tx-checksumming"), "off");
         assert_eq!(feature(lab.switch(), peer, "generic-receive-offload"), "on");
+        let link = lab.switch().exec("ip", &["link", "show", peer]).unwrap();
+        assert!(link.contains("prog/xdp"), "frames of XDP_TX would wait for others: {link}");
     }
     let link = lab.edge().exec("ip", &["-br", "link", "show", "eth0"]).unwrap();
     assert!(link.contains("02:00:00:00:01:01"), "{link}");

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod bench;
 mod build;
+mod kernels;
 mod licences;
 mod linker;
 mod process;
@@ -37,6 +38,8 @@ enum Command {
     Test(TestArgs),
     /// Measure; without a name, list what can be measured
     Bench(BenchArgs),
+    /// Run the agent on the other kernels that it is for, in virtual machines
+    Kernels,
     /// Check the licences and the sources of all dependencies against deny.toml
     Licences,
 }
@@ -112,6 +115,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             threads: args.threads,
         }),
         Command::Bench(args) => bench::bench(args.name.as_deref(), &args.args),
+        Command::Kernels => kernels::kernels(),
         Command::Licences => licences::check(),
     }
 }

@@ -16,7 +16,9 @@ pub fn lab(stay: bool) -> Result<()> {
     need_root("the lab makes network namespaces", "cargo xtask run")?;
     provision::packages("the lab", &[program("iproute2", "ip"), program("ethtool", "ethtool")])?;
     let binaries = build::build(Profile::Release)?;
-    testbed_binary("lab")?;
+    for name in ["chat-server", "chat-client", "lab"] {
+        testbed_binary(name)?;
+    }
     let mut lab = std::process::Command::new(binaries.join("lab"));
     lab.env("SLUICE_AGENT", binaries.join("lb-agent"));
     if stay {

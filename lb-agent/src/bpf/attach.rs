@@ -159,12 +159,17 @@ impl Loaded {
 
     /// Whether the program still meets an interface's packets.
     pub fn link_state(&self, name: &str) -> Result<LinkState> {
-        let Some(link) = self.pins().link(name)? else { return Ok(LinkState::Absent) };
-        Ok(match lookup(name)? {
-            Some(interface) if owns(&link, interface)? => LinkState::Attached,
-            _ => LinkState::Gone,
-        })
+        link_state(self.pins(), name)
     }
+}
+
+/// Whether the program whose link is pinned meets an interface's packets.
+pub fn link_state(pins: &PinDir, name: &str) -> Result<LinkState> {
+    let Some(link) = pins.link(name)? else { return Ok(LinkState::Absent) };
+    Ok(match lookup(name)? {
+        Some(interface) if owns(&link, interface)? => LinkState::Attached,
+        _ => LinkState::Gone,
+    })
 }
 
 /// What generic mode costs, for people.

@@ -14,7 +14,7 @@ use nix::libc;
 
 use super::{
     pins::{self, Adoption, PinDir},
-    specs::{self, TableSizes},
+    specs::{self, MapSpec, TableSizes},
     unload::unload,
 };
 
@@ -61,9 +61,13 @@ impl Loaded {
 ///
 /// Packets go on meeting the earlier program until [`Loaded::attach`] swaps it.
 pub fn load(object: &[u8], pins: &PinDir, sizes: &TableSizes) -> Result<Loaded> {
+    load_program(object, PROGRAM, pins, &specs::maps(sizes))
+}
+
+/// The same for any XDP program and its maps.
+pub fn load_program(object: &[u8], name: &str, pins: &PinDir, specs: &[MapSpec]) -> Result<Loaded> {
     pins.create()?;
-    let specs = specs::maps(sizes);
-    let adoption = pins::validate(pins, &specs)?;
+    let adoption = pins::validate(pins, specs)?;
     match adoption {
         Adoption::Complete => tracing::info!(path = %pins.path().display(), "adopting pinned maps"),
         Adoption::Unfinished => {
@@ -77,7 +81,7 @@ pub fn load(object: &[u8], pins: &PinDir, sizes: &TableSizes) -> Result<Loaded> 
         Adoption::Fresh => {}
     }
     if adoption != Adoption::Complete {
-        pins::create_maps(pins, &specs)?;
+        pins::create_maps(pins, specs)?;
     }
 
     // The parser reads the file's tables in place, so they must be aligned.
@@ -85,14 +89,14 @@ pub fn load(object: &[u8], pins: &PinDir, sizes: &TableSizes) -> Result<Loaded> 
     let aligned = &mut bytemuck::cast_slice_mut(&mut words)[..object.len()];
     aligned.copy_from_slice(object);
     let mut loader = EbpfLoader::new();
-    for spec in &specs {
+    for spec in specs {
         loader.map_pin_path(spec.name, pins.map_path(spec.name));
     }
     let mut ebpf = loader.load(aligned).context("the BPF object cannot be loaded")?;
     if let Some(spec) = specs.iter().find(|spec| ebpf.map(spec.name).is_none()) {
         bail!("the BPF object has no map {}: it was not built together with this agent", spec.name);
     }
-    let (program, program_id) = load_program(&mut ebpf)?;
+    let (program, program_id) = verify(&mut ebpf, name)?;
     pins.replace(&program, &pins.program_path())
         .with_context(|| format!("{}: cannot pin the program", pins.program_path().display()))?;
     Ok(Loaded {
@@ -104,16 +108,17 @@ pub fn load(object: &[u8], pins: &PinDir, sizes: &TableSizes) -> Result<Loaded> 
     })
 }
 
-fn load_program(ebpf: &mut Ebpf) -> Result<(ProgramFd, u32)> {
-    let Some(Program::Xdp(program)) = ebpf.program_mut(PROGRAM) else {
-        bail!("the BPF object has no XDP program {PROGRAM}: it was not built for this agent");
+/// Has the kernel verify and take the program.
+fn verify(ebpf: &mut Ebpf, name: &str) -> Result<(ProgramFd, u32)> {
+    let Some(Program::Xdp(program)) = ebpf.program_mut(name) else {
+        bail!("the BPF object has no XDP program {name}: it was not built for this agent");
     };
     program.load().map_err(|error| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            tracing::debug!(program = PROGRAM, %log, "the verifier's whole log");
+            tracing::debug!(program = name, %log, "the verifier's whole log");
             anyhow::anyhow!(
-                "the kernel refuses the program {PROGRAM}: {io_error}{}\n{}",
+                "the kernel refuses the program {name}: {io_error}{}\n{}",
                 match io_error.raw_os_error() {
                     Some(libc::EPERM) => " (loading needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)",
                     Some(libc::E2BIG) => " (it is too large for this kernel's verifier)",

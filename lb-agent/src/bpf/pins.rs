@@ -69,7 +69,7 @@ pub fn file_name(name: &str) -> String {
 }
 
 /// The opposite of [`file_name`].
-fn plain_name(file: &str) -> String {
+pub(crate) fn plain_name(file: &str) -> String {
     file.replace("%2f", "/").replace("%2e", ".").replace("%25", "%")
 }
 
@@ -298,8 +298,8 @@ fn abi_version(edge: MapData) -> io::Result<u32> {
     Ok(edge.get(&0, 0).map_err(io::Error::other)?.abi_version)
 }
 
-/// Creates and pins all maps, and writes the ABI version when all are there: maps without it were left
-/// by an agent that was interrupted.
+/// Creates and pins all maps, and writes the ABI version, if there is a place for it, when all are there: maps
+/// without it were left by an agent that was interrupted.
 pub fn create_maps(pins: &PinDir, specs: &[MapSpec]) -> Result<()> {
     for spec in specs {
         let path = pins.map_path(spec.name);
@@ -308,6 +308,9 @@ pub fn create_maps(pins: &PinDir, specs: &[MapSpec]) -> Result<()> {
         let map = map.with_context(|| create_failed(spec))?;
         sys::pin(map.as_fd(), &path)
             .with_context(|| format!("{}: cannot pin the map", path.display()))?;
+    }
+    if specs.iter().all(|spec| spec.name != names::EDGE) {
+        return Ok(());
     }
     let mut edge: Array<_, Edge> = pins.map(names::EDGE)?.try_into()?;
     let version = Edge { abi_version: abi::VERSION, ..edge.get(&0, 0)? };
@@ -328,7 +331,7 @@ fn create_failed(spec: &MapSpec) -> String {
 }
 
 /// What lies in a directory; nothing if there is none.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<String>> {
     let Some(entries) = optional(fs::read_dir(dir))? else { return Ok(Vec::new()) };
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }

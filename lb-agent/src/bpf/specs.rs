@@ -9,6 +9,7 @@ use lb_common::{
     abi::{Edge, MAX_SOURCES},
     addr::{Tuple, V4, V6},
     counters::BackendCounters,
+    decap,
     flow::Flow,
     handshake::Handshake,
     next_hop::{MAX_NEXT_HOPS, NextHop, RouteValue},
@@ -130,6 +131,17 @@ pub fn maps(sizes: &TableSizes) -> Vec<MapSpec> {
         },
     ]);
     specs
+}
+
+/// Most VIPs of the program `decap`.
+pub const MAX_DECAP_VIPS: u32 = 1_024;
+
+/// The maps of the program `decap`.
+pub fn decap_maps() -> Vec<MapSpec> {
+    vec![
+        table::<V6, u32>(decap::VIPS, MapType::Hash, MAX_DECAP_VIPS, 0),
+        array::<u64>(decap::COUNTERS, MapType::PerCpuArray, decap::COUNTERS_LEN),
+    ]
 }
 
 fn array<V>(name: &'static str, map_type: MapType, max_entries: u32) -> MapSpec {

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod aging;
+pub mod list;
 pub mod pacer;
 pub mod sweep;
 pub mod table;

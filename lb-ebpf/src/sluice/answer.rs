@@ -195,6 +195,28 @@ impl Answer for V4 {
     }
 }
 
+/// Writes an IPv6 header but for its addresses.
+#[inline(always)]
+fn header6(packet: &mut Packet, l3: usize, proto: u8, payload: u16) -> Result<(), DropReason> {
+    *packet.at::<Ipv6Hdr>(l3)? = Ipv6Hdr {
+        vcf: [0x60, 0, 0, 0],
+        payload_len: payload.to_be_bytes(),
+        next_hdr: proto,
+        hop_limit: TTL,
+        src_addr: [0; 16],
+        dst_addr: [0; 16],
+    };
+    Ok(())
+}
+
+/// The sum of the pseudo-header (RFC 8200 section 8.1), whose addresses are those of the header.
+#[inline(always)]
+fn pseudo6(packet: &mut Packet, l3: usize, proto: u8, payload: u16) -> Result<u64, DropReason> {
+    const ADDRESSES: usize = 8;
+    let sum = packet.sum::<[u8; 32]>(l3 + ADDRESSES, 0)?;
+    Ok(sum + (proto as u16).to_be() as u64 + payload.to_be() as u64)
+}
+
 impl Answer for V6 {
     const HEADER: usize = Ipv6Hdr::LEN;
 
@@ -207,19 +229,11 @@ impl Answer for V6 {
         proto: u8,
         payload: u16,
     ) -> Result<u64, DropReason> {
-        *packet.at::<Ipv6Hdr>(l3)? = Ipv6Hdr {
-            vcf: [0x60, 0, 0, 0],
-            payload_len: payload.to_be_bytes(),
-            next_hdr: proto,
-            hop_limit: TTL,
-            src_addr: [0; 16],
-            dst_addr: [0; 16],
-        };
+        header6(packet, l3, proto, payload)?;
         let ip = packet.at::<Ipv6Hdr>(l3)?;
         put128(&mut ip.src_addr, &from.0);
         put128(&mut ip.dst_addr, &to.0);
-        let addresses = from.0.iter().chain(&to.0).map(|word| *word as u64).sum::<u64>();
-        Ok(addresses + (proto as u16).to_be() as u64 + payload.to_be() as u64)
+        pseudo6(packet, l3, proto, payload)
     }
 
     #[inline(always)]
@@ -244,12 +258,16 @@ impl Answer for V6 {
         const QUOTED: usize = Ipv6Hdr::LEN + 56 + QUOTED_TCP;
         /// No IPv6 link has a smaller MTU (RFC 8200 section 5), and a smaller one would be ignored.
         const MIN_MTU: u16 = 1280;
-        let inner = packet.at::<Ipv6Hdr>(l4 + Icmp::LEN)?;
-        let (from, to) = (V6(get128(&inner.dst_addr)), V6(get128(&inner.src_addr)));
+        let payload = (Icmp::LEN + QUOTED) as u16;
+        header6(packet, l3, protocol::ICMPV6, payload)?;
+        // One address at a time: both would take twice the stack.
+        let sender = get128(&packet.at::<Ipv6Hdr>(l4 + Icmp::LEN)?.src_addr);
+        put128(&mut packet.at::<Ipv6Hdr>(l3)?.dst_addr, &sender);
+        let receiver = get128(&packet.at::<Ipv6Hdr>(l4 + Icmp::LEN)?.dst_addr);
+        put128(&mut packet.at::<Ipv6Hdr>(l3)?.src_addr, &receiver);
+        let pseudo = pseudo6(packet, l3, protocol::ICMPV6, payload)?;
         let [high, low] = mtu.max(MIN_MTU).to_be_bytes();
         let icmp = Icmp { type_: 2, code: 0, check: [0; 2], data: [0, 0, high, low] };
-        let payload = (Icmp::LEN + QUOTED) as u16;
-        let pseudo = Self::header(packet, l3, &from, &to, protocol::ICMPV6, payload)?;
         write_icmp::<[u8; QUOTED]>(packet, l4, icmp, pseudo)
     }
 }

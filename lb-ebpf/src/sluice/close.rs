@@ -24,16 +24,19 @@ pub fn flagged<A: Version>(
     if segment.is_plain() {
         let flow = restarting(segment, flow);
         flow::touch(flow, segment);
-        return A::forward(packet, segment, flow);
+        return A::forward(packet, flow);
     }
     if segment.is_syn() {
-        return A::forward(packet, segment, flow);
+        return A::forward(packet, flow);
     }
     let was_closing = flow.is_closing();
     if segment.is_rst() {
-        if resets(segment, flow) {
-            end(flow, flags::RESET, flags::RESET);
+        if !resets(segment, flow) {
+            // A guess, perhaps, which must not count as a number that the sender has sent: repeated,
+            // it would be right.
+            return A::forward(packet, flow);
         }
+        end(flow, flags::RESET, flags::RESET);
     } else if segment.flags & tcp_flags::FIN != 0 && finishes(segment, flow) {
         end(flow, flags::FIN, flags::PEER_FIN);
     }
@@ -44,7 +47,7 @@ pub fn flagged<A: Version>(
         });
     }
     flow::touch(flow, segment);
-    A::forward(packet, segment, flow)
+    A::forward(packet, flow)
 }
 
 /// Whether a flow gives way to a SYN: another connection of a client that uses the port again.
@@ -133,6 +136,6 @@ fn restarting<'a, A: Version>(segment: &Segment<A>, flow: &'a mut Flow<A>) -> &'
         flow::remove(&flow.to.reversed());
     }
     count::event(service::of_backend(flow.backend), Event::FlowReplaced);
-    handshake::complete(segment, newcomer);
+    handshake::complete(newcomer);
     flow::find(&segment.tuple).unwrap_or(flow)
 }

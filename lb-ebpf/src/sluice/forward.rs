@@ -2,7 +2,7 @@
 
 use lb_common::{
     flow::{Flow, flags, forward},
-    outcome::{DropReason, NO_SERVICE},
+    outcome::DropReason,
     service::Backend,
 };
 use lb_ebpf::packet::Packet;
@@ -48,45 +48,38 @@ pub fn forward<A: Version>(
     segment: &Segment<A>,
     flow: &mut Flow<A>,
 ) -> Result<Verdict, DropReason> {
-    let result = send(packet, segment, flow);
-    if result.is_err() && packet.service == NO_SERVICE {
-        // On the way to a client nobody needs to know the service, unless to blame it.
-        packet.service = service::of_backend(flow.backend);
-    }
-    result
-}
-
-#[inline(always)]
-fn send<A: Version>(
-    packet: &mut Packet,
-    segment: &Segment<A>,
-    flow: &mut Flow<A>,
-) -> Result<Verdict, DropReason> {
     let Some(way) = way(flow) else {
         return Err(DropReason::Inconsistent);
     };
-    let bytes = segment.ip_len as u64;
-    match way.backend {
-        Some(backend) => {
-            packet.service = backend.service;
-            count::backend(flow.backend, |counters| {
-                counters.to_backend_packets += 1;
-                counters.to_backend_bytes += bytes;
-            });
-        }
-        None => count::backend(flow.backend, |counters| {
-            counters.to_client_packets += 1;
-            counters.to_client_bytes += bytes;
-        }),
+    if let Some(backend) = way.backend {
+        packet.service = backend.service;
     }
     if let Some(mtu) = too_big(&way, segment.ip_len) {
         return A::packet_too_big(packet, segment.l3, mtu);
     }
     if flow.forward == forward::NAT {
         A::translate(packet, segment, &flow.to)?;
+        traffic(flow, &way, segment.ip_len);
         return transmit::plain::<A>(packet, segment.l3 as usize, &way);
     }
-    onward::<A>(packet, segment.l3 as usize, segment.ip_len, &way)
+    let traffic_class = A::hop(packet, segment.l3 as usize)?;
+    traffic(flow, &way, segment.ip_len);
+    onward::<A>(packet, segment.l3 as usize, segment.ip_len, traffic_class, &way)
+}
+
+/// Counts a packet that is on its way: what is refused or answered here was never sent to anybody.
+#[inline(always)]
+fn traffic<A>(flow: &Flow<A>, way: &Way, ip_len: u16) {
+    let bytes = ip_len as u64;
+    count::backend(flow.backend, |counters| {
+        if way.backend.is_some() {
+            counters.to_backend_packets += 1;
+            counters.to_backend_bytes += bytes;
+        } else {
+            counters.to_client_packets += 1;
+            counters.to_client_bytes += bytes;
+        }
+    });
 }
 
 /// Carries an ICMP error the way of the flow that it is about.
@@ -106,18 +99,20 @@ pub fn forward_error<A: Version>(
         A::translate_error(packet, error, &flow.to)?;
         return transmit::plain::<A>(packet, error.l3 as usize, &way);
     }
-    onward::<A>(packet, error.l3 as usize, error.ip_len as u16, &way)
+    let traffic_class = A::hop(packet, error.l3 as usize)?;
+    onward::<A>(packet, error.l3 as usize, error.ip_len as u16, traffic_class, &way)
 }
 
-/// Sends on a packet whose own headers stay as they are, but for the TTL.
+/// Sends on a packet whose own headers stay as they are, but for the TTL, of which `Rewrite::hop` has
+/// taken one off.
 #[inline(always)]
 fn onward<A: Version>(
     packet: &mut Packet,
     l3: usize,
     ip_len: u16,
+    traffic_class: u8,
     way: &Way,
 ) -> Result<Verdict, DropReason> {
-    let traffic_class = A::hop(packet, l3)?;
     match way.backend {
         Some(backend) if way.tunnelled => {
             tunnel::send::<A>(packet, l3, ip_len, traffic_class, backend)

@@ -24,7 +24,7 @@ use crate::{
     next_hop, options,
     parse::Segment,
     scratch::{self, Use},
-    stage,
+    service, stage,
 };
 
 /// Handshakes by the tuple on the wire, IPv4.
@@ -129,31 +129,36 @@ pub fn advance<A: Version>(
     segment: &Segment<A>,
     handshake: &'static mut Handshake<A>,
 ) -> Result<Verdict, DropReason> {
+    packet.service = service::of_backend(handshake.flow.backend);
     if handshake.flow.flags & flow_flags::TO_CLIENT != 0 {
         if segment.is_syn_ack() {
             answered(packet, segment, handshake);
         }
-        return A::forward(packet, segment, &mut handshake.flow);
+        return A::forward(packet, &mut handshake.flow);
     }
     if segment.is_syn() {
-        let verdict = A::forward(packet, segment, &mut handshake.flow);
+        if let Some(backend) = service::backend(handshake.flow.backend) {
+            let options = options::of(packet, segment);
+            options::clamp_mss(packet, segment, &options, backend)?;
+        }
+        let verdict = A::forward(packet, &mut handshake.flow);
         count::event(packet.service, Event::SynRetransmitted);
         return verdict;
     }
     if segment.is_rst() {
         // The client gives up. Nobody will miss the entries; the LRU takes them.
-        return A::forward(packet, segment, &mut handshake.flow);
+        return A::forward(packet, &mut handshake.flow);
     }
-    if !completes(segment, handshake) {
+    if handshake.flags & flags::COMPLETED == 0 && !completes(segment, handshake) {
         return Err(DropReason::HandshakeMismatch);
     }
-    complete(segment, handshake);
+    complete(handshake);
     match flow::find(&segment.tuple) {
         Some(flow) => {
             flow::touch(flow, segment);
-            A::forward(packet, segment, flow)
+            A::forward(packet, flow)
         }
-        None => A::forward(packet, segment, &mut handshake.flow),
+        None => A::forward(packet, &mut handshake.flow),
     }
 }
 
@@ -188,10 +193,11 @@ pub fn completes<A>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
 /// Makes a flow of a completed handshake. If the flow table is full, the flow goes on from the
 /// handshake table for as long as newcomers leave it there.
 #[inline(always)]
-pub fn complete<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
+pub fn complete<A: Version>(handshake: &mut Handshake<A>) {
     let backend = handshake.flow.backend;
-    if !A::promote(segment, handshake) {
-        let service = crate::service::of_backend(backend);
+    if !A::promote() {
+        handshake.flags |= flags::COMPLETED;
+        let service = service::of_backend(backend);
         count::event(service, Event::FlowTableFull);
         stage::report(service, Event::FlowTableFull.index());
     }
@@ -201,7 +207,12 @@ pub fn complete<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) 
 #[inline(always)]
 pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) -> bool {
     let now = clock::now();
-    let (isn, peer_isn) = (handshake.isn, handshake.peer_isn);
+    // The SYN-ACK was the backend's last word: it has said one number and acknowledged one. If the
+    // flow has waited for room since, the client's present numbers are as near as can be known.
+    let (back_next, back_ack) = match handshake.flags & flags::COMPLETED {
+        0 => (handshake.peer_isn.wrapping_add(1), handshake.isn.wrapping_add(1)),
+        _ => (segment.ack, segment.seq),
+    };
     // The entry is about to go; in the end it serves to build the flow, off the stack.
     let flow = &mut handshake.flow;
     flow.created = now;
@@ -209,7 +220,7 @@ pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) -
     flow.seq_next = segment.seq;
     flow.ack = segment.ack;
     let (backend, is_nat) = (flow.backend, flow.forward == forward::NAT);
-    let service = crate::service::of_backend(backend);
+    let service = service::of_backend(backend);
     let answers = flow.to.reversed();
     if is_nat {
         let Some(Handshake { flow: back, .. }) = scratch::handshake::<A>(Use::Reserve) else {
@@ -218,9 +229,8 @@ pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) -
         *back = to_client(segment.tuple.reversed(), backend);
         back.created = now;
         back.last_seen = now;
-        // The SYN-ACK was the backend's last word: it has said one number and acknowledged one.
-        back.seq_next = peer_isn.wrapping_add(1);
-        back.ack = isn.wrapping_add(1);
+        back.seq_next = back_next;
+        back.ack = back_ack;
         match flow::enter_new(&answers, back) {
             Ok(()) => {}
             // The same connection, promoted by a segment on another CPU at this moment.

@@ -110,7 +110,10 @@ fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReaso
     let mut segment = Segment::<A>::default();
     match A::parse(packet, l3, &mut segment) {
         Ok(Parsed::Tcp) => tcp(packet, &segment),
-        Ok(Parsed::Icmp) => A::icmp(packet, &segment),
+        Ok(Parsed::Icmp) => {
+            scratch::keep(&segment)?;
+            A::icmp(packet)
+        }
         Err(Stop::Pass(event)) => Ok(Verdict::Pass(event)),
         Err(Stop::Bad { dst, reason }) if service::is_vip(&dst) => Err(reason),
         Err(Stop::Bad { .. }) => Ok(Verdict::Pass(Event::PassNotService)),
@@ -120,14 +123,21 @@ fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReaso
 #[inline(always)]
 fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
     let Some(flow) = flow::find(&segment.tuple) else {
-        return A::without_flow(packet, segment);
+        scratch::keep(segment)?;
+        return A::without_flow(packet);
     };
     if segment.is_plain() && flow.flags & flags::RESTART == 0 {
         flow::touch(flow, segment);
-        return forward::forward(packet, segment, flow);
+        let result = forward::forward(packet, segment, flow);
+        if result.is_err() {
+            packet.service = service::of_backend(flow.backend);
+        }
+        return result;
     }
+    scratch::keep(segment)?;
     if segment.is_syn() && close::gives_way(segment, flow) {
-        return A::without_flow(packet, segment);
+        return A::without_flow(packet);
     }
-    A::flagged(packet, segment, flow)
+    packet.service = service::of_backend(flow.backend);
+    A::flagged(packet, flow)
 }

@@ -66,27 +66,26 @@ fn open<A: Version>(
     let Some(backend) = service::backend(id) else {
         return Err(DropReason::Inconsistent);
     };
-    let mut to = segment.tuple;
-    if service.forward == forward::NAT {
-        nat::reserve(&segment.tuple, id, backend, hash::tuple(0, &segment.tuple), &mut to)?;
-    }
-    let options = options::of(packet, segment);
     let Some(entry) = scratch::handshake(Use::Open) else {
         return Err(DropReason::Inconsistent);
     };
-    *entry = Handshake {
-        flow: Flow { to, backend: id, forward: service.forward, ..Default::default() },
-        offer: options.offer,
-        isn: segment.seq,
-        ..Default::default()
-    };
-    handshake::enter(&segment.tuple, entry)?;
-    if options::clamp_mss(packet, segment, &options, backend.mss_clamp)? {
-        count::event(listener.service, Event::MssClamped);
+    // Written piece by piece: as a whole it would be put together on the stack.
+    *entry = Handshake::default();
+    entry.flow.to = segment.tuple;
+    entry.flow.backend = id;
+    entry.flow.forward = service.forward;
+    entry.isn = segment.seq;
+    if service.forward == forward::NAT {
+        let hash = hash::tuple(0, &segment.tuple);
+        nat::reserve(&segment.tuple, id, backend, hash, &mut entry.flow.to)?;
     }
+    let options = options::of(packet, segment);
+    entry.offer = options.offer;
+    handshake::enter(&segment.tuple, entry)?;
+    options::clamp_mss(packet, segment, &options, backend)?;
     count::event(listener.service, Event::SynForwarded);
     count::backend(id, |counters| counters.picked += 1);
-    A::forward(packet, segment, &mut entry.flow)
+    A::forward(packet, &mut entry.flow)
 }
 
 /// A segment that is neither a SYN nor of a known connection. Where the backend may know it, it is
@@ -104,7 +103,7 @@ fn stray<A: Version>(
         if segment.is_rst() {
             return Err(DropReason::NoFlow); // a RST is never answered by another (RFC 9293 3.5.2)
         }
-        return A::reset(packet, segment);
+        return A::reset(packet);
     }
     let id = service::pick(listener.service, service, &segment.tuple)?;
     let Some(Handshake { flow, .. }) = scratch::handshake(Use::Open) else {
@@ -112,5 +111,5 @@ fn stray<A: Version>(
     };
     *flow = Flow { to: segment.tuple, backend: id, forward: service.forward, ..Default::default() };
     count::event(listener.service, Event::ForwardedByHash);
-    A::forward(packet, segment, flow)
+    A::forward(packet, flow)
 }

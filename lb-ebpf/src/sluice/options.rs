@@ -3,17 +3,21 @@
 use lb_common::{
     checksum::Delta,
     handshake::{Offer, offers},
-    outcome::DropReason,
+    outcome::{DropReason, Event},
+    service::Backend,
 };
 use lb_ebpf::{
     packet::{Packet, blurred, opaque},
     wire::{Tcp, get16, put16, tcp_flags},
 };
 
-use crate::{Version, parse::Segment};
+use crate::{Version, count, parse::Segment};
 
 /// Most bytes of options that a TCP header can have.
 const MAX: usize = 40;
+
+/// Room for the options: a value can be read at any offset below 64 without a check for each byte.
+const ROOM: usize = 64 + 8;
 
 const END: u8 = 0;
 const NOP: u8 = 1;
@@ -37,7 +41,7 @@ type Places = [u8; 16];
 /// Finds the options. A list that contradicts itself ends there, as in every stack: what came before
 /// holds.
 #[inline(never)]
-fn find(bytes: &[u8; MAX + 16], len: usize, places: &mut Places) {
+fn find(bytes: &[u8; ROOM], len: usize, places: &mut Places) {
     let mut at = 0;
     // Each turn consumes one byte at least. The turn does nothing but note a place: the verifier
     // follows every combination of branches in here.
@@ -68,8 +72,7 @@ fn find(bytes: &[u8; MAX + 16], len: usize, places: &mut Places) {
 /// Reads the options of a segment.
 #[inline(always)]
 pub fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
-    // Room behind the longest list lets fixed-size values be read without a check for each.
-    let mut bytes = [0u8; MAX + 16];
+    let mut bytes = [0u8; ROOM];
     let len = (segment.options as usize) & 0x3c;
     if len == 0
         || len > MAX
@@ -82,8 +85,9 @@ pub fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
     let offer = &mut options.offer;
     // The bytes of an option of the right size, from its kind on.
     let option = |kind: u8, size: u8| {
-        let at = opaque(places[kind as usize] as usize).wrapping_sub(1);
-        if at >= MAX || bytes[at + 1] != size {
+        let place = places[kind as usize];
+        let at = opaque(place.wrapping_sub(1) as usize) & 0x3f;
+        if place == 0 || bytes[at + 1] != size {
             return None;
         }
         Some((at, [bytes[at + 2], bytes[at + 3], bytes[at + 4], bytes[at + 5]]))
@@ -110,7 +114,7 @@ pub fn read<A>(packet: &Packet, segment: &Segment<A>, options: &mut Options) {
 #[inline(always)]
 pub fn of<A: Version>(packet: &Packet, segment: &Segment<A>) -> Options {
     let mut options = Options { offer: Offer::default(), mss_at: 0, _pad: [0; 3] };
-    A::options(packet, segment, &mut options);
+    A::options(packet, &mut options);
     let ecn = segment.flags & (tcp_flags::ECE | tcp_flags::CWR);
     let wanted = if segment.is_syn() { tcp_flags::ECE | tcp_flags::CWR } else { tcp_flags::ECE };
     if ecn == wanted {
@@ -119,17 +123,17 @@ pub fn of<A: Version>(packet: &Packet, segment: &Segment<A>) -> Options {
     options
 }
 
-/// Lowers the MSS in a SYN to `limit`. Returns whether it had to.
+/// Lowers the MSS in a SYN to what its backend can be sent.
 #[inline(always)]
 pub fn clamp_mss<A>(
     packet: &mut Packet,
     segment: &Segment<A>,
     options: &Options,
-    limit: u16,
-) -> Result<bool, DropReason> {
-    let at = options.mss_at;
+    backend: &Backend,
+) -> Result<(), DropReason> {
+    let (at, limit) = (options.mss_at, backend.mss_clamp);
     if at == 0 || limit == 0 || options.offer.mss <= limit {
-        return Ok(false);
+        return Ok(());
     }
     let offset = segment.l4 as usize + Tcp::LEN + (at & 0x3f) as usize;
     let value = packet.at::<[u8; 2]>(offset)?;
@@ -146,5 +150,6 @@ pub fn clamp_mss<A>(
     let tcp = packet.at::<Tcp>(segment.l4 as usize)?;
     let check = delta.apply(get16(&tcp.check));
     put16(&mut tcp.check, check);
-    Ok(true)
+    count::event(backend.service, Event::MssClamped);
+    Ok(())
 }

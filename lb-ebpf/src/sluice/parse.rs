@@ -16,7 +16,7 @@ use lb_ebpf::{
 ///
 /// Stages get it by reference, as memory of which every byte is written.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Segment<A> {
     pub tuple: Tuple<A>,
     /// Sequence number, host byte order.
@@ -290,7 +290,8 @@ fn extensions(
     mut next: u8,
     mut offset: usize,
 ) -> Result<(u8, usize), DropReason> {
-    for _ in 0..6 {
+    // The last turn finds only what follows the sixth.
+    for _ in 0..=6 {
         match next {
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
                 let [following, len] = *packet.at::<[u8; 2]>(offset)?;

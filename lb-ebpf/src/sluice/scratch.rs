@@ -1,10 +1,14 @@
-//! Memory for what is too big for the stack, of which a chain of calls has 512 bytes.
+//! Memory of a CPU for the packet under way: for what is too big for the stack, of which a chain of
+//! calls has 512 bytes, and for what more than one stage needs.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use lb_common::{
     addr::{Addr, V4, V6},
     handshake::Handshake,
+    outcome::DropReason,
 };
+
+use crate::parse::Segment;
 
 /// Handshakes in the making, IPv4: one for each [`Use`].
 #[map]
@@ -14,7 +18,15 @@ static SCRATCH4: PerCpuArray<Handshake<V4>> = PerCpuArray::with_max_entries(2, 0
 #[map]
 static SCRATCH6: PerCpuArray<Handshake<V6>> = PerCpuArray::with_max_entries(2, 0);
 
-/// Who uses the memory. Uses that can be under way at the same time have different numbers.
+/// The IPv4 segment under way.
+#[map]
+static SEGMENT4: PerCpuArray<Segment<V4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The IPv6 segment under way.
+#[map]
+static SEGMENT6: PerCpuArray<Segment<V6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Who uses the memory for handshakes. Uses that can be under way at the same time have different numbers.
 #[derive(Clone, Copy)]
 pub enum Use {
     /// The entry of a new connection.
@@ -25,29 +37,56 @@ pub enum Use {
 
 /// The scratch memory of an IP version.
 pub trait Scratch: Addr {
-    fn scratch() -> &'static PerCpuArray<Handshake<Self>>
-    where
-        Self: Sized;
+    fn making() -> &'static PerCpuArray<Handshake<Self>>;
+    fn segment() -> &'static PerCpuArray<Segment<Self>>;
 }
 
 impl Scratch for V4 {
     #[inline(always)]
-    fn scratch() -> &'static PerCpuArray<Handshake<V4>> {
+    fn making() -> &'static PerCpuArray<Handshake<V4>> {
         &SCRATCH4
+    }
+
+    #[inline(always)]
+    fn segment() -> &'static PerCpuArray<Segment<V4>> {
+        &SEGMENT4
     }
 }
 
 impl Scratch for V6 {
     #[inline(always)]
-    fn scratch() -> &'static PerCpuArray<Handshake<V6>> {
+    fn making() -> &'static PerCpuArray<Handshake<V6>> {
         &SCRATCH6
+    }
+
+    #[inline(always)]
+    fn segment() -> &'static PerCpuArray<Segment<V6>> {
+        &SEGMENT6
     }
 }
 
-/// This CPU's memory for a use.
+/// Keeps a segment for the stages to come.
+#[inline(always)]
+pub fn keep<A: Scratch>(segment: &Segment<A>) -> Result<(), DropReason> {
+    let Some(kept) = A::segment().get_ptr_mut(0) else {
+        return Err(DropReason::Inconsistent);
+    };
+    // SAFETY: the element is this CPU's own, and XDP programs do not preempt each other.
+    unsafe { *kept = *segment };
+    Ok(())
+}
+
+/// The segment under way, once it is kept.
+#[inline(always)]
+pub fn segment<A: Scratch>() -> Option<&'static Segment<A>> {
+    // SAFETY: as above; it is written only before the first stage that looks at it.
+    A::segment().get_ptr(0).map(|segment| unsafe { &*segment })
+}
+
+/// This CPU's memory for a handshake.
 #[inline(always)]
 pub fn handshake<A: Scratch>(of: Use) -> Option<&'static mut Handshake<A>> {
     // SAFETY: the element is this CPU's own, XDP programs do not preempt each other, and each use has
     // an element of its own.
-    A::scratch().get_ptr_mut(of as u32).map(|handshake| unsafe { &mut *handshake })
+    A::making().get_ptr_mut(of as u32).map(|handshake| unsafe { &mut *handshake })
 }

@@ -4,14 +4,14 @@
 //! is checked again for each way to each of its calls, and the ways multiply: as plain functions these
 //! stages took more than the million instructions that the verifier looks at. In return such a function
 //! may take only the context, numbers, and pointers to plain memory, which it must expect to be null,
-//! and returns a number (kernel: `btf_prepare_func_args`). This file translates; the stages themselves
-//! know nothing of it.
+//! and returns a number (kernel: `btf_prepare_func_args`). Memory that came as an argument is no key
+//! and no value of a map before Linux 6.2 or so, so the segment under way is not an argument: it lies in
+//! [`scratch`] memory. This file translates; the stages themselves know nothing of it.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     addr::{Addr, Tuple, V4, V6},
     flow::Flow,
-    handshake::Handshake,
     outcome::{DropReason, Event},
     service::Backend,
 };
@@ -22,31 +22,23 @@ use crate::{
     nat::{self, Reserved, Source},
     open,
     options::{self, Options},
-    parse::{IcmpError, Segment},
-    report, transmit,
+    parse::IcmpError,
+    report, scratch, transmit,
 };
 
 /// The stages of an IP version.
 pub trait Stages: Addr {
     /// [`open::without_flow`]
-    fn without_flow(packet: &mut Packet, segment: &Segment<Self>) -> Result<Verdict, DropReason>;
+    fn without_flow(packet: &mut Packet) -> Result<Verdict, DropReason>;
 
     /// [`close::flagged`]
-    fn flagged(
-        packet: &mut Packet,
-        segment: &Segment<Self>,
-        flow: &mut Flow<Self>,
-    ) -> Result<Verdict, DropReason>;
+    fn flagged(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason>;
 
     /// [`forward::forward`]
-    fn forward(
-        packet: &mut Packet,
-        segment: &Segment<Self>,
-        flow: &mut Flow<Self>,
-    ) -> Result<Verdict, DropReason>;
+    fn forward(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason>;
 
     /// [`icmp::message`]
-    fn icmp(packet: &mut Packet, message: &Segment<Self>) -> Result<Verdict, DropReason>;
+    fn icmp(packet: &mut Packet) -> Result<Verdict, DropReason>;
 
     /// [`forward::forward_error`]
     fn forward_error(
@@ -56,7 +48,7 @@ pub trait Stages: Addr {
     ) -> Result<Verdict, DropReason>;
 
     /// [`answer::reset`]
-    fn reset(packet: &mut Packet, segment: &Segment<Self>) -> Result<Verdict, DropReason>;
+    fn reset(packet: &mut Packet) -> Result<Verdict, DropReason>;
 
     /// [`answer::packet_too_big`]
     fn packet_too_big(packet: &mut Packet, l3: u32, mtu: u16) -> Result<Verdict, DropReason>;
@@ -71,10 +63,10 @@ pub trait Stages: Addr {
     ) -> Result<Reserved, DropReason>;
 
     /// [`handshake::promote`]
-    fn promote(segment: &Segment<Self>, handshake: &mut Handshake<Self>) -> bool;
+    fn promote() -> bool;
 
     /// [`options::read`]
-    fn options(packet: &Packet, segment: &Segment<Self>, options: &mut Options);
+    fn options(packet: &Packet, options: &mut Options);
 }
 
 const DONE: u64 = 0;
@@ -146,9 +138,18 @@ macro_rules! references {
     };
 }
 
-/// A global function that runs a stage on a frame.
+/// A global function that runs a stage on a frame, and on the segment in scratch memory if it is for
+/// an IP version.
 macro_rules! packet_stage {
     ($stage:path as $name:ident($($pointer:ident: $to:ty),*; $($number:ident: $type:ty),*)) => {
+        packet_stage!(@ $stage as $name(; $($pointer: $to),*; $($number: $type),*));
+    };
+    ($version:ty, $stage:path as $name:ident($($pointer:ident: $to:ty),*)) => {
+        packet_stage!(@ $stage as $name(segment: $version; $($pointer: $to),*;));
+    };
+    (@ $stage:path as $name:ident(
+        $($segment:ident: $version:ty)?; $($pointer:ident: $to:ty),*; $($number:ident: $type:ty),*
+    )) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $name(
@@ -158,7 +159,8 @@ macro_rules! packet_stage {
             $($number: $type,)*
         ) -> u64 {
             references!($($pointer),*);
-            run(ctx, service, |packet| $stage(packet, $($pointer,)* $($number,)*))
+            $(let Some($segment) = scratch::segment::<$version>() else { return NULL };)?
+            run(ctx, service, |packet| $stage(packet, $($segment,)? $($pointer,)* $($number,)*))
         }
     };
 }
@@ -195,13 +197,13 @@ macro_rules! stages {
         $without_flow:ident, $flagged:ident, $forward:ident, $icmp:ident, $forward_error:ident,
         $reset:ident, $packet_too_big:ident, $reserve_source:ident, $promote:ident, $options:ident
     ) => {
-        packet_stage!(open::without_flow as $without_flow(segment: Segment<$version>;));
-        packet_stage!(close::flagged as $flagged(segment: Segment<$version>, flow: Flow<$version>;));
-        packet_stage!(forward::forward as $forward(segment: Segment<$version>, flow: Flow<$version>;));
-        packet_stage!(icmp::message as $icmp(message: Segment<$version>;));
+        packet_stage!($version, open::without_flow as $without_flow());
+        packet_stage!($version, close::flagged as $flagged(flow: Flow<$version>));
+        packet_stage!($version, forward::forward as $forward(flow: Flow<$version>));
+        packet_stage!($version, icmp::message as $icmp());
         packet_stage!(forward::forward_error
             as $forward_error(error: IcmpError<$version>, flow: Flow<$version>;));
-        packet_stage!(answer::reset as $reset(segment: Segment<$version>;));
+        packet_stage!($version, answer::reset as $reset());
         packet_stage!(answer::packet_too_big::<$version> as $packet_too_big(; l3: u32, mtu: u16));
 
         #[unsafe(no_mangle)]
@@ -224,59 +226,43 @@ macro_rules! stages {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $promote(
-            segment: *mut Segment<$version>,
-            handshake: *mut Handshake<$version>,
-        ) -> u64 {
-            references!(segment, handshake);
+        extern "C" fn $promote() -> u64 {
+            let Some(segment) = scratch::segment::<$version>() else { return FULL };
+            let Some(handshake) = handshake::find(&segment.tuple) else { return FULL };
             if handshake::promote(segment, handshake) { DONE } else { FULL }
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $options(
-            ctx: *mut xdp_md,
-            segment: *mut Segment<$version>,
-            options: *mut Options,
-        ) -> u64 {
-            references!(segment, options);
+        extern "C" fn $options(ctx: *mut xdp_md, options: *mut Options) -> u64 {
+            references!(options);
+            let Some(segment) = scratch::segment::<$version>() else { return NULL };
             options::read(&Packet::new(&XdpContext::new(ctx)), segment, options);
             DONE
         }
 
         impl Stages for $version {
             #[inline(always)]
-            fn without_flow(
-                packet: &mut Packet,
-                segment: &Segment<Self>,
-            ) -> Result<Verdict, DropReason> {
-                let outcome = $without_flow(packet.ctx(), packet.service, pointer(segment));
+            fn without_flow(packet: &mut Packet) -> Result<Verdict, DropReason> {
+                let outcome = $without_flow(packet.ctx(), packet.service);
                 unpack(packet, outcome)
             }
 
             #[inline(always)]
-            fn flagged(
-                packet: &mut Packet,
-                segment: &Segment<Self>,
-                flow: &mut Flow<Self>,
-            ) -> Result<Verdict, DropReason> {
-                let outcome = $flagged(packet.ctx(), packet.service, pointer(segment), flow);
+            fn flagged(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason> {
+                let outcome = $flagged(packet.ctx(), packet.service, flow);
                 unpack(packet, outcome)
             }
 
             #[inline(always)]
-            fn forward(
-                packet: &mut Packet,
-                segment: &Segment<Self>,
-                flow: &mut Flow<Self>,
-            ) -> Result<Verdict, DropReason> {
-                let outcome = $forward(packet.ctx(), packet.service, pointer(segment), flow);
+            fn forward(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason> {
+                let outcome = $forward(packet.ctx(), packet.service, flow);
                 unpack(packet, outcome)
             }
 
             #[inline(always)]
-            fn icmp(packet: &mut Packet, message: &Segment<Self>) -> Result<Verdict, DropReason> {
-                let outcome = $icmp(packet.ctx(), packet.service, pointer(message));
+            fn icmp(packet: &mut Packet) -> Result<Verdict, DropReason> {
+                let outcome = $icmp(packet.ctx(), packet.service);
                 unpack(packet, outcome)
             }
 
@@ -291,8 +277,8 @@ macro_rules! stages {
             }
 
             #[inline(always)]
-            fn reset(packet: &mut Packet, segment: &Segment<Self>) -> Result<Verdict, DropReason> {
-                let outcome = $reset(packet.ctx(), packet.service, pointer(segment));
+            fn reset(packet: &mut Packet) -> Result<Verdict, DropReason> {
+                let outcome = $reset(packet.ctx(), packet.service);
                 unpack(packet, outcome)
             }
 
@@ -326,13 +312,13 @@ macro_rules! stages {
             }
 
             #[inline(always)]
-            fn promote(segment: &Segment<Self>, handshake: &mut Handshake<Self>) -> bool {
-                $promote(pointer(segment), handshake) == DONE
+            fn promote() -> bool {
+                $promote() == DONE
             }
 
             #[inline(always)]
-            fn options(packet: &Packet, segment: &Segment<Self>, options: &mut Options) {
-                $options(packet.ctx(), pointer(segment), options);
+            fn options(packet: &Packet, options: &mut Options) {
+                $options(packet.ctx(), options);
             }
         }
     };

@@ -134,6 +134,20 @@ impl LoadStats {
         self.backends.get(backend).map_or(0, |share| share.connected)
     }
 
+    /// Of the connections that were with another backend than `backend` in `before`, those that have seen an
+    /// error or another session since: none may.
+    #[must_use]
+    pub fn disturbed_beside(&self, before: &Self, backend: &str) -> Vec<&ConnectionReport> {
+        let pairs = self.per_connection.iter().zip(&before.per_connection);
+        pairs
+            .filter(|(now, then)| {
+                then.backend.as_deref() != Some(backend)
+                    && (now.errors, now.sessions) != (then.errors, then.sessions)
+            })
+            .map(|(now, _)| now)
+            .collect()
+    }
+
     /// The first error of any connection, for a test's message.
     #[must_use]
     pub fn first_error(&self) -> Option<&str> {

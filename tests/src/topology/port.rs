@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail};
+use lb_agent::bpf;
 
+use super::pass;
 use crate::link::{Impairments, Link};
 use crate::netns::{Netns, NsHandle};
 
@@ -47,6 +49,8 @@ pub struct Port {
     switch: NsHandle,
     emulation: Option<(Impairments, u64)>,
     link: Mutex<Option<Arc<Link>>>,
+    /// What wakes the switch's end of a veth pair for frames that XDP transmits.
+    pass: Mutex<Option<bpf::sys::Link>>,
 }
 
 impl Port {
@@ -57,7 +61,8 @@ impl Port {
         emulation: Option<(Impairments, u64)>,
     ) -> Result<Self> {
         let (node, switch) = (node.handle().clone(), switch.handle().clone());
-        let port = Self { spec, node, switch, emulation, link: Mutex::default() };
+        let port =
+            Self { spec, node, switch, emulation, link: Mutex::default(), pass: Mutex::default() };
         port.create()?;
         Ok(port)
     }
@@ -140,8 +145,10 @@ impl Port {
             self.switch.ip(&format!(
                 "link add {switch_port} type veth peer name {device} address {mac} netns {node}"
             ))?;
-            // XDP_TX and redirects into a veth need NAPI at the peer, which GRO brings.
+            // Redirects into a veth need NAPI at the peer, which GRO brings.
             self.switch.exec("ethtool", &["-K", switch_port, "tx", "off", "gro", "on"])?;
+            let pass = pass::attach(&self.switch, switch_port)?;
+            *self.pass.lock().unwrap_or_else(PoisonError::into_inner) = Some(pass);
             // Partial checksums in frames would be corrupted by incremental updates.
             self.node.exec("ethtool", &["-K", device, "tx", "off"])?;
         }

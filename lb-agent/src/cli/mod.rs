@@ -1,0 +1,81 @@
+//! The command line: one file per subcommand. Nothing here decides anything about packets.
+
+mod check;
+mod decap;
+mod flows;
+mod log;
+mod run;
+mod status;
+mod unload;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version)]
+/// Sluice's agent: loads the XDP data plane of a load-balancing edge and keeps it true
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run an edge: load or adopt the data plane, follow the file, the network and the backends' health
+    Run(run::Arguments),
+    /// Say everything that is wrong with a configuration file
+    Check(check::Arguments),
+    /// Remove every trace of an edge from the kernel; its flows end
+    Unload(unload::Arguments),
+    /// Show what a running agent knows of its edge
+    Status(status::Arguments),
+    /// List the connections of an edge; works without a running agent
+    Flows(flows::Arguments),
+    /// On a backend: take packets out of the tunnels of `forward = "ipip"`
+    #[command(subcommand)]
+    Decap(decap::Action),
+}
+
+/// Which edge a command is about.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct WhichEdge {
+    /// Name of the edge
+    #[arg(long, value_name = "NAME")]
+    edge: Option<String>,
+    /// Configuration file of the edge
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command of this process's arguments.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(arguments) => return run::run(arguments),
+        Command::Check(arguments) => return check::check(&arguments),
+        Command::Unload(arguments) => unload::unload(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Flows(arguments) => flows::flows(&arguments),
+        Command::Decap(action) => decap::decap(&action),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

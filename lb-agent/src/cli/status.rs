@@ -1,0 +1,159 @@
+//! `lb-agent status`: asks the admin API of a running agent.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, body::Bytes, client::conn::http1::handshake, header::HOST};
+use hyper_util::rt::TokioIo;
+use lb_agent::run::{
+    self,
+    status::{Backend, Outcomes, Service, Status},
+};
+use tokio::{net::TcpStream, time::timeout};
+
+/// An agent that does not answer within this is not going to.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Address of the admin API
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        conflicts_with = "config",
+        default_value = "127.0.0.1:9900"
+    )]
+    admin: SocketAddr,
+    /// Configuration file of the edge, which says where the admin API is
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The whole status as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn status(arguments: &Arguments) -> Result<()> {
+    let admin = match &arguments.config {
+        Some(file) => run::load_config(file)?.config.edge.admin,
+        None => arguments.admin,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(async { timeout(PATIENCE, get(admin)).await });
+    let body = answer.with_context(|| format!("{admin}: no answer within {PATIENCE:?}"))??;
+    let status: Status = serde_json::from_slice(&body)
+        .with_context(|| format!("{admin}: the answer is not that of an agent of this version"))?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", shown(&status));
+    }
+    Ok(())
+}
+
+async fn get(admin: SocketAddr) -> Result<Bytes> {
+    let stream = match TcpStream::connect(admin).await {
+        Ok(stream) => stream,
+        Err(error) => bail!(
+            "no agent runs here: nobody answers at {admin} ({error}); start one with `lb-agent run --config FILE`, or \
+             name its admin API with --admin. What its data plane does meanwhile: `lb-agent flows --edge NAME`"
+        ),
+    };
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request =
+        Request::get("/v1/status").header(HOST, admin.to_string()).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let code = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    connection.abort();
+    ensure!(code.is_success(), "{admin}: {code}: {}", String::from_utf8_lossy(&body));
+    Ok(body)
+}
+
+fn shown(status: &Status) -> String {
+    let mut text = format!(
+        "edge {}: {}, lb-agent {}, pid {}, up for {} s{}\n",
+        status.edge,
+        if status.ready { "ready" } else { "starting" },
+        status.version,
+        status.pid,
+        status.uptime_seconds,
+        if status.adopted { ", flows of an earlier agent taken over" } else { "" },
+    );
+    if let Some(refused) = &status.config_refused {
+        text += &format!(
+            "the changed configuration is refused, the one before is in force:\n{refused}\n"
+        );
+    }
+    for interface in &status.interfaces {
+        text += &match (&interface.xdp, &interface.problem) {
+            (Some(xdp), _) => format!("interface {}: attached, {xdp} XDP\n", interface.name),
+            (_, problem) => {
+                format!(
+                    "interface {}: NOT ATTACHED: {}\n",
+                    interface.name,
+                    problem.as_deref().unwrap_or("?")
+                )
+            }
+        };
+    }
+    status.services.iter().for_each(|service| text += &shown_service(service));
+    text += &format!("\nno service: {}\n", shown_outcomes(&status.outcomes));
+    for table in &status.tables {
+        let percent = 100.0 * table.entries as f64 / (table.capacity as f64).max(1.0);
+        text +=
+            &format!("{}: {} of {} ({percent:.1} %)\n", table.name, table.entries, table.capacity);
+    }
+    text
+}
+
+fn shown_service(service: &Service) -> String {
+    let listeners: Vec<_> = service.listeners.iter().map(|it| it.address.as_str()).collect();
+    let mut text = format!(
+        "\nservice {} ({}, affinity {}): {}{}\n",
+        service.name,
+        service.forward,
+        service.affinity,
+        listeners.join(", "),
+        match (service.fail_open, service.turned_away) {
+            (true, _) => ", ALL BACKENDS DOWN, FAILING OPEN",
+            (_, true) => ", NO BACKEND, CLIENTS ARE TURNED AWAY",
+            _ => "",
+        },
+    );
+    text += &format!(
+        "  {:<20} {:<26} {:<8} {:>6} {:>8} {:>11} {:>8} {:>8}\n",
+        "backend", "address", "health", "weight", "share", "connections", "opened", "reset"
+    );
+    service.backends.iter().for_each(|backend| text += &shown_backend(backend));
+    text + &format!("  {}\n", shown_outcomes(&service.outcomes))
+}
+
+fn shown_backend(backend: &Backend) -> String {
+    let share = backend.share.values().copied().fold(0.0, f64::max);
+    let mut text = format!(
+        "  {:<20} {:<26} {:<8} {:>6} {:>6.1} % {:>11} {:>8} {:>8}\n",
+        backend.name,
+        backend.address,
+        backend.health.state,
+        backend.effective_weight,
+        100.0 * share,
+        backend.connections,
+        backend.traffic.opened,
+        backend.traffic.reset,
+    );
+    let error = backend.health.last.as_ref().and_then(|last| last.error.as_ref());
+    if let Some(error) = error {
+        text += &format!("  {:<20} {error}\n", "");
+    }
+    text
+}
+
+fn shown_outcomes(outcomes: &Outcomes) -> String {
+    let events = outcomes.events.iter().map(|(label, count)| format!("{label} {count}"));
+    let drops = outcomes.drops.iter().map(|(label, count)| format!("dropped: {label} {count}"));
+    let all: Vec<_> = events.chain(drops).collect();
+    if all.is_empty() { "nothing to count yet".to_owned() } else { all.join(", ") }
+}

@@ -1,0 +1,135 @@
+//! The admin API over HTTP: whether the edge is ready, and its status.
+
+use std::net::{SocketAddr, TcpListener};
+
+use anyhow::{Context, Result};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use super::view::View;
+
+/// A listener that nobody serves yet: what can fail does so before anything is changed in the kernel.
+pub struct Bound(TcpListener);
+
+/// Takes the address of the admin API.
+pub fn bind(address: SocketAddr) -> Result<Bound> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map(Bound).with_context(|| {
+        format!(
+            "[edge] admin = \"{address}\": cannot listen there; choose an address of this host and a port that is \
+             free (`ss -ltnp` shows those in use)"
+        )
+    })
+}
+
+/// The server. Dropping it closes the listener.
+pub struct Server {
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Bound {
+    /// Serves until the server is dropped. Needs a tokio runtime.
+    pub fn serve(self, view: View) -> Result<Server> {
+        let listener = tokio::net::TcpListener::from_std(self.0)?;
+        let address = listener.local_addr()?;
+        let router = router(view);
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the admin API has ended");
+            }
+        });
+        Ok(Server { address, task })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn router(view: View) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/v1/status", get(status))
+        .fallback(unknown)
+        .with_state(view)
+}
+
+async fn healthz(State(view): State<View>) -> Response {
+    match view.is_ready() {
+        true => "ok\n".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response(),
+    }
+}
+
+async fn status(State(view): State<View>) -> Response {
+    let status = tokio::task::spawn_blocking(move || view.status()).await;
+    let error = match status {
+        Ok(Ok(status)) => return Json(status).into_response(),
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(error) => error.to_string(),
+    };
+    (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "error": error }))).into_response()
+}
+
+async fn unknown() -> Response {
+    let error = "no such page; there are /healthz and /v1/status";
+    (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::run::status::Status;
+
+    async fn get(address: SocketAddr, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn an_edge_is_healthy_once_it_is_ready() {
+        let view = View::new("edge-1");
+        let server = bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(view.clone()).unwrap();
+        assert!(get(server.address, "/healthz").await.0.contains(" 503 "));
+        view.set_ready();
+        assert!(get(server.address, "/healthz").await.0.contains(" 200 "));
+        let (head, body) = get(server.address, "/v1/status").await;
+        assert!(head.contains(" 200 "), "{head}");
+        let status: Status = serde_json::from_str(&body).unwrap();
+        assert_eq!((status.edge.as_str(), status.ready), ("edge-1", true));
+        let (head, body) = get(server.address, "/nowhere").await;
+        assert!(head.contains(" 404 ") && body.contains("/v1/status"), "{head} {body}");
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named_with_the_remedy() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = format!("{:#}", bind(address).err().unwrap());
+        assert!(error.contains(&format!("admin = \"{address}\"")), "{error}");
+        assert!(error.contains("ss -ltnp"), "{error}");
+    }
+}

@@ -1,0 +1,368 @@
+//! The task that owns all state: one event after the other, each brings the maps to what they should hold.
+
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
+
+use anyhow::Result;
+use tokio::{
+    sync::{mpsc, watch},
+    task::block_in_place,
+    time::{Duration, Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    admin,
+    alarms::Alarms,
+    checks,
+    dataplane::DataPlane,
+    input::{self, World},
+    interfaces::Interfaces,
+    liveness::Liveness,
+    network::{self, Network},
+    reload::FileWatch,
+    roster::{Current, Roster},
+    signals::{Request, Signals},
+    start::{LoadedConfig, Refused, load_config},
+    sweeper::{self, Report},
+    view::{self, Picture, ServicePicture, Sources, View},
+};
+use crate::{
+    bpf::Lock,
+    config::{Config, Edge},
+    health::{HealthEvent, Prober, Runner},
+    netlink::NetEvent,
+};
+
+/// After a failed write, the next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What an agent has before it touches the data plane.
+pub struct Parts {
+    pub config: Arc<Config>,
+    /// What the file said when it was last looked at; empty after it could not be read.
+    pub text: String,
+    pub path: PathBuf,
+    pub view: View,
+    pub server: admin::Server,
+    #[expect(dead_code, reason = "held for as long as the agent runs")]
+    pub lock: Lock,
+}
+
+/// An edge's agent.
+pub struct Agent {
+    pub(super) parts: Parts,
+    pub(super) plane: DataPlane,
+    pub(super) network: Network,
+    pub(super) interfaces: Interfaces,
+    pub(super) liveness: Liveness,
+    pub(super) runner: Runner<Prober>,
+    pub(super) events: mpsc::Receiver<HealthEvent>,
+    pub(super) watch: Option<FileWatch>,
+    pub(super) roster: Arc<Current>,
+    pub(super) sweeper: Option<sweeper::Handle>,
+    pub(super) alarms: Alarms,
+    /// Number of configurations taken over; of [`Roster::generation`], too, since only they take backends away.
+    pub(super) generation: u64,
+    pub(super) refused: Option<Refused>,
+    pub(super) retry_at: Option<Instant>,
+    pub(super) shown: Arc<Vec<ServicePicture>>,
+}
+
+impl Agent {
+    /// Handles events until the process is to end.
+    pub async fn run(mut self, signals: &mut Signals) -> Result<()> {
+        let mut refresh = interval(network::REFRESH);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reports = match &self.sweeper {
+            Some(sweeper) => sweeper.reports(),
+            None => watch::channel(Arc::default()).1,
+        };
+        loop {
+            let due = self.next_due();
+            tokio::select! {
+                request = signals.next() => match request {
+                    Request::Reload => self.reload(true).await,
+                    Request::Stop => break,
+                },
+                () = file_changed(self.watch.as_mut()) => self.reload(false).await,
+                Some(event) = self.events.recv() => self.judged(event),
+                event = self.network.changed() => self.network_changed(event).await,
+                Ok(()) = reports.changed() => {
+                    let report = reports.borrow_and_update().clone();
+                    self.swept(&report);
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.update(),
+                _ = refresh.tick() => self.refresh().await,
+            }
+        }
+        tracing::info!(
+            "stopped. The data plane stays, and traffic goes on as it is now: no health checks, no new \
+             configuration. `lb-agent unload --edge {}` removes it",
+            self.parts.config.edge.name
+        );
+        Ok(())
+    }
+
+    /// Makes a configuration, whose ids are assigned, the one that counts from now on.
+    pub(super) fn adopt(&mut self, config: Arc<Config>) {
+        let plane = &self.plane;
+        self.liveness
+            .follow(&config, |service, backend| plane.remembers(&service.name, backend.address));
+        self.parts.config = config;
+        self.generation += 1;
+    }
+
+    /// Attaches the program to the interfaces of the configuration.
+    pub(super) fn attach(&mut self) -> Result<()> {
+        self.interfaces.attach(&self.plane.loaded, &self.parts.config.edge)?;
+        self.interfaces.detach_others(&self.plane.loaded, &self.parts.config.edge);
+        Ok(())
+    }
+
+    /// The last steps: clients may come from now on.
+    pub(super) async fn begin(&mut self) {
+        self.follow_up().await;
+        self.show();
+        self.parts.view.set_ready();
+        let Config { edge, services } = &*self.parts.config;
+        tracing::info!(
+            edge = edge.name,
+            interfaces = ?edge.interfaces,
+            services = services.len(),
+            backends = services.iter().map(|service| service.backends.len()).sum::<usize>(),
+            program_id = self.plane.loaded.program_id(),
+            adopted = self.plane.loaded.adopted(),
+            "ready"
+        );
+    }
+
+    /// What a configuration that is in the maps asks for beside them.
+    async fn follow_up(&mut self) {
+        self.runner.reconcile(checks::targets(&self.parts.config));
+        self.apply_vips().await;
+        self.network.resolve().await;
+    }
+
+    /// Brings the maps to what they should hold now, and tells everyone who depends on it.
+    pub(super) fn reconcile(&mut self) -> Result<()> {
+        let config = &*self.parts.config;
+        let next_hops = self.network.compute(&config.edge.interfaces, &self.backend_addresses());
+        let world = World {
+            config,
+            liveness: &self.liveness,
+            network: &self.network.state,
+            next_hops: &next_hops,
+            now: Instant::now(),
+        };
+        // A new ring is milliseconds of work.
+        let (desired, writes) = block_in_place(|| self.plane.apply(&input::input(world)))?;
+        let roster = Roster::new(self.generation, world, &self.plane.ids, &desired);
+        self.alarms.tell(world, &desired);
+        self.shown = Arc::new(view::services(world, &self.plane.ids, &desired));
+        self.network.wrote(next_hops);
+        let before = self.roster.get();
+        let hurry = roster.dooms_more_than(&before);
+        self.roster.set(roster);
+        if let Some(sweeper) = self.sweeper.as_ref().filter(|_| hurry) {
+            sweeper.hurry();
+        }
+        if writes > 0 {
+            tracing::debug!(writes, "maps written");
+        }
+        Ok(())
+    }
+
+    /// The same where an error can only be told, and tried again.
+    fn update(&mut self) {
+        self.retry_at = None;
+        if let Err(error) = self.reconcile() {
+            tracing::error!("the maps are not up to date, next try in {RETRY:?}: {error:#}");
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+        self.show();
+    }
+
+    /// When something is to be done that nobody will announce.
+    fn next_due(&self) -> Option<Instant> {
+        let weight = self.liveness.next_change(&self.parts.config, Instant::now());
+        [weight, self.retry_at].into_iter().flatten().min()
+    }
+
+    fn judged(&mut self, event: HealthEvent) {
+        let mut changed = self.liveness.observe(&event.key, event.state, event.at);
+        while let Ok(event) = self.events.try_recv() {
+            changed |= self.liveness.observe(&event.key, event.state, event.at);
+        }
+        if changed {
+            self.update();
+        }
+    }
+
+    async fn network_changed(&mut self, event: NetEvent) {
+        let changed = self.network.refresh(event).await;
+        let links = event.links && self.check_interfaces();
+        if changed || links {
+            self.update();
+        }
+        if changed && (event.links || event.addresses) {
+            self.apply_vips().await;
+        }
+        self.network.resolve().await;
+    }
+
+    async fn refresh(&mut self) {
+        if self.check_interfaces() {
+            self.update();
+        }
+        self.network.resolve().await;
+        self.network.keep_fresh().await;
+    }
+
+    fn check_interfaces(&mut self) -> bool {
+        let xdp = self.parts.config.edge.xdp;
+        block_in_place(|| self.interfaces.check(&self.plane.loaded, xdp))
+    }
+
+    async fn apply_vips(&self) {
+        let config = &self.parts.config;
+        self.network.apply_vips(&config.edge, &input::vips(config)).await;
+    }
+
+    /// Ids become free that no flow names any more. A walk that began before the newest configuration was in the maps
+    /// may have missed a flow to a backend that was removed by it.
+    fn swept(&mut self, report: &Report) {
+        if report.generation == self.generation
+            && self.plane.release(|id| report.referenced.contains(&id))
+        {
+            self.update();
+        }
+    }
+
+    /// Reads the file anew. Whatever is wrong with it changes nothing.
+    async fn reload(&mut self, asked_for: bool) {
+        let result = match load_config(&self.parts.path) {
+            Ok(loaded) if loaded.text == self.parts.text && !asked_for => return,
+            Ok(loaded) => {
+                self.parts.text.clone_from(&loaded.text);
+                self.take_over(loaded).await
+            }
+            Err(refused) => Err(refused),
+        };
+        match result {
+            Ok(()) => self.refused = None,
+            Err(refused) if Some(&refused) == self.refused.as_ref() && !asked_for => return,
+            Err(refused) => {
+                self.parts.text.clear();
+                for line in &refused.0 {
+                    tracing::error!("{line}");
+                }
+                tracing::error!(
+                    file = %self.parts.path.display(),
+                    "the new configuration is refused; the edge goes on with the one before"
+                );
+                self.refused = Some(refused);
+            }
+        }
+        self.show();
+    }
+
+    async fn take_over(&mut self, loaded: LoadedConfig) -> Result<(), Refused> {
+        let LoadedConfig { config, warnings, .. } = loaded;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let old = Arc::clone(&self.parts.config);
+        fixed_keys(&old.edge, &config.edge)?;
+        let refused = |error: anyhow::Error| Refused(vec![format!("{error:#}")]);
+        let server = match old.edge.admin == config.edge.admin {
+            true => None,
+            false => {
+                let bound = admin::bind(config.edge.admin).map_err(refused)?;
+                Some(bound.serve(self.parts.view.clone()).map_err(refused)?)
+            }
+        };
+        let mut interfaces = self.interfaces.clone();
+        block_in_place(|| interfaces.attach(&self.plane.loaded, &config.edge)).map_err(refused)?;
+        if let Err(error) = self.switch(Arc::new(config)) {
+            self.go_back(old);
+            return Err(refused(error));
+        }
+        self.interfaces = interfaces;
+        self.interfaces.detach_others(&self.plane.loaded, &self.parts.config.edge);
+        if let Some(server) = server {
+            tracing::info!(admin = %server.address, "the admin API has moved");
+            self.parts.server = server;
+        }
+        self.follow_up().await;
+        tracing::info!(
+            file = %self.parts.path.display(),
+            generation = self.generation,
+            services = self.parts.config.services.len(),
+            "the new configuration is in force"
+        );
+        Ok(())
+    }
+
+    fn switch(&mut self, config: Arc<Config>) -> Result<()> {
+        self.plane.assign(&input::skeleton(&config))?;
+        self.adopt(config);
+        self.reconcile()
+    }
+
+    /// Undoes a switch that failed half-way.
+    fn go_back(&mut self, old: Arc<Config>) {
+        let result = self.switch(old).and_then(|()| self.attach());
+        if let Err(error) = result {
+            tracing::error!("the configuration before cannot be restored: {error:#}");
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// Addresses of the backends that packets may go to, those included which the configuration has no more.
+    pub(super) fn backend_addresses(&self) -> BTreeSet<IpAddr> {
+        let ids = &self.plane.ids;
+        ids.backends().chain(ids.retired_backends()).map(|(_, _, addr)| addr.ip()).collect()
+    }
+
+    fn show(&self) {
+        let reports = self.sweeper.as_ref().map(sweeper::Handle::reports);
+        self.parts.view.show(Picture {
+            program_id: self.plane.loaded.program_id(),
+            adopted: self.plane.loaded.adopted(),
+            config_generation: self.generation,
+            config_refused: self.refused.as_ref().map(ToString::to_string),
+            interfaces: self.interfaces.clone(),
+            services: Arc::clone(&self.shown),
+            sources: reports.map(|reports| Sources {
+                pins: self.plane.pins().clone(),
+                health: self.runner.view(),
+                reports,
+                config: Arc::clone(&self.parts.config),
+            }),
+        });
+    }
+}
+
+/// What only a new agent, or new maps, can take over.
+fn fixed_keys(old: &Edge, new: &Edge) -> Result<(), Refused> {
+    let mut reasons = Vec::new();
+    if old.name != new.name {
+        reasons.push(format!(
+            "[edge] name = {:?}: a running edge keeps its name, {:?}: `lb-agent unload --edge {}` and a start with \
+             the new file change it (this ends every flow)",
+            new.name, old.name, old.name
+        ));
+    }
+    if old.tables != new.tables {
+        reasons.push(format!(
+            "[edge.tables]: tables in use keep their sizes: `lb-agent unload --edge {}` and a start with the new \
+             file change them (this ends every flow)",
+            old.name
+        ));
+    }
+    if reasons.is_empty() { Ok(()) } else { Err(Refused(reasons)) }
+}
+
+async fn file_changed(watch: Option<&mut FileWatch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,68 @@
+//! `lb-agent run`: the parts of the agent, joined.
+//!
+//! ```text
+//! file, health, netlink, time -> Agent -> Input -> DataPlane (ids, desired, diff) -> maps
+//!                                      -> Roster -> sweeper, punts -> resets
+//!                                      -> View -> admin API
+//! ```
+//!
+//! One task owns all state and handles one event after the other ([`agent`]); what decides is pure ([`liveness`],
+//! [`input`], [`roster`], [`alarms`]); what waits for something is a task or thread of its own and knows no other.
+
+pub mod admin;
+mod agent;
+mod alarms;
+pub mod checks;
+mod datalog;
+mod dataplane;
+mod input;
+mod interfaces;
+mod liveness;
+mod network;
+mod punts;
+mod reload;
+mod resets;
+mod roster;
+mod signals;
+mod start;
+pub mod status;
+mod sweeper;
+mod view;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+
+pub use start::{Refused, load_config};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// An object file to load in place of the one inside this binary.
+    pub object: Option<PathBuf>,
+}
+
+/// Runs an edge until SIGTERM or SIGINT. The data plane stays when the agent ends, however it ends.
+pub fn run(options: Options) -> Result<()> {
+    let loaded = load_config(&options.config)?;
+    crate::bpf::capabilities::check()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let result = runtime.block_on(async {
+        let mut signals = signals::Signals::new()?;
+        tokio::select! {
+            agent = start::start(options, loaded) => agent?.run(&mut signals).await,
+            () = signals.stop() => {
+                tracing::info!("stopped before the edge was ready");
+                Ok(())
+            }
+        }
+    });
+    // The verifier may still be at work, if the agent was stopped while it started.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}

@@ -1,0 +1,284 @@
+//! What those who send packets for the agent need to know of each backend: how its flows age, and the way to it. Pure.
+//!
+//! The agent makes a new roster with each change; the sweeper and the consumer of punted packets read it.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use lb_common::abi::ticks_from_millis;
+
+use super::input::{World, tunnel_source};
+use crate::{
+    config::{Forward, Service},
+    flows::{Policy, aging::MAX_TICKS},
+    netlink::Mac,
+    state::{
+        Family,
+        desired::{Desired, Pool},
+        ids::Ids,
+    },
+};
+
+/// For the flows of a backend that nobody knows: they are reset, and what is over is forgotten as usual.
+const UNKNOWN: Policy = Policy {
+    idle_timeout: ticks_from_millis(3_600_000),
+    close_timeout: ticks_from_millis(30_000),
+    doomed: true,
+};
+
+/// How packets reach a backend past the kernel's routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// Its place on a link, if it is on one.
+    pub link: Option<OnLink>,
+    /// Source and destination of a tunnel's outer header.
+    pub tunnel: Option<(IpAddr, IpAddr)>,
+}
+
+/// A neighbour on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnLink {
+    /// Index of the device which has the neighbour's entry.
+    pub ifindex: u32,
+    /// The neighbour itself: the backend, or the gateway before it.
+    pub neighbour: IpAddr,
+    /// Destination and source of frames, once the neighbour is resolved.
+    pub macs: Option<(Mac, Mac)>,
+}
+
+/// All backends that flows may name.
+#[derive(Clone, Debug, Default)]
+pub struct Roster {
+    /// Grows whenever backends left the rings: what a walk that began with an older one has not seen may be missed.
+    pub generation: u64,
+    /// Flows to reset per second.
+    pub reset_rate: u32,
+    backends: BTreeMap<u16, (Policy, Way)>,
+}
+
+impl Roster {
+    /// The backends of a configuration and those that flows remember, as the maps have them now.
+    #[must_use]
+    pub fn new(generation: u64, world: World<'_>, ids: &Ids, desired: &Desired) -> Self {
+        let services: BTreeMap<u16, &Service> = world
+            .config
+            .services
+            .iter()
+            .filter_map(|service| Some((ids.service(&service.name)?, service)))
+            .collect();
+        let mut backends = BTreeMap::new();
+        for (id, service, addr) in ids.backends() {
+            let Some(service) = services.get(&service) else { continue };
+            let named = service.backends.iter().find(|it| it.address == addr);
+            let live = named.is_some_and(|it| {
+                world.liveness.is_live(&super::checks::key(&service.name, &it.name))
+            });
+            let spared = live || serves_anyway(&desired.fail_open, service, addr.ip());
+            let policy = policy(service, service.reset_on_backend_death && !spared);
+            backends.insert(id, (policy, way(world, addr.ip())));
+        }
+        for (id, service, addr) in ids.retired_backends() {
+            let policy = match services.get(&service) {
+                Some(service) => policy(service, service.reset_on_backend_death),
+                None => UNKNOWN,
+            };
+            backends.insert(id, (policy, way(world, addr.ip())));
+        }
+        Self { generation, reset_rate: world.config.edge.reset_rate, backends }
+    }
+
+    /// How the flows of a backend age.
+    #[must_use]
+    pub fn policy(&self, id: u16) -> Policy {
+        self.backends.get(&id).map_or(UNKNOWN, |(policy, _)| *policy)
+    }
+
+    /// The way to a backend.
+    #[must_use]
+    pub fn way(&self, id: u16) -> Way {
+        self.backends.get(&id).map(|(_, way)| *way).unwrap_or_default()
+    }
+
+    /// Whether a backend is doomed here which is not in `before`: its clients wait to be told.
+    #[must_use]
+    pub fn dooms_more_than(&self, before: &Self) -> bool {
+        self.backends.iter().any(|(id, (policy, _))| {
+            policy.doomed && before.backends.get(id).is_some_and(|(before, _)| !before.doomed)
+        })
+    }
+}
+
+/// Whether a backend that is down gets clients all the same, since all of its pool are down. To reset their flows
+/// would be to undo what fail-open is for.
+fn serves_anyway(fail_open: &[Pool], service: &Service, backend: IpAddr) -> bool {
+    fail_open.iter().any(|pool| {
+        let same_version = (pool.clients == Family::V6) == backend.is_ipv6();
+        let tunnelled = service.forward == Forward::Ipip && pool.clients == Family::V4;
+        pool.service == service.name && (same_version || tunnelled)
+    })
+}
+
+fn policy(service: &Service, doomed: bool) -> Policy {
+    Policy {
+        idle_timeout: ticks(service.idle_timeout),
+        close_timeout: ticks(service.close_timeout),
+        doomed,
+    }
+}
+
+fn ticks(duration: Duration) -> u32 {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    ticks_from_millis(millis.min(1 << 40)).min(MAX_TICKS)
+}
+
+fn way(world: World<'_>, backend: IpAddr) -> Way {
+    let hops = world.next_hops;
+    let hop = hops.backends.get(&backend).and_then(|id| hops.get(*id));
+    Way {
+        link: hop.map(|hop| OnLink {
+            ifindex: hop.key.0,
+            neighbour: hop.key.1,
+            macs: hop.ready.then_some((hop.dst_mac, hop.src_mac)),
+        }),
+        tunnel: tunnel_source(world.config, world.network, backend).map(|from| (from, backend)),
+    }
+}
+
+/// The newest roster, for those who read it on threads of their own.
+#[derive(Debug, Default)]
+pub struct Current(Mutex<Arc<Roster>>);
+
+impl Current {
+    /// The newest one.
+    #[must_use]
+    pub fn get(&self) -> Arc<Roster> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces it, and returns the one before.
+    pub fn set(&self, roster: Roster) -> Arc<Roster> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, Arc::new(roster))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        config::{self, Config},
+        health::State,
+        netlink::NetState,
+        nexthop::NextHops,
+        run::{
+            checks::key,
+            input::{input, skeleton},
+            liveness::Liveness,
+        },
+        state::{
+            Capacity,
+            actual::Actual,
+            desired::{RingCache, desired},
+        },
+    };
+
+    fn config(extra: &str, backends: &[u8]) -> Config {
+        let mut text = format!(
+            r#"
+            [edge]
+            name = "e"
+            interfaces = ["eth0"]
+            source_addresses = ["10.2.0.1"]
+            hash_seed = "s"
+            [[service]]
+            name = "chat"
+            listen = ["203.0.113.10:80"]
+            idle_timeout = "10s"
+            {extra}
+            "#
+        );
+        for n in backends {
+            text +=
+                &format!("[[service.backend]]\nname = \"b{n}\"\naddress = \"10.2.0.{n}:9000\"\n");
+        }
+        config::parse("edge.toml", &text).unwrap().0
+    }
+
+    struct Edge {
+        ids: Ids,
+        liveness: Liveness,
+    }
+
+    impl Edge {
+        fn new() -> Self {
+            let capacity = Capacity { services: 9, rings: 26, backends: 9, next_hops: 9 };
+            Self { ids: Ids::recover(&Actual::empty(26), capacity), liveness: Liveness::default() }
+        }
+
+        fn roster(&mut self, config: &Config) -> Roster {
+            self.ids.assign(&skeleton(config)).unwrap();
+            self.liveness.follow(config, |_, _| None);
+            let world = World {
+                config,
+                liveness: &self.liveness,
+                network: &NetState::default(),
+                next_hops: &NextHops::default(),
+                now: Instant::now(),
+            };
+            let desired = desired(&input(world), &self.ids, &mut RingCache::default()).unwrap();
+            Roster::new(1, world, &self.ids, &desired)
+        }
+
+        fn down(&mut self, backend: &str) {
+            assert!(self.liveness.observe(&key("chat", backend), State::Down, Instant::now()));
+        }
+    }
+
+    #[test]
+    fn who_goes_down_is_doomed_until_all_are_down() {
+        let (mut edge, config) = (Edge::new(), config("", &[2, 3]));
+        let before = edge.roster(&config);
+        assert!(!before.policy(1).doomed && !before.policy(2).doomed);
+        assert_eq!(before.policy(1).idle_timeout, ticks_from_millis(10_000));
+        edge.down("b2");
+        let one_down = edge.roster(&config);
+        assert!(one_down.policy(1).doomed && !one_down.policy(2).doomed);
+        assert!(one_down.dooms_more_than(&before) && !before.dooms_more_than(&one_down));
+        edge.down("b3");
+        let fail_open = edge.roster(&config);
+        assert!(!fail_open.policy(1).doomed && !fail_open.policy(2).doomed);
+    }
+
+    #[test]
+    fn fail_closed_spares_nobody() {
+        let (mut edge, config) = (Edge::new(), config("fail_open = false", &[2]));
+        edge.roster(&config);
+        edge.down("b2");
+        assert!(edge.roster(&config).policy(1).doomed);
+    }
+
+    #[test]
+    fn an_operator_can_leave_the_flows_of_the_dead_alone() {
+        let mut edge = Edge::new();
+        edge.roster(&config("reset_on_backend_death = false", &[2, 3]));
+        edge.down("b2");
+        let roster = edge.roster(&config("reset_on_backend_death = false", &[2, 3]));
+        assert!(!roster.policy(1).doomed);
+        let removed = edge.roster(&config("reset_on_backend_death = false", &[3]));
+        assert!(!removed.policy(1).doomed, "nor are those of who was removed");
+    }
+
+    #[test]
+    fn who_was_removed_or_is_not_known_is_doomed() {
+        let mut edge = Edge::new();
+        edge.roster(&config("", &[2, 3]));
+        let roster = edge.roster(&config("", &[3]));
+        assert!(roster.policy(1).doomed && !roster.policy(2).doomed && roster.policy(77).doomed);
+    }
+}

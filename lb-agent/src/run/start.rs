@@ -1,0 +1,161 @@
+//! From a configuration file to a running agent, in the one order that never leaves packets without a data plane
+//! that knows what to do with them.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use tokio::sync::mpsc;
+
+use super::{
+    Options, admin,
+    agent::{Agent, Parts},
+    checks, datalog,
+    dataplane::DataPlane,
+    input,
+    interfaces::Interfaces,
+    liveness::Liveness,
+    network::Network,
+    punts::Punts,
+    reload::FileWatch,
+    roster::Current,
+    sweeper,
+    view::View,
+};
+use crate::{
+    bpf::{self, Lock, PinDir, TableSizes, lock::RUN_DIR, pins},
+    config::{self, Config, Tables},
+    health::{Prober, Runner, SourcePorts},
+    object,
+};
+
+/// Health events that wait for the agent; more of them would be merged.
+const EVENTS: usize = 1_024;
+
+/// A configuration, and the text that it was read from.
+pub struct LoadedConfig {
+    pub config: Config,
+    pub warnings: Vec<String>,
+    pub text: String,
+}
+
+/// Why a configuration is not taken: all reasons, each a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused(pub Vec<String>);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Reads a configuration file; the error has everything that is wrong with it.
+pub fn load_config(path: &Path) -> Result<LoadedConfig, Refused> {
+    let refused = |errors: config::ConfigErrors| {
+        Refused(errors.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let text = config::read(path).map_err(refused)?;
+    let name = path.display().to_string();
+    let (config, warnings) = config::parse(&name, &text).map_err(refused)?;
+    let problems = checks::problems(&config);
+    if !problems.is_empty() {
+        return Err(Refused(problems.into_iter().map(|it| format!("{name}: {it}")).collect()));
+    }
+    let warnings = warnings.iter().map(ToString::to_string).collect();
+    Ok(LoadedConfig { config, warnings, text })
+}
+
+/// Brings an edge up, or leaves nothing behind that was not there before.
+pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agent> {
+    let LoadedConfig { config, warnings, text } = loaded;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let edge = &config.edge;
+    let lock = Lock::acquire(RUN_DIR.as_ref(), &edge.name)?;
+    let view = View::new(&edge.name);
+    let server = admin::bind(edge.admin)?.serve(view.clone())?;
+    tracing::info!(edge = edge.name, admin = %server.address, "starting");
+    pins::mount_bpffs()?;
+
+    let pins = PinDir::of_edge(&edge.name);
+    let was_loaded = pins.program_path().exists();
+    let parts = Parts { config: Arc::new(config), text, path: options.config, view, server, lock };
+    let result = bring_up(parts, &pins, options.object).await;
+    if result.is_err() && !was_loaded {
+        // Maps that no packet has met are only memory.
+        if let Err(error) = bpf::unload(&pins) {
+            tracing::error!("what was loaded cannot be removed: {error:#}");
+        }
+    }
+    result
+}
+
+async fn bring_up(parts: Parts, pins: &PinDir, object: Option<PathBuf>) -> Result<Agent> {
+    let sizes = table_sizes(&parts.config.edge.tables);
+    let mut loaded = load(pins.clone(), sizes, object).await?;
+    datalog::start(&mut loaded);
+    let plane = DataPlane::open(loaded)?;
+    let network = Network::open().await?;
+    let roster = Arc::new(Current::default());
+    let (events, receiver) = mpsc::channel(EVENTS);
+    let runner = Runner::new(Prober::new(SourcePorts::default()), events);
+    let watch = match FileWatch::new(&parts.path) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            tracing::warn!("only SIGHUP reloads the configuration: {error:#}");
+            None
+        }
+    };
+    let mut agent = Agent {
+        parts,
+        plane,
+        network,
+        roster: Arc::clone(&roster),
+        runner,
+        events: receiver,
+        watch,
+        interfaces: Interfaces::default(),
+        liveness: Liveness::default(),
+        sweeper: None,
+        alarms: super::alarms::Alarms::default(),
+        generation: 0,
+        refused: None,
+        retry_at: None,
+        shown: Default::default(),
+    };
+    let config = Arc::clone(&agent.parts.config);
+    // What packets will ask for is there before packets come.
+    agent.plane.assign(&input::skeleton(&config))?;
+    agent.adopt(Arc::clone(&config));
+    let backends = agent.backend_addresses();
+    agent.network.settle(&config.edge.interfaces, &backends).await;
+    agent.reconcile()?;
+    agent.attach()?;
+    let punts = Punts::open(pins, agent.network.kernel.clone(), Arc::clone(&roster))?;
+    tokio::spawn(punts.run());
+    agent.sweeper = Some(sweeper::start(pins, roster)?);
+    agent.begin().await;
+    Ok(agent)
+}
+
+async fn load(pins: PinDir, sizes: TableSizes, object: Option<PathBuf>) -> Result<bpf::Loaded> {
+    let load = move || match object {
+        Some(path) => {
+            let object = std::fs::read(&path)
+                .with_context(|| format!("{}: cannot be read", path.display()))?;
+            bpf::load(&object, &pins, &sizes)
+        }
+        None => bpf::load(object::ebpf()?, &pins, &sizes),
+    };
+    // The verifier takes its time.
+    tokio::task::spawn_blocking(load).await.context("loading the XDP program panicked")?
+}
+
+fn table_sizes(tables: &Tables) -> TableSizes {
+    let Tables { flows_ipv4, flows_ipv6, handshakes, preallocate, services, backends } = *tables;
+    TableSizes { flows_ipv4, flows_ipv6, handshakes, preallocate, services, backends }
+}

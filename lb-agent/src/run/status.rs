@@ -1,0 +1,159 @@
+//! The status that the admin API gives, and that `lb-agent status` reads: plain data.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything of an edge, at one moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the edge.
+    pub edge: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// The data plane is attached and has the configuration.
+    pub ready: bool,
+    /// Since the agent started.
+    pub uptime_seconds: u64,
+    /// Id of the XDP program.
+    pub program_id: u32,
+    /// Whether the maps were those of an earlier agent.
+    pub adopted: bool,
+    /// How many configurations were taken over since the start, the first included.
+    pub config_generation: u64,
+    /// Why the last change of the file was refused, if it was: the edge runs with the configuration before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub config_refused: Option<String>,
+    pub interfaces: Vec<Interface>,
+    pub services: Vec<Service>,
+    /// What became of packets that belong to no service. Zeros are left out, here and in services.
+    pub outcomes: Outcomes,
+    pub flows: Flows,
+    /// How full the tables are, as of the last walk through them.
+    pub tables: Vec<Table>,
+}
+
+/// An interface of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Interface {
+    pub name: String,
+    pub attached: bool,
+    /// Index, while attached.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub index: Option<u32>,
+    /// `native` or `generic`, while attached.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub xdp: Option<String>,
+    /// Why it is not attached.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<String>,
+}
+
+/// A service with its pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    /// Its number in the maps.
+    pub id: u16,
+    pub forward: String,
+    pub affinity: String,
+    pub listeners: Vec<Listener>,
+    /// All backends are down and all of them get clients nevertheless.
+    pub fail_open: bool,
+    /// No backend can be picked: clients are turned away.
+    pub turned_away: bool,
+    pub outcomes: Outcomes,
+    pub backends: Vec<Backend>,
+}
+
+/// Where a service listens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listener {
+    pub address: String,
+    /// Whether the address is one of the host's; if not, routes bring its packets.
+    pub on_host: bool,
+}
+
+/// A backend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backend {
+    pub name: String,
+    /// Its number in the maps.
+    pub id: u16,
+    pub address: String,
+    pub health: Health,
+    /// As configured.
+    pub weight: u32,
+    /// As it is now: 0 while it is not live, less than `weight` while it starts slowly.
+    pub effective_weight: u32,
+    /// Part of the new connections by IP version of the client, `ipv4` and `ipv6`: 0 to 1.
+    pub share: BTreeMap<String, f64>,
+    /// Connections in the flow tables, as of the last walk through them.
+    pub connections: u64,
+    pub traffic: Traffic,
+}
+
+/// What health checks say.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// `up`, `down` or `unknown`.
+    pub state: String,
+    pub since_seconds: f64,
+    /// The probe that ended last, if any has.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last: Option<LastProbe>,
+    pub probes: u64,
+    pub failures: u64,
+}
+
+/// How a probe ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastProbe {
+    pub ok: bool,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+    pub latency_ms: f64,
+    pub ago_seconds: f64,
+}
+
+/// Traffic of a backend since its id was given to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Traffic {
+    pub to_backend_packets: u64,
+    pub to_backend_bytes: u64,
+    pub to_client_packets: u64,
+    pub to_client_bytes: u64,
+    pub picked: u64,
+    pub opened: u64,
+    pub closed: u64,
+    pub reset: u64,
+}
+
+/// What became of packets, by label.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Outcomes {
+    pub events: BTreeMap<String, u64>,
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Connections that left the tables by the agent's doing since it started.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Flows {
+    pub expired: u64,
+    pub closed: u64,
+    pub orphans: u64,
+    pub reset: u64,
+    /// RST packets that could not be sent.
+    pub unsent_resets: u64,
+}
+
+/// A table of the data plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Table {
+    pub name: String,
+    pub entries: u64,
+    pub capacity: u64,
+}

@@ -1,0 +1,367 @@
+//! The thread which walks the flow tables: flows age, the doomed are reset, ids become free.
+//!
+//! A thread of its own, since a walk through a million flows takes a second of a processor. It never waits for the
+//! agent: it takes the newest [`Roster`] at each step, and leaves its newest [`Report`] where whoever wants it looks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hash,
+    io,
+    net::IpAddr,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use aya::Pod;
+use lb_common::{abi::ticks_from_millis, addr::Tuple, flow::Flow, handshake::Handshake};
+use tokio::sync::watch;
+
+use super::{
+    resets,
+    roster::{Current, Roster},
+};
+use crate::{
+    bpf::{PinDir, sys::now_ticks},
+    flows::{
+        Census, FlowTable, KernelTable, Pacer, ResetOrder, Step, Sweeper,
+        aging::age,
+        table::{self, Family, Position},
+    },
+    reset::ResetSender,
+};
+
+/// From the end of one walk to the beginning of the next.
+const REST: Duration = Duration::from_secs(5);
+
+/// After this without a packet, the handshake with a doomed backend is over: the last SYN that a client retransmits
+/// comes 63 s after the first (RFC 6298 with six retries).
+const HANDSHAKE_TICKS: u32 = ticks_from_millis(64_000);
+
+/// The pacer may run ahead by what this time brings, so that the thread need not wake up for each flow.
+const BURSTS_PER_SECOND: u32 = 100;
+
+/// What a walk through all tables found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// That of the roster with which the walk began.
+    pub generation: u64,
+    /// The backends which some entry names.
+    pub referenced: BTreeSet<u16>,
+    /// Connections by backend.
+    pub connections: BTreeMap<u16, u64>,
+    /// Entries of `FLOWS4` and `FLOWS6`.
+    pub flows: [u64; 2],
+    /// Entries of `HANDSHAKES4` and `HANDSHAKES6`.
+    pub handshakes: [u64; 2],
+    /// What became of connections since the agent started.
+    pub totals: Totals,
+}
+
+/// Connections that left the tables by the agent's doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Idle for too long: both ends were told.
+    pub expired: u64,
+    /// Over, and forgotten.
+    pub closed: u64,
+    /// Halves that were removed.
+    pub orphans: u64,
+    /// Reset because their backend was down or gone.
+    pub reset: u64,
+    /// RST packets that could not be sent.
+    pub unsent: u64,
+}
+
+/// A handle on the thread. Dropping it ends the thread and waits for it.
+pub struct Handle {
+    shared: Arc<Shared>,
+    reports: watch::Receiver<Arc<Report>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    roster: Arc<Current>,
+    stop: AtomicBool,
+    hurry: Mutex<bool>,
+    woken: Condvar,
+}
+
+/// Starts the thread. It sends from the network namespace of the caller.
+pub fn start(pins: &PinDir, roster: Arc<Current>) -> Result<Handle> {
+    let shared = Arc::new(Shared {
+        roster,
+        stop: AtomicBool::new(false),
+        hurry: Mutex::new(false),
+        woken: Condvar::new(),
+    });
+    let (publish, reports) = watch::channel(Arc::default());
+    let sweep = Sweep {
+        v4: Tables::open(pins)?,
+        v6: Tables::open(pins)?,
+        sender: ResetSender::open()?,
+        pacer: (0, Pacer::new(1, 1)),
+        start: Instant::now(),
+        totals: Totals::default(),
+        v6_first: false,
+        shared: Arc::clone(&shared),
+    };
+    let thread = thread::Builder::new()
+        .name("sweeper".into())
+        .spawn(move || sweep.run(&publish))
+        .context("cannot start the sweeper's thread")?;
+    Ok(Handle { shared, reports, thread: Some(thread) })
+}
+
+impl Handle {
+    /// Begins a walk now: flows are waiting to be reset.
+    pub fn hurry(&self) {
+        *self.shared.hurry.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.woken.notify_one();
+    }
+
+    /// The report of each walk, as it ends.
+    #[must_use]
+    pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
+        self.reports.clone()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.woken.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Waits; whether a walk is wanted at once.
+    fn rest(&self, at_most: Duration) -> bool {
+        let hurry = self.hurry.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited =
+            self.woken.wait_timeout_while(hurry, at_most, |hurry| !*hurry && !self.stopped());
+        let (mut hurry, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *hurry)
+    }
+}
+
+struct Sweep {
+    v4: Tables<lb_common::addr::V4>,
+    v6: Tables<lb_common::addr::V6>,
+    sender: ResetSender,
+    /// With the rate that it was made for.
+    pacer: (u32, Pacer),
+    /// The pacer's zero.
+    start: Instant,
+    totals: Totals,
+    /// Who resets first, in turns: the pacer's share must not always go to the same.
+    v6_first: bool,
+    shared: Arc<Shared>,
+}
+
+impl Sweep {
+    fn run(mut self, publish: &watch::Sender<Arc<Report>>) {
+        let mut last_error = String::new();
+        while !self.shared.stopped() {
+            match self.walk() {
+                Ok(Some(report)) => {
+                    last_error.clear();
+                    publish.send_replace(Arc::new(report));
+                }
+                Ok(None) => return,
+                // Once for each that differs: the next walk is in a few seconds.
+                Err(error) if error.to_string() != last_error => {
+                    tracing::error!(%error, "the flow tables cannot be walked");
+                    last_error = error.to_string();
+                }
+                Err(_) => {}
+            }
+            self.rest();
+        }
+    }
+
+    /// Walks all tables; nothing if the agent stops meanwhile.
+    fn walk(&mut self) -> io::Result<Option<Report>> {
+        let mut report =
+            Report { generation: self.shared.roster.get().generation, ..Report::default() };
+        let mut done = [false; 2];
+        while done != [true; 2] {
+            if self.shared.stopped() {
+                return Ok(None);
+            }
+            let roster = self.shared.roster.get();
+            if !done[0]
+                && let Some(census) = self.v4.step(&roster)?
+            {
+                report.take(0, &census);
+                self.totals.take(&census);
+                done[0] = true;
+            }
+            if !done[1]
+                && let Some(census) = self.v6.step(&roster)?
+            {
+                report.take(1, &census);
+                self.totals.take(&census);
+                done[1] = true;
+            }
+            self.reset_due(&roster)?;
+        }
+        let roster = self.shared.roster.get();
+        report.handshakes[0] = self.v4.walk_handshakes(&roster, &mut report.referenced)?;
+        report.handshakes[1] = self.v6.walk_handshakes(&roster, &mut report.referenced)?;
+        report.totals = self.totals;
+        Ok(Some(report))
+    }
+
+    /// Resets flows of the doomed as far as the rate allows it, and sends what was ordered.
+    fn reset_due(&mut self, roster: &Roster) -> io::Result<()> {
+        let rate = roster.reset_rate.max(1);
+        if self.pacer.0 != rate {
+            self.pacer = (rate, Pacer::new(rate, rate / BURSTS_PER_SECOND));
+        }
+        let at = self.start.elapsed();
+        self.v6_first = !self.v6_first;
+        for v6 in [self.v6_first, !self.v6_first] {
+            let pacer = (&mut self.pacer.1, at);
+            let count = match v6 {
+                true => self.v6.reset_due(roster, pacer)?,
+                false => self.v4.reset_due(roster, pacer)?,
+            };
+            self.totals.reset += count as u64;
+        }
+        self.totals.unsent +=
+            self.v4.send(&self.sender, roster) + self.v6.send(&self.sender, roster);
+        Ok(())
+    }
+
+    /// Until the next walk; resets go on meanwhile.
+    fn rest(&mut self) {
+        let end = Instant::now() + REST;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let waiting = self.v4.sweeper.waiting() + self.v6.sweeper.waiting();
+            let next = match waiting {
+                0 => left,
+                _ => left.min(Duration::from_secs(1) / BURSTS_PER_SECOND),
+            };
+            if left.is_zero() || self.shared.rest(next) || self.shared.stopped() {
+                return;
+            }
+            if waiting > 0 {
+                let roster = self.shared.roster.get();
+                if let Err(error) = self.reset_due(&roster) {
+                    tracing::error!(%error, "flows of a backend that is down cannot be reset");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The tables of one IP version.
+struct Tables<A: Family> {
+    flows: KernelTable<A, Flow<A>>,
+    handshakes: KernelTable<A, Handshake<A>>,
+    sweeper: Sweeper<A, Position<A>>,
+    orders: Vec<ResetOrder<A>>,
+}
+
+impl<A: Family + Hash + Into<IpAddr>> Tables<A>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+    Handshake<A>: Pod,
+{
+    fn open(pins: &PinDir) -> Result<Self> {
+        Ok(Self {
+            flows: table::flows(pins).context(A::FLOWS)?,
+            handshakes: table::handshakes(pins).context(A::HANDSHAKES)?,
+            sweeper: Sweeper::default(),
+            orders: Vec::new(),
+        })
+    }
+
+    /// One step of a walk through the flows; the census at its end.
+    fn step(&mut self, roster: &Roster) -> io::Result<Option<Census>> {
+        let policy = |id| roster.policy(id);
+        match self.sweeper.step(&mut self.flows, policy, now_ticks(), &mut self.orders)? {
+            Step::More => Ok(None),
+            Step::Done(census) => Ok(Some(census)),
+        }
+    }
+
+    fn reset_due(&mut self, roster: &Roster, pacer: (&mut Pacer, Duration)) -> io::Result<usize> {
+        let policy = |id| roster.policy(id);
+        self.sweeper.reset_doomed(&mut self.flows, policy, now_ticks(), pacer, &mut self.orders)
+    }
+
+    /// Sends what was ordered; how many could not be sent.
+    fn send(&mut self, sender: &ResetSender, roster: &Roster) -> u64 {
+        let mut unsent = 0;
+        for order in self.orders.drain(..) {
+            for reset in resets::of(&order, roster.way(order.backend)) {
+                if let Err(error) = resets::send(sender, reset) {
+                    tracing::debug!(%error, from = %reset.src, to = %reset.dst, "reset not sent");
+                    unsent += 1;
+                }
+            }
+        }
+        unsent
+    }
+
+    /// Looks who is named by handshakes, which the kernel itself evicts. Those with the doomed are removed, or a quiet
+    /// edge would keep them, and the backends' ids, for ever.
+    fn walk_handshakes(
+        &mut self,
+        roster: &Roster,
+        referenced: &mut BTreeSet<u16>,
+    ) -> io::Result<u64> {
+        let (mut entries, mut batch, mut from) = (0, Vec::new(), None);
+        loop {
+            from = self.handshakes.batch(from, &mut batch)?;
+            let now = now_ticks();
+            for entry in &batch {
+                let over = age(now, entry.flow.last_seen) > HANDSHAKE_TICKS;
+                if over && roster.policy(entry.flow.backend).doomed {
+                    self.handshakes.remove(&entry.key)?;
+                } else {
+                    entries += 1;
+                    referenced.insert(entry.flow.backend);
+                }
+            }
+            if from.is_none() {
+                return Ok(entries);
+            }
+        }
+    }
+}
+
+impl Report {
+    fn take(&mut self, family: usize, census: &Census) {
+        self.flows[family] = census.entries;
+        for id in census.referenced() {
+            self.referenced.insert(id);
+            *self.connections.entry(id).or_default() += u64::from(census.connections(id));
+        }
+    }
+}
+
+impl Totals {
+    fn take(&mut self, census: &Census) {
+        self.expired += census.expired;
+        self.closed += census.closed;
+        self.orphans += census.orphans;
+    }
+}

@@ -1,0 +1,336 @@
+//! What the agent shows of itself: a picture that it renews with each change, and the numbers that are read when
+//! somebody asks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::Result;
+use lb_common::{
+    counters::BackendCounters,
+    outcome::{DropReason, Event, NO_SERVICE},
+    ring::SLOTS,
+};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    checks::key,
+    input::World,
+    interfaces,
+    status::{
+        Backend, Flows, Health, Interface, LastProbe, Listener, Outcomes, Service, Status, Table,
+        Traffic,
+    },
+    sweeper::Report,
+};
+use crate::{
+    bpf::{Counters, Mode, PinDir, counters, specs::names},
+    config::{self, Affinity, Config, Forward},
+    health::{self, StatusView},
+    netlink::NetState,
+    state::{
+        Ring,
+        desired::{Desired, Pool},
+        ids::Ids,
+    },
+};
+
+/// What the admin API shows; cheap to clone.
+#[derive(Clone)]
+pub struct View(Arc<Shared>);
+
+struct Shared {
+    start: Instant,
+    edge: String,
+    ready: AtomicBool,
+    picture: Mutex<Arc<Picture>>,
+}
+
+/// All but what is read at the moment of asking.
+#[derive(Default)]
+pub struct Picture {
+    pub program_id: u32,
+    pub adopted: bool,
+    pub config_generation: u64,
+    pub config_refused: Option<String>,
+    pub interfaces: interfaces::Interfaces,
+    pub services: Arc<Vec<ServicePicture>>,
+    pub sources: Option<Sources>,
+}
+
+/// Where the numbers are.
+#[derive(Clone)]
+pub struct Sources {
+    pub pins: PinDir,
+    pub health: StatusView,
+    pub reports: watch::Receiver<Arc<Report>>,
+    pub config: Arc<Config>,
+}
+
+/// A service as it was last written to the maps.
+pub struct ServicePicture {
+    pub config: config::Service,
+    pub id: u16,
+    pub on_host: BTreeSet<std::net::IpAddr>,
+    pub rings: [Option<Ring>; 2],
+    pub fail_open: bool,
+    pub turned_away: bool,
+    /// Id and weight of each backend, in the order of the configuration.
+    pub backends: Vec<(u16, u32)>,
+}
+
+impl View {
+    /// Of an agent that is starting.
+    #[must_use]
+    pub fn new(edge: &str) -> Self {
+        Self(Arc::new(Shared {
+            start: Instant::now(),
+            edge: edge.to_owned(),
+            ready: AtomicBool::new(false),
+            picture: Mutex::default(),
+        }))
+    }
+
+    /// The data plane is attached and has the configuration.
+    pub fn set_ready(&self) {
+        self.0.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether that is so.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Acquire)
+    }
+
+    /// Shows another picture from now on.
+    pub fn show(&self, picture: Picture) {
+        *self.0.picture.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(picture);
+    }
+
+    /// The status now. Reads some dozens of counters per service, one system call each.
+    pub fn status(&self) -> Result<Status> {
+        let picture = self.0.picture.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut status = Status {
+            edge: self.0.edge.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            ready: self.is_ready(),
+            uptime_seconds: self.0.start.elapsed().as_secs(),
+            program_id: picture.program_id,
+            adopted: picture.adopted,
+            config_generation: picture.config_generation,
+            config_refused: picture.config_refused.clone(),
+            interfaces: picture.interfaces.iter().map(interface).collect(),
+            services: Vec::new(),
+            outcomes: Outcomes::default(),
+            flows: Flows::default(),
+            tables: Vec::new(),
+        };
+        let Some(sources) = &picture.sources else { return Ok(status) };
+        let counters = Counters::open(&sources.pins)?;
+        let health = sources.health.snapshot();
+        let report = sources.reports.borrow().clone();
+        for service in picture.services.iter() {
+            status.services.push(service_status(service, &counters, &health, &report)?);
+        }
+        status.outcomes = outcomes(&counters.service(NO_SERVICE)?);
+        let totals = report.totals;
+        status.flows = Flows {
+            expired: totals.expired,
+            closed: totals.closed,
+            orphans: totals.orphans,
+            reset: totals.reset,
+            unsent_resets: totals.unsent,
+        };
+        status.tables = tables(&sources.config.edge.tables, &report);
+        Ok(status)
+    }
+}
+
+/// The services as the maps have them from now on.
+#[must_use]
+pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePicture> {
+    let World { config, liveness, network, now, .. } = world;
+    let in_any = |pools: &[Pool], name: &str| pools.iter().any(|pool| pool.service == name);
+    let services = config.services.iter().filter_map(|service| {
+        let id = ids.service(&service.name)?;
+        let backends = service.backends.iter().filter_map(|backend| {
+            let key = key(&service.name, &backend.name);
+            let slow_start = service.health.slow_start;
+            let weight = match liveness.is_live(&key) {
+                true => liveness.weight(&key, backend.weight, slow_start, now),
+                false => 0,
+            };
+            Some((ids.backend(id, backend.address)?, weight))
+        });
+        Some(ServicePicture {
+            id,
+            on_host: on_host(service, network),
+            rings: desired.services.get(&id).map(|it| it.rings.clone()).unwrap_or_default(),
+            fail_open: in_any(&desired.fail_open, &service.name),
+            turned_away: in_any(&desired.empty, &service.name),
+            backends: backends.collect(),
+            config: service.clone(),
+        })
+    });
+    services.collect()
+}
+
+fn on_host(service: &config::Service, network: &NetState) -> BTreeSet<std::net::IpAddr> {
+    let addresses = network.addresses.iter().map(|it| it.addr);
+    addresses.filter(|addr| service.listen.iter().any(|it| it.ip() == *addr)).collect()
+}
+
+fn interface((name, state): (&str, &interfaces::State)) -> Interface {
+    let mut interface =
+        Interface { name: name.to_owned(), attached: false, index: None, xdp: None, problem: None };
+    match state {
+        interfaces::State::Attached { ifindex, mode } => {
+            interface.attached = true;
+            interface.index = Some(*ifindex);
+            let mode = match mode {
+                Mode::Native => "native",
+                Mode::Generic => "generic",
+                Mode::Other => "other",
+            };
+            interface.xdp = Some(mode.to_owned());
+        }
+        interfaces::State::Detached { problem } => interface.problem = Some(problem.clone()),
+    }
+    interface
+}
+
+type HealthOfAll = BTreeMap<health::TargetKey, health::Status>;
+
+fn service_status(
+    picture: &ServicePicture,
+    counters: &Counters,
+    health: &HealthOfAll,
+    report: &Report,
+) -> Result<Service> {
+    let config = &picture.config;
+    let shares = picture.rings.each_ref().map(|ring| ring.as_deref().map(slots_by_backend));
+    let mut backends = Vec::new();
+    for (backend, &(id, effective_weight)) in config.backends.iter().zip(&picture.backends) {
+        let versions = ["ipv4", "ipv6"].into_iter().zip(&shares);
+        let share = versions.filter_map(|(version, slots)| {
+            let slots = slots.as_ref()?.get(&id).copied().unwrap_or(0);
+            Some((version.to_owned(), slots as f64 / SLOTS as f64))
+        });
+        backends.push(Backend {
+            name: backend.name.clone(),
+            id,
+            address: backend.address.to_string(),
+            health: health_status(health.get(&key(&config.name, &backend.name))),
+            weight: backend.weight,
+            effective_weight,
+            share: share.collect(),
+            connections: report.connections.get(&id).copied().unwrap_or(0),
+            traffic: traffic(counters.backend(id)?),
+        });
+    }
+    Ok(Service {
+        name: config.name.clone(),
+        id: picture.id,
+        forward: match config.forward {
+            Forward::Nat => "nat",
+            Forward::Dsr => "dsr",
+            Forward::Ipip => "ipip",
+        }
+        .to_owned(),
+        affinity: match config.affinity {
+            Affinity::None => "none",
+            Affinity::Source => "source",
+        }
+        .to_owned(),
+        listeners: config
+            .listen
+            .iter()
+            .map(|addr| Listener {
+                address: addr.to_string(),
+                on_host: picture.on_host.contains(&addr.ip()),
+            })
+            .collect(),
+        fail_open: picture.fail_open,
+        turned_away: picture.turned_away,
+        outcomes: outcomes(&counters.service(picture.id)?),
+        backends,
+    })
+}
+
+fn slots_by_backend(slots: &crate::maglev::Slots) -> BTreeMap<u16, u32> {
+    let mut count = vec![0_u32; usize::from(u16::MAX) + 1];
+    slots.iter().for_each(|id| count[usize::from(*id)] += 1);
+    let named = count.into_iter().enumerate().filter(|(_, slots)| *slots > 0);
+    named.map(|(id, slots)| (id as u16, slots)).collect()
+}
+
+fn health_status(status: Option<&health::Status>) -> Health {
+    let Some(status) = status else {
+        let state = health::State::Unknown.to_string();
+        return Health { state, since_seconds: 0.0, last: None, probes: 0, failures: 0 };
+    };
+    Health {
+        state: status.state.to_string(),
+        since_seconds: status.since.elapsed().as_secs_f64(),
+        last: status.last.as_ref().map(|last| LastProbe {
+            ok: last.result.is_ok(),
+            error: last.result.as_ref().err().map(ToString::to_string),
+            latency_ms: last.latency.as_secs_f64() * 1e3,
+            ago_seconds: last.at.elapsed().as_secs_f64(),
+        }),
+        probes: status.probes,
+        failures: status.failures,
+    }
+}
+
+fn outcomes(outcomes: &counters::Outcomes) -> Outcomes {
+    let events = Event::ALL.iter().map(|it| (it.label(), outcomes.event(*it)));
+    let drops = DropReason::ALL.iter().map(|it| (it.label(), outcomes.drops(*it)));
+    let named = |(label, count): (&str, u64)| (count > 0).then(|| (label.to_owned(), count));
+    Outcomes {
+        events: events.filter_map(named).collect(),
+        drops: drops.filter_map(named).collect(),
+    }
+}
+
+fn traffic(counters: BackendCounters) -> Traffic {
+    let BackendCounters {
+        to_backend_packets,
+        to_backend_bytes,
+        to_client_packets,
+        to_client_bytes,
+        picked,
+        opened,
+        closed,
+        reset,
+    } = counters;
+    Traffic {
+        to_backend_packets,
+        to_backend_bytes,
+        to_client_packets,
+        to_client_bytes,
+        picked,
+        opened,
+        closed,
+        reset,
+    }
+}
+
+fn tables(sizes: &config::Tables, report: &Report) -> Vec<Table> {
+    let table = |name: &str, entries, capacity: u32| Table {
+        name: name.to_owned(),
+        entries,
+        capacity: capacity.into(),
+    };
+    vec![
+        table(names::FLOWS4, report.flows[0], sizes.flows_ipv4),
+        table(names::FLOWS6, report.flows[1], sizes.flows_ipv6),
+        table(names::HANDSHAKES4, report.handshakes[0], sizes.handshakes),
+        table(names::HANDSHAKES6, report.handshakes[1], sizes.handshakes),
+    ]
+}

@@ -1,0 +1,12 @@
+//! The whole agent as a process, with the built data plane, in network namespaces: needs root and the XDP object
+//! (`cargo xtask build`, then `cargo test -p lb-agent --features privileged --test run_privileged`).
+//!
+//! Every test has an edge of its own, with a client before it and a server behind it, and removes all of it.
+
+mod commands;
+mod edge;
+mod lifecycle;
+mod network;
+mod reload;
+mod traffic;
+mod tunnel;

@@ -1,0 +1,133 @@
+//! What the agent says of itself, and the flows that it lists.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use lb_common::outcome::{DropReason, Event};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// An answer to `/v1/status`.
+#[derive(Clone, Debug)]
+pub struct Status(Value);
+
+impl Status {
+    pub(super) fn parse(body: &str) -> Result<Self> {
+        serde_json::from_str(body).map(Self).with_context(|| format!("not JSON: {body}"))
+    }
+
+    fn service(&self, name: &str) -> Option<&Value> {
+        self.0["services"].as_array()?.iter().find(|service| service["name"] == name)
+    }
+
+    fn backend(&self, service: &str, name: &str) -> Option<&Value> {
+        let backends = self.service(service)?["backends"].as_array()?;
+        backends.iter().find(|backend| backend["name"] == name)
+    }
+
+    /// Whether the agent knows a backend.
+    #[must_use]
+    pub fn has(&self, service: &str, backend: &str) -> bool {
+        self.backend(service, backend).is_some()
+    }
+
+    /// A backend's configured weight.
+    #[must_use]
+    pub fn weight(&self, service: &str, backend: &str) -> Option<u64> {
+        self.backend(service, backend)?["weight"].as_u64()
+    }
+
+    /// What came from the configuration: services with their backends' names, addresses and weights.
+    #[must_use]
+    pub fn configured(&self) -> Vec<(String, Vec<[Value; 3]>)> {
+        let services = self.0["services"].as_array().into_iter().flatten();
+        let backends = |service: &Value| {
+            let backends = service["backends"].as_array().into_iter().flatten();
+            backends
+                .map(|it| ["name", "address", "weight"].map(|key| it[key].clone()))
+                .collect::<Vec<_>>()
+        };
+        services.map(|it| (it["name"].to_string(), backends(it))).collect()
+    }
+
+    /// Whether a backend's health probes succeed.
+    #[must_use]
+    pub fn is_up(&self, service: &str, backend: &str) -> bool {
+        self.backend(service, backend).is_some_and(|it| it["health"]["state"] == "up")
+    }
+
+    /// Whether a backend has failed.
+    #[must_use]
+    pub fn is_down(&self, service: &str, backend: &str) -> bool {
+        self.backend(service, backend).is_some_and(|it| it["health"]["state"] == "down")
+    }
+
+    /// Whether a service sends to backends that are down, since all are.
+    #[must_use]
+    pub fn fails_open(&self, service: &str) -> bool {
+        self.service(service).is_some_and(|it| it["fail_open"] == true)
+    }
+
+    /// A counter of a backend, by its name in [`lb_common::counters::BackendCounters`].
+    #[must_use]
+    pub fn counter(&self, service: &str, backend: &str, counter: &str) -> u64 {
+        let backend = self.backend(service, backend);
+        backend.and_then(|it| it["traffic"][counter].as_u64()).unwrap_or_default()
+    }
+
+    /// How often an event was counted, over all services and beside them.
+    #[must_use]
+    pub fn event(&self, event: Event) -> u64 {
+        self.outcome("events", event.label())
+    }
+
+    /// How many packets were dropped for a reason, over all services and beside them.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.outcome("drops", reason.label())
+    }
+
+    fn outcome(&self, kind: &str, label: &str) -> u64 {
+        let services = self.0["services"].as_array().into_iter().flatten();
+        // Zeros are left out.
+        let of = |it: &Value| it["outcomes"][kind][label].as_u64().unwrap_or_default();
+        services.chain([&self.0]).map(of).sum()
+    }
+
+    /// Why the last change of the file was refused, if it was.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        self.0["config_refused"].as_str()
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+/// A flow of `lb-agent flows --json`, as far as it does not change with every packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct FlowLine {
+    pub service: String,
+    pub client: SocketAddr,
+    pub listener: SocketAddr,
+    pub backend: String,
+    pub nat: Option<Translated>,
+}
+
+/// The two ends of a `nat` flow on the backend's side.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Translated {
+    pub edge: SocketAddr,
+    pub backend: SocketAddr,
+}
+
+impl FlowLine {
+    pub(super) fn parse(text: &str) -> Result<Vec<Self>> {
+        let parse = |line| serde_json::from_str(line).with_context(|| format!("no flow: {line}"));
+        text.lines().map(parse).collect()
+    }
+}
