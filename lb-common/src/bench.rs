@@ -24,21 +24,35 @@ pub struct Drive {
     /// How many flows there are.
     pub flows: u32,
     /// State of the generator that picks a flow for each packet; written by the driver.
-    pub random: u32,
+    pub state: u32,
     /// How many of the number's low bits go to the port; the others go to the address.
     pub port_bits: u32,
+    /// What the generator multiplies its state by.
+    pub factor: u32,
+    /// What it adds then.
+    pub step: u32,
 }
 
 map_data!(Drive);
 
 impl Drive {
-    /// The number of the next packet's flow: all are equally likely, in no order that a cache could
-    /// make use of. A linear congruential generator modulo 2^32 (Numerical Recipes' constants), of which
-    /// only the upper bits are any good; those are what the multiplication keeps.
+    /// Flows follow each other in no order that a cache or a prefetcher could make use of, all equally
+    /// likely. A linear congruential generator modulo 2^32 (Numerical Recipes' constants), of which only
+    /// the upper bits are any good; those are what [`Drive::next_flow`] keeps.
+    pub fn in_random_order(self) -> Self {
+        Self { factor: 1_664_525, step: 1_013_904_223, ..self }
+    }
+
+    /// Each flow follows the one that was entered before it.
+    pub fn in_order_of_arrival(self) -> Self {
+        Self { factor: 1, step: (u32::MAX / self.flows.max(1)).saturating_add(1), ..self }
+    }
+
+    /// The number of the next packet's flow.
     #[inline(always)]
     pub fn next_flow(&mut self) -> u32 {
-        self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        ((self.random as u64 * self.flows as u64) >> 32) as u32
+        self.state = self.state.wrapping_mul(self.factor).wrapping_add(self.step);
+        ((self.state as u64 * self.flows as u64) >> 32) as u32
     }
 }
 
@@ -56,11 +70,25 @@ mod tests {
 
     #[test]
     fn every_flow_gets_its_share() {
-        let mut drive = Drive { flows: 1000, ..Drive::default() };
+        let mut drive = Drive { flows: 1000, ..Drive::default() }.in_random_order();
         let mut counts = [0_u32; 1000];
         (0..1_000_000).for_each(|_| counts[drive.next_flow() as usize] += 1);
         let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
         assert!(*least > 800 && *most < 1200, "{least} to {most}");
+    }
+
+    #[test]
+    fn flows_come_in_order_of_arrival() {
+        for flows in [1, 1_000, 100_000, 1 << 20] {
+            let mut drive = Drive { flows, ..Drive::default() }.in_order_of_arrival();
+            let mut last = drive.next_flow();
+            for _ in 0..3 * flows {
+                let next = drive.next_flow();
+                // The step is rounded up, so that now and then one flow is left out.
+                assert!([1, 2].contains(&((next + flows - last) % flows)) || flows == 1);
+                last = next;
+            }
+        }
     }
 
     #[test]
@@ -76,6 +104,6 @@ mod tests {
     fn headers_fit() {
         assert_eq!(WORDS[0] * 8, 20 + 20);
         assert_eq!(WORDS[1] * 8, 40 + 16);
-        assert_eq!(size_of::<Drive>(), 2 * 8 + 7 * 8 + 4 * 4);
+        assert_eq!(size_of::<Drive>(), 2 * 8 + 7 * 8 + 6 * 4);
     }
 }

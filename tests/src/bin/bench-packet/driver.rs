@@ -11,8 +11,10 @@ use aya::{
     maps::{Array, MapData, ProgramArray},
     programs::{ProgramFd, Xdp},
 };
+use clap::ValueEnum;
 use lb_common::bench::{Drive, LINK, WORDS};
 use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 
 use crate::{
     edge,
@@ -25,6 +27,16 @@ pub const TRANSMIT: u32 = 3;
 
 const DRIVERS: [&str; 4] = ["clients4", "backends4", "clients6", "backends6"];
 const FLOOR: &str = "floor";
+
+/// In which order flows have their packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// As clients send that know nothing of each other
+    Random,
+    /// As the flows were entered: the processor sees what comes next
+    Arrival,
+}
 
 pub struct Driver {
     ebpf: Ebpf,
@@ -58,15 +70,18 @@ impl Driver {
     }
 
     /// What the next packets look like. The generator goes on from where it is.
-    pub fn send(&mut self, scenario: Scenario, flows: u32) -> Result<()> {
+    pub fn send(&mut self, scenario: Scenario, flows: u32, order: Order) -> Result<()> {
         let first = template(scenario, 0);
-        let random = self.drive.get(&0, 0)?.random;
-        let mut drive = Drive {
+        let drive = Drive {
             len: first.bytes.len() as u32,
             flows,
-            random,
+            state: self.drive.get(&0, 0)?.state,
             port_bits: scenario.port_bits(),
             ..Drive::default()
+        };
+        let mut drive = match order {
+            Order::Random => drive.in_random_order(),
+            Order::Arrival => drive.in_order_of_arrival(),
         };
         let bytes = bytemuck::bytes_of_mut(&mut drive.link);
         bytes[..LINK].copy_from_slice(&first.bytes[..LINK]);

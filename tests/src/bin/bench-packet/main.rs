@@ -23,7 +23,7 @@ use nix::{
 };
 
 use crate::{
-    driver::Driver,
+    driver::{Driver, Order},
     edge::{Edge, Table},
     measure::Effort,
     report::{Line, Memory},
@@ -56,6 +56,9 @@ struct Arguments {
     /// When the table takes its memory: at once, as flows come, or one after the other
     #[arg(long, value_enum, default_value_t = Preallocate::Both)]
     preallocate: Preallocate,
+    /// In which order flows have their packets
+    #[arg(long, value_enum, default_value_t = Order::Random)]
+    order: Order,
     /// Samples of each number
     #[arg(long)]
     rounds: Option<u32>,
@@ -93,6 +96,7 @@ impl Arguments {
             rounds: self.rounds.unwrap_or(rounds).max(1),
             packets: self.packets.unwrap_or(packets).max(1),
             warm_up: Duration::from_millis(warm_up),
+            order: self.order,
         }
     }
 
@@ -151,7 +155,7 @@ fn main() -> Result<()> {
         bench.table(table, &arguments.scenarios(n == 0))?;
     }
     if arguments.json {
-        let all = serde_json::json!({ "packets": bench.lines, "memory": bench.memories });
+        let all = serde_json::json!({ "order": arguments.order, "packets": bench.lines, "memory": bench.memories });
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         report::memory(&bench.memories);

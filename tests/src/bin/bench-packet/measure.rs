@@ -7,7 +7,7 @@ use lb_agent::bpf::sys::now_ticks;
 use serde::Serialize;
 
 use crate::{
-    driver::{Driver, TRANSMIT, template, warm_up},
+    driver::{Driver, Order, TRANSMIT, template, warm_up},
     edge::{self, Edge},
     frame::{self, Frame},
     scenario::{self, Scenario, TO_CLIENTS, backend_of},
@@ -16,13 +16,14 @@ use crate::{
 /// Packets that are looked at one by one before anything is timed.
 const LOOKED_AT: u32 = 32;
 
-/// How much is measured.
+/// How much is measured, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
     pub rounds: u32,
     /// Packets of one sample.
     pub packets: u32,
     pub warm_up: Duration,
+    pub order: Order,
 }
 
 /// The middle of some samples and how far they spread, in nanoseconds a packet.
@@ -49,7 +50,7 @@ pub fn interleaved(
     flows: u32,
     effort: &Effort,
 ) -> Result<Vec<Spread>> {
-    driver.send(scenario, flows)?;
+    driver.send(scenario, flows, effort.order)?;
     for edge in edges.iter_mut() {
         driver.put(Some(edge.program()))?;
         look(driver, edge, scenario)?;
