@@ -10,6 +10,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use lb_agent::bpf::{self, Lock, PinDir};
+use lb_agent::decap;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -104,9 +105,19 @@ fn unload(edge: &str) -> anyhow::Result<()> {
     lock.remove()
 }
 
-/// Takes the name away; the kernel removes the namespace with its last user.
+/// Takes the name away; the kernel removes the namespace with its last user. The programs that
+/// `lb-agent decap attach` pinned for it go before, for they have no other name.
 pub(crate) fn remove_namespace(name: &str) {
     let path = Path::new(NETNS_DIR).join(name);
+    if let Some((_, inode)) = identity(&path) {
+        let pins = decap::pins_in(inode);
+        for entry in fs::read_dir(&pins).into_iter().flatten().flatten() {
+            let _ = bpf::unload(&PinDir::at(entry.path()));
+        }
+        let _ = fs::remove_dir(&pins);
+        // Stays while another namespace has something in it.
+        let _ = pins.parent().map(fs::remove_dir);
+    }
     let _ = umount2(&path, MntFlags::MNT_DETACH);
     let _ = fs::remove_file(&path);
 }
