@@ -20,6 +20,9 @@ use crate::owner::{self, BPFFS, EDGES, NETNS_DIR, RUN_DIR, names_in, owner_of};
 /// Put into the environment of every child, so that a sweeper knows its descendants.
 pub const MARKER: &str = "SLUICE_TESTBED_OWNER";
 
+/// How long a killed process may take to give up what it holds.
+const ENDING: Duration = Duration::from_secs(2);
+
 /// What a sweep removed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Swept {
@@ -100,7 +103,15 @@ pub(crate) fn remove_all_of(pid: u32, swept: &mut Swept) {
 
 /// What `lb-agent unload --edge NAME` does, without the program, which may not be built.
 fn unload(edge: &str) -> anyhow::Result<()> {
-    let lock = Lock::acquire(Path::new(bpf::lock::RUN_DIR), edge)?;
+    let acquire = || Lock::acquire(Path::new(bpf::lock::RUN_DIR), edge);
+    // A killed agent leaves its namespace before the kernel closes its files.
+    let deadline = Instant::now() + ENDING;
+    let mut lock = acquire();
+    while lock.is_err() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+        lock = acquire();
+    }
+    let lock = lock?;
     bpf::unload(&PinDir::of_edge(edge))?;
     lock.remove()
 }
@@ -141,7 +152,7 @@ pub(crate) fn kill_inside(name: &str) -> Vec<i32> {
             killed.push(pid);
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + ENDING;
     while killed.iter().any(|pid| holds_resources(*pid)) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(2));
     }
