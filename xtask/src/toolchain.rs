@@ -31,6 +31,8 @@ pub const DEBIAN: &[Package] = &[
     library("libzstd-dev"),
     library("zlib1g-dev"),
     program("gcc", "cc"),
+    // Without recommended packages gcc comes without it, and links nothing.
+    library("libc6-dev"),
 ];
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
