@@ -106,7 +106,9 @@ impl<A: Addr> Entry<A> {
     /// need no look at their partner.
     pub fn may_have_aged(&self, policy: &Policy, now: u32) -> bool {
         let age = age(now, self.flow.last_seen);
-        let ending = self.flow.flags & (flags::FIN | flags::PEER_FIN | flags::RESET) != 0;
+        let ending = self.flow.flags
+            & (flags::FIN | flags::PEER_FIN | flags::RESET | flags::PEER_RESET)
+            != 0;
         policy.doomed || age > policy.idle_timeout || (ending && age > policy.close_timeout)
     }
 }

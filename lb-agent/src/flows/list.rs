@@ -121,7 +121,7 @@ fn row<A: Addr + Into<IpAddr>>(entry: &Entry<A>, partner: Option<&Flow<A>>, now:
             _ => "unknown",
         },
         state: match () {
-            () if flow.flags & flags::RESET != 0 => "reset",
+            () if flow.flags & (flags::RESET | flags::PEER_RESET) != 0 => "reset",
             () if flow.is_closing() => "closed",
             () if flow.flags & ending != 0 => "closing",
             () => "established",
