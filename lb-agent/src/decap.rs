@@ -2,10 +2,17 @@
 //! VIPs out of their tunnel. It runs without an agent.
 //!
 //! ```text
-//! /sys/fs/bpf/sluice-decap/INTERFACE/{links,maps}/, program
+//! /sys/fs/bpf/sluice-decap/NAMESPACE/INTERFACE/{links,maps}/, program
 //! ```
+//! `NAMESPACE` is the inode of the network namespace: containers may share a bpffs, and each has its own `eth0`.
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::IpAddr,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{HashMap, MapData, PerCpuArray};
@@ -27,10 +34,26 @@ use crate::{
 /// Name of the program in its object file.
 const PROGRAM: &str = "decap";
 
-/// The pins of an interface's program.
+/// Where all pins are.
+fn top() -> PathBuf {
+    Path::new(BPFFS).join("sluice-decap")
+}
+
+/// The pins of a network namespace, given by its inode: a directory for each interface.
 #[must_use]
-pub fn pins_of(interface: &str) -> PinDir {
-    PinDir::at(Path::new(BPFFS).join("sluice-decap").join(file_name(interface)))
+pub fn pins_in(namespace: u64) -> PathBuf {
+    top().join(namespace.to_string())
+}
+
+/// The inode of the network namespace that this thread is in.
+fn namespace() -> Result<u64> {
+    let path = "/proc/thread-self/ns/net";
+    Ok(fs::metadata(path).context(path)?.ino())
+}
+
+/// The pins of the program of an interface in this network namespace.
+fn pins_of(interface: &str) -> Result<PinDir> {
+    Ok(PinDir::at(pins_in(namespace()?).join(file_name(interface))))
 }
 
 /// Attaches the program to an interface, or brings it up to date where it is attached. From then on exactly these VIPs
@@ -50,7 +73,7 @@ pub fn attach(
         Some(object) => object,
         None => object::decap()?,
     };
-    let pins = pins_of(interface);
+    let pins = pins_of(interface)?;
     let was_loaded = pins.program_path().exists();
     let attached =
         loader::load_program(object, PROGRAM, &pins, &specs::decap_maps()).and_then(|loaded| {
@@ -69,9 +92,10 @@ pub fn attach(
 /// Takes the program off an interface, and removes its pins. Packets stay in their tunnels from then on.
 pub fn detach(interface: &str) -> Result<Unloaded> {
     capabilities::check()?;
-    let unloaded = bpf::unload(&pins_of(interface))?;
-    // Stays while another interface has the program.
-    let _ = std::fs::remove_dir(Path::new(BPFFS).join("sluice-decap"));
+    let unloaded = bpf::unload(&pins_of(interface)?)?;
+    // They stay while another interface, here or elsewhere, has the program.
+    let _ = fs::remove_dir(pins_in(namespace()?));
+    let _ = fs::remove_dir(top());
     Ok(unloaded)
 }
 
@@ -86,10 +110,10 @@ pub struct Status {
     pub drops: Vec<(&'static str, u64)>,
 }
 
-/// The interfaces that have the program, or had it when they went away.
+/// The interfaces of this network namespace that have the program, or had it when they went away.
 pub fn status() -> Result<Vec<Status>> {
     capabilities::check()?;
-    let directory = Path::new(BPFFS).join("sluice-decap");
+    let directory = pins_in(namespace()?);
     let mut all = Vec::new();
     for name in pins::list(&directory).with_context(|| directory.display().to_string())? {
         all.push(status_of(&PinDir::at(directory.join(&name)), pins::plain_name(&name))?);
@@ -161,8 +185,8 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_with_dots_have_pins_of_their_own() {
-        let path = "/sys/fs/bpf/sluice-decap/eth0%2e5";
-        assert_eq!(pins_of("eth0.5").path(), Path::new(path));
+    fn namespaces_and_interfaces_with_dots_have_pins_of_their_own() {
+        let here = format!("/sys/fs/bpf/sluice-decap/{}/eth0%2e5", namespace().unwrap());
+        assert_eq!(pins_of("eth0.5").unwrap().path(), Path::new(&here));
     }
 }

@@ -26,7 +26,7 @@ use nix::sched::{CloneFlags, unshare};
 
 pub use decap::Decap;
 pub use expect::{Backends, Counted, Expect};
-pub use object::{Object, object};
+pub use object::{Object, object, path as object_path};
 pub use scenario::{Scenario, ServiceSpec, hop, id};
 pub use tables::{Punted, Tables};
 

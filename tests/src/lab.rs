@@ -169,7 +169,8 @@ fn agent_dies(
     let stream = std::thread::spawn(move || exchange(Some(&client), &plan));
     let before = load.stats();
     let chats = |site: &Site| -> Result<BTreeSet<FlowLine>> {
-        Ok(site.edge.flows()?.into_iter().filter(|flow| flow.service == CHAT).collect())
+        let flows = site.edge.flows()?.into_iter();
+        Ok(flows.filter(|flow| flow.service == CHAT && flow.is_open()).collect())
     };
 
     let pid = site.edge.process().pid();

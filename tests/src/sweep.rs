@@ -10,6 +10,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use lb_agent::bpf::{self, Lock, PinDir};
+use lb_agent::decap;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +19,9 @@ use crate::owner::{self, BPFFS, EDGES, NETNS_DIR, RUN_DIR, names_in, owner_of};
 
 /// Put into the environment of every child, so that a sweeper knows its descendants.
 pub const MARKER: &str = "SLUICE_TESTBED_OWNER";
+
+/// How long a killed process may take to give up what it holds.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// What a sweep removed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -99,14 +103,32 @@ pub(crate) fn remove_all_of(pid: u32, swept: &mut Swept) {
 
 /// What `lb-agent unload --edge NAME` does, without the program, which may not be built.
 fn unload(edge: &str) -> anyhow::Result<()> {
-    let lock = Lock::acquire(Path::new(bpf::lock::RUN_DIR), edge)?;
+    let acquire = || Lock::acquire(Path::new(bpf::lock::RUN_DIR), edge);
+    // A killed agent leaves its namespace before the kernel closes its files.
+    let deadline = Instant::now() + ENDING;
+    let mut lock = acquire();
+    while lock.is_err() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+        lock = acquire();
+    }
+    let lock = lock?;
     bpf::unload(&PinDir::of_edge(edge))?;
     lock.remove()
 }
 
-/// Takes the name away; the kernel removes the namespace with its last user.
+/// Takes the name away; the kernel removes the namespace with its last user. The programs that
+/// `lb-agent decap attach` pinned for it go before, for they have no other name.
 pub(crate) fn remove_namespace(name: &str) {
     let path = Path::new(NETNS_DIR).join(name);
+    if let Some((_, inode)) = identity(&path) {
+        let pins = decap::pins_in(inode);
+        for entry in fs::read_dir(&pins).into_iter().flatten().flatten() {
+            let _ = bpf::unload(&PinDir::at(entry.path()));
+        }
+        let _ = fs::remove_dir(&pins);
+        // Stays while another namespace has something in it.
+        let _ = pins.parent().map(fs::remove_dir);
+    }
     let _ = umount2(&path, MntFlags::MNT_DETACH);
     let _ = fs::remove_file(&path);
 }
@@ -130,7 +152,7 @@ pub(crate) fn kill_inside(name: &str) -> Vec<i32> {
             killed.push(pid);
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + ENDING;
     while killed.iter().any(|pid| holds_resources(*pid)) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(2));
     }

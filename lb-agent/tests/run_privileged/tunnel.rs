@@ -5,7 +5,9 @@
 //!        c1 10.3.0.2 ----------------------- 10.3.0.3 s1
 //! ```
 
-use lb_agent::decap::pins_of;
+use std::os::unix::fs::MetadataExt;
+
+use lb_agent::decap::pins_in;
 
 use crate::{
     edge::{AGENT, Echo, Edge, command_in, say},
@@ -23,11 +25,7 @@ fn decap(server: &Netns, arguments: &str) -> String {
 #[test]
 fn a_client_reaches_a_backend_through_a_tunnel_and_decap() {
     let mut edge = Edge::new();
-    // Pins of decap are named by interface, and other tests have an s0, too.
-    let device = format!("s{}", std::process::id());
-    edge.server.ip("link set s0 down");
-    edge.server.ip(&format!("link set s0 name {device}"));
-    edge.server.ip(&format!("link set {device} up"));
+    let device = "s0";
     edge.client.link("c1", &edge.server, "s1");
     edge.client.ip("addr add 10.3.0.2/24 dev c1");
     edge.client.ip("route add 203.0.113.10 via 10.1.0.1");
@@ -51,13 +49,13 @@ fn a_client_reaches_a_backend_through_a_tunnel_and_decap() {
     assert!(decap(&edge.server, &again).contains("brought up to date"), "{attached}");
     assert_eq!(say(&mut stream, "again").unwrap(), "b2:again");
     let status = decap(&edge.server, "status");
-    let of_ours = status.split("interface ").find(|it| it.starts_with(&device)).unwrap();
+    let of_ours = status.split("interface ").find(|it| it.starts_with(device)).unwrap();
     assert!(of_ours.contains("attached, VIPs 203.0.113.10, 2001:db8::10"), "{status}");
     let decapsulated = of_ours.lines().find_map(|line| line.trim().strip_prefix("decapsulated "));
     assert!(decapsulated.unwrap().parse::<u64>().unwrap() > 3, "{status}");
 
     let detached = decap(&edge.server, &format!("detach --interface {device}"));
     assert!(detached.contains("removed the program, 2 maps"), "{detached}");
-    assert!(!pins_of(&device).path().exists());
+    assert!(!pins_in(edge.server.file().metadata().unwrap().ino()).exists());
     assert!(!edge.server.ip(&format!("link show dev {device}")).contains("xdp"));
 }

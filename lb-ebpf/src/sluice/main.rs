@@ -115,8 +115,8 @@ fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReaso
             A::icmp(packet)
         }
         Err(Stop::Pass(event)) => Ok(Verdict::Pass(event)),
-        Err(Stop::Bad { dst, reason }) if service::is_vip(&dst) => Err(reason),
-        Err(Stop::Bad { .. }) => Ok(Verdict::Pass(Event::PassNotService)),
+        Err(Stop::Bad(reason)) if service::is_vip(&segment.tuple.dst) => Err(reason),
+        Err(Stop::Bad(_)) => Ok(Verdict::Pass(Event::PassNotService)),
     }
 }
 

@@ -100,21 +100,24 @@ pub enum Parsed {
 }
 
 /// Why there is nothing to forward.
-pub enum Stop<A> {
+pub enum Stop {
     /// Not ours in any case.
     Pass(Event),
-    /// Broken: dropped if it is for a VIP, otherwise left to the kernel.
-    Bad { dst: A, reason: DropReason },
+    /// Broken: dropped if it is for a VIP, otherwise left to the kernel. The addresses are known.
+    Bad(DropReason),
+}
+
+impl From<DropReason> for Stop {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Bad(reason)
+    }
 }
 
 /// Parsing of an IP version.
 pub trait Parse: Addr {
-    /// Parses a packet whose IP header is at `l3`.
-    fn parse(
-        packet: &mut Packet,
-        l3: usize,
-        segment: &mut Segment<Self>,
-    ) -> Result<Parsed, Stop<Self>>;
+    /// Parses a packet whose IP header is at `l3` into a segment that is empty as yet.
+    fn parse(packet: &mut Packet, l3: usize, segment: &mut Segment<Self>) -> Result<Parsed, Stop>;
 
     /// Tells what an ICMP message is.
     fn icmp_kind(packet: &mut Packet, message: &Segment<Self>) -> Result<IcmpKind, DropReason>;
@@ -152,15 +155,11 @@ fn after_tag(packet: &mut Packet, offset: usize) -> Option<u16> {
 
 impl Parse for V4 {
     #[inline(always)]
-    fn parse(
-        packet: &mut Packet,
-        l3: usize,
-        segment: &mut Segment<V4>,
-    ) -> Result<Parsed, Stop<V4>> {
+    fn parse(packet: &mut Packet, l3: usize, segment: &mut Segment<V4>) -> Result<Parsed, Stop> {
         let malformed = |_| Stop::Pass(Event::PassMalformed);
         let ip = packet.at::<Ipv4Hdr>(l3).map_err(malformed)?;
-        let (src, dst) = (V4(get32(&ip.src_addr)), V4(get32(&ip.dst_addr)));
-        let bad = |reason| Stop::Bad { dst, reason };
+        segment.tuple.src = V4(get32(&ip.src_addr));
+        segment.tuple.dst = V4(get32(&ip.dst_addr));
         let (version, header) = (ip.vihl >> 4, ((ip.vihl & 0xf) as usize) * 4);
         let ip_len = u16::from_be(get16(&ip.tot_len));
         let fragment = u16::from_be(get16(&ip.frags)) & 0x3fff != 0; // more fragments, or an offset
@@ -169,13 +168,18 @@ impl Parse for V4 {
             return Err(Stop::Pass(Event::PassMalformed));
         }
         if header < Ipv4Hdr::LEN || (ip_len as usize) < header {
-            return Err(bad(DropReason::BadIpHeader));
+            return Err(DropReason::BadIpHeader.into());
         }
-        check_length(packet, l3, ip_len).map_err(bad)?;
-        ip_header(segment, src, dst, l3, l3 + header, ip_len);
+        check_length(packet, l3, ip_len)?;
+        segment.l3 = l3 as u32;
+        segment.l4 = (l3 + header) as u32;
+        segment.ip_len = ip_len;
         match proto {
-            protocol::TCP if fragment => Err(bad(DropReason::Fragment)),
-            protocol::TCP => tcp_header(packet, segment).map(|()| Parsed::Tcp).map_err(bad),
+            protocol::TCP if fragment => Err(DropReason::Fragment.into()),
+            protocol::TCP => {
+                tcp_header(packet, segment)?;
+                Ok(Parsed::Tcp)
+            }
             protocol::ICMP if !fragment => Ok(Parsed::Icmp),
             _ => Err(Stop::Pass(Event::PassNotService)),
         }
@@ -215,15 +219,11 @@ impl Parse for V4 {
 
 impl Parse for V6 {
     #[inline(always)]
-    fn parse(
-        packet: &mut Packet,
-        l3: usize,
-        segment: &mut Segment<V6>,
-    ) -> Result<Parsed, Stop<V6>> {
+    fn parse(packet: &mut Packet, l3: usize, segment: &mut Segment<V6>) -> Result<Parsed, Stop> {
         let malformed = |_| Stop::Pass(Event::PassMalformed);
         let ip = packet.at::<Ipv6Hdr>(l3).map_err(malformed)?;
-        let (src, dst) = (V6(get128(&ip.src_addr)), V6(get128(&ip.dst_addr)));
-        let bad = |reason| Stop::Bad { dst, reason };
+        segment.tuple.src = V6(get128(&ip.src_addr));
+        segment.tuple.dst = V6(get128(&ip.dst_addr));
         let version = ip.vcf[0] >> 4;
         let payload = u16::from_be(get16(&ip.payload_len)) as usize;
         let first = ip.next_hdr;
@@ -231,14 +231,19 @@ impl Parse for V6 {
             return Err(Stop::Pass(Event::PassMalformed));
         }
         if payload > u16::MAX as usize - Ipv6Hdr::LEN {
-            return Err(bad(DropReason::BadIpHeader));
+            return Err(DropReason::BadIpHeader.into());
         }
         let ip_len = (payload + Ipv6Hdr::LEN) as u16;
-        check_length(packet, l3, ip_len).map_err(bad)?;
-        let (proto, l4) = extensions(packet, first, l3 + Ipv6Hdr::LEN).map_err(bad)?;
-        ip_header(segment, src, dst, l3, l4, ip_len);
+        check_length(packet, l3, ip_len)?;
+        let (proto, l4) = extensions(packet, first, l3 + Ipv6Hdr::LEN)?;
+        segment.l3 = l3 as u32;
+        segment.l4 = l4 as u32;
+        segment.ip_len = ip_len;
         match proto {
-            protocol::TCP => tcp_header(packet, segment).map(|()| Parsed::Tcp).map_err(bad),
+            protocol::TCP => {
+                tcp_header(packet, segment)?;
+                Ok(Parsed::Tcp)
+            }
             protocol::ICMPV6 => Ok(Parsed::Icmp),
             _ => Err(Stop::Pass(Event::PassNotService)),
         }
@@ -311,18 +316,6 @@ fn extensions(
         }
     }
     Err(DropReason::ExtensionHeaders)
-}
-
-/// Notes what the IP header says, and nothing of TCP.
-#[inline(always)]
-fn ip_header<A: Addr>(segment: &mut Segment<A>, src: A, dst: A, l3: usize, l4: usize, ip_len: u16) {
-    *segment = Segment {
-        tuple: Tuple { src, dst, sport: 0, dport: 0 },
-        l3: l3 as u32,
-        l4: l4 as u32,
-        ip_len,
-        ..Default::default()
-    };
 }
 
 #[inline(always)]

@@ -75,7 +75,8 @@ pub fn listener<A: Tables>(addr: &A, port: u16) -> Option<Listener> {
     unsafe { A::listeners().get(key) }.copied()
 }
 
-#[inline(always)]
+/// Whether an address is a service's.
+#[inline(never)]
 pub fn is_vip<A: Tables>(addr: &A) -> bool {
     listener(addr, 0).is_some()
 }

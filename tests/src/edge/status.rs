@@ -116,6 +116,7 @@ pub struct FlowLine {
     pub listener: SocketAddr,
     pub backend: String,
     pub nat: Option<Translated>,
+    pub state: String,
 }
 
 /// The two ends of a `nat` flow on the backend's side.
@@ -126,6 +127,12 @@ pub struct Translated {
 }
 
 impl FlowLine {
+    /// Neither end has begun to close it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == "established"
+    }
+
     pub(super) fn parse(text: &str) -> Result<Vec<Self>> {
         let parse = |line| serde_json::from_str(line).with_context(|| format!("no flow: {line}"));
         text.lines().map(parse).collect()

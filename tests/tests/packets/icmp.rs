@@ -282,7 +282,7 @@ fn an_error_too_big_for_the_tunnel_is_dropped() {
         connection.open(&mut plane);
         let mut quoted = to_client(&connection);
         quoted.as_tcp().payload = vec![5; 1430];
-        let sent = error(from_router(), &quoted, |body| Icmp::time_exceeded(v6, body), 1432);
+        let sent = error(from_router(), &quoted, |body| Icmp::time_exceeded(v6, body), 1440);
         assert!(sent.packet.bytes().len() > 1480);
         let expected = Expect::drop(service, DropReason::TooBig);
         plane.check(&name(service, v6), &sent.bytes(), &expected);

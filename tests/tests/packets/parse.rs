@@ -68,6 +68,8 @@ fn other_address(v6: bool) -> std::net::IpAddr {
     if v6 { "2001:db8::999" } else { "203.0.113.99" }.parse().unwrap()
 }
 
+type Change = fn(&mut Ip);
+
 #[test]
 fn ipv4_headers_that_contradict_themselves() {
     use DropReason::{BadIpHeader, Truncated};
@@ -75,25 +77,25 @@ fn ipv4_headers_that_contradict_themselves() {
     let with = |plane: &Dataplane, change: &dyn Fn(&mut Ip)| {
         syn(plane, false).with(|frame| change(&mut frame.packet.ip)).bytes()
     };
-    let cases: [(&str, &dyn Fn(&mut Ip), DropReason); 8] = [
-        ("header of 0 bytes", &|ip| ip.header_words = Some(0), BadIpHeader),
-        ("header of 16 bytes", &|ip| ip.header_words = Some(4), BadIpHeader),
+    let cases: [(&str, Change, DropReason); 8] = [
+        ("header of 0 bytes", |ip| ip.header_words = Some(0), BadIpHeader),
+        ("header of 16 bytes", |ip| ip.header_words = Some(4), BadIpHeader),
         (
             "header longer than the packet",
-            &|ip| {
+            |ip| {
                 ip.header_words = Some(15);
                 ip.len = Some(59);
             },
             BadIpHeader,
         ),
-        ("length 0", &|ip| ip.len = Some(0), BadIpHeader),
-        ("length below the header's", &|ip| ip.len = Some(19), BadIpHeader),
-        ("one byte more than there is", &|ip| ip.len = Some(61), Truncated),
-        ("length 65535", &|ip| ip.len = Some(0xffff), Truncated),
-        ("a header only", &|ip| ip.len = Some(20), Truncated),
+        ("length 0", |ip| ip.len = Some(0), BadIpHeader),
+        ("length below the header's", |ip| ip.len = Some(19), BadIpHeader),
+        ("one byte more than there is", |ip| ip.len = Some(61), Truncated),
+        ("length 65535", |ip| ip.len = Some(0xffff), Truncated),
+        ("a header only", |ip| ip.len = Some(20), Truncated),
     ];
     for (name, change, reason) in cases {
-        let sent = with(&plane, change);
+        let sent = with(&plane, &change);
         plane.check(name, &sent, &dropped(reason));
         // The same for an address that is no VIP is none of our business.
         let sent = with(&plane, &|ip| {

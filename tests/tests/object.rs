@@ -1,0 +1,75 @@
+//! Tier 2: the built objects, without loading them. Needs no root; needs `cargo xtask build`, and says so
+//! where that has not been run. With CI=true it fails then.
+
+use std::env;
+
+use lb_agent::bpf::specs::{self, TableSizes};
+use lb_common::decap;
+use tests::dataplane::object_path;
+
+/// The object, or `None` with a word about the remedy.
+fn object(name: &str) -> Option<tests::dataplane::Object> {
+    let path = object_path(name);
+    if path.exists() {
+        return Some(tests::dataplane::object(name));
+    }
+    let remedy = format!("{}: not built; run `cargo xtask build`", path.display());
+    assert!(env::var_os("CI").is_none(), "{remedy}");
+    eprintln!("skipped: {remedy}");
+    None
+}
+
+fn parse(object: &tests::dataplane::Object) -> aya_obj::Object {
+    aya_obj::Object::parse(object).expect("the object is one that aya reads")
+}
+
+#[test]
+fn every_object_has_its_program_licence_and_types() {
+    for name in ["sluice", "decap"] {
+        let Some(object) = object(name) else { continue };
+        let object = parse(&object);
+        let program = object.programs.get(name).unwrap_or_else(|| panic!("no program {name}"));
+        assert!(
+            matches!(program.section, aya_obj::ProgramSection::Xdp { frags: true, .. }),
+            "{name}: {:?}",
+            program.section
+        );
+        assert_eq!(object.license.to_str(), Ok("GPL"), "{name}: the kernel's helpers want it");
+        assert!(object.btf.is_some(), "{name}: no BTF");
+    }
+}
+
+#[test]
+fn the_maps_of_sluice_are_those_that_the_agent_makes() {
+    let Some(object) = object("sluice") else { return };
+    let object = parse(&object);
+    let sizes = TableSizes {
+        flows_ipv4: 1,
+        flows_ipv6: 1,
+        handshakes: 1,
+        preallocate: true,
+        services: 1,
+        backends: 1,
+    };
+    for spec in specs::maps(&sizes) {
+        let map = object.maps.get(spec.name).unwrap_or_else(|| panic!("no map {}", spec.name));
+        assert_eq!(
+            (map.map_type(), map.key_size(), map.value_size()),
+            (spec.map_type as u32, spec.key_size, spec.value_size),
+            "{}: type, key size, value size",
+            spec.name
+        );
+    }
+}
+
+#[test]
+fn the_maps_of_decap_are_those_that_its_loader_fills() {
+    let Some(object) = object("decap") else { return };
+    let object = parse(&object);
+    let map = |name| object.maps.get(name).unwrap_or_else(|| panic!("no map {name}"));
+    let vips = map(decap::VIPS);
+    assert_eq!((vips.key_size(), vips.value_size(), vips.max_entries()), (16, 4, 1024));
+    let counters = map(decap::COUNTERS);
+    assert_eq!((counters.key_size(), counters.value_size()), (4, 8));
+    assert_eq!(counters.max_entries(), decap::COUNTERS_LEN);
+}
