@@ -136,7 +136,7 @@ impl Packet {
         // SAFETY: `at` has checked the whole header; its length is a multiple of four, which the
         // helper wants (asserted at compile time).
         let sum = unsafe {
-            const { assert!(size_of::<T>() % 4 == 0 && size_of::<T>() <= 512) };
+            const { assert!(size_of::<T>().is_multiple_of(4) && size_of::<T>() <= 512) };
             bpf_csum_diff(core::ptr::null_mut(), 0, header.cast(), size_of::<T>() as u32, seed)
         };
         Ok(sum as u32 as u64)

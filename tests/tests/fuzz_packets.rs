@@ -1,7 +1,7 @@
 //! Random and mutated frames through both programs: whatever comes in, the verdict is one that there is,
 //! nothing is written where it must not be, and what was right stays right.
 //!
-//! A quick run has 20,000 frames for each program, one with SLUICE_TEST_FULL=1 half a million. A failure
+//! A quick run has 20,000 frames for each program, one with SLUICE_TEST_FULL=1 150,000. A failure
 //! prints the seed, the frame and its number.
 
 use lb_common::outcome::Event;
@@ -23,7 +23,7 @@ use tests::{
 };
 
 fn frames() -> usize {
-    if std::env::var_os("SLUICE_TEST_FULL").is_some() { 500_000 } else { 20_000 }
+    if std::env::var_os("SLUICE_TEST_FULL").is_some() { 150_000 } else { 20_000 }
 }
 
 /// A right frame that has something to do with the services.

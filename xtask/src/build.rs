@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    attempt::{self, Memory},
     linker, process, toolchain,
     toolchain::Toolchain,
     workspace::{self, Metadata},
@@ -56,14 +57,17 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
 
 /// Compiles lb-ebpf, one object per binary, and puts each in target/bpf if it is not already there.
 pub fn objects() -> Result<()> {
+    attempt::first_that_works(&Memory::new(), toolchain::find, objects_with)
+}
+
+fn objects_with(toolchain: &Toolchain) -> Result<()> {
     let start = Instant::now();
-    let toolchain = toolchain::find()?;
-    let linker = linker::ensure(&toolchain)?;
+    let linker = linker::ensure(toolchain)?;
     let built = workspace::root().join("target/ebpf");
     if linker.is_new && built.exists() {
         fs::remove_dir_all(&built).with_context(|| format!("cannot remove {}", built.display()))?;
     }
-    compile(&toolchain, &linker.path, &built)?;
+    compile(toolchain, &linker.path, &built)?;
 
     let objects = workspace::objects();
     fs::create_dir_all(&objects).with_context(|| format!("cannot make {}", objects.display()))?;

@@ -4,13 +4,12 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Stdio},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use crate::{process, workspace};
+use crate::{attempt, process, workspace};
 
-/// How long a failed `rustup component add` is not tried again, and how long it may take.
-const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// How long `rustup component add` may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 fn memory() -> PathBuf {
@@ -18,9 +17,7 @@ fn memory() -> PathBuf {
 }
 
 pub fn failed_lately() -> bool {
-    fs::metadata(memory())
-        .and_then(|file| file.modified())
-        .is_ok_and(|time| SystemTime::now().duration_since(time).unwrap_or_default() < REMEMBERED)
+    attempt::is_fresh(&memory())
 }
 
 /// Tries once. Offline it fails, which is remembered and no error: there are other ways.

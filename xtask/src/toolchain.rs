@@ -31,6 +31,8 @@ pub const DEBIAN: &[Package] = &[
     library("libzstd-dev"),
     library("zlib1g-dev"),
     program("gcc", "cc"),
+    // Without recommended packages gcc comes without it, and links nothing.
+    library("libc6-dev"),
 ];
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -58,6 +60,8 @@ pub struct Toolchain {
 struct Facts {
     /// The one in PATH first, then rustup's nightly toolchains, then Debian's.
     compilers: Vec<Compiler>,
+    /// Keys of the toolchains that were tried in vain.
+    failed: Vec<String>,
     /// rustup is there, and adding rust-src has not failed lately.
     can_add_rust_src: bool,
     /// Root, apt-get, and not tried yet.
@@ -74,14 +78,20 @@ enum Choice {
 
 fn choose(facts: &Facts) -> Choice {
     let usable = || facts.compilers.iter().filter(|compiler| recent(&compiler.release));
-    if let Some(compiler) = usable().find(|compiler| compiler.rust_src) {
-        return Choice::Use(Toolchain { compiler: compiler.clone(), build_std: true });
+    let untried = |toolchain: &Toolchain| !facts.failed.contains(&toolchain.key());
+    let mut with_rust_src =
+        usable().filter(|it| it.rust_src).map(|it| Toolchain::new(it, true)).peekable();
+    // rust-src for a toolchain that fails with it helps nobody.
+    let has_rust_src = with_rust_src.peek().is_some();
+    if let Some(toolchain) = with_rust_src.find(untried) {
+        return Choice::Use(toolchain);
     }
-    if facts.can_add_rust_src {
+    if facts.can_add_rust_src && !has_rust_src {
         return Choice::AddRustSrc;
     }
-    if let Some(compiler) = usable().find(|compiler| compiler.bpf_core) {
-        return Choice::Use(Toolchain { compiler: compiler.clone(), build_std: false });
+    let mut with_core = usable().filter(|it| it.bpf_core).map(|it| Toolchain::new(it, false));
+    if let Some(toolchain) = with_core.find(untried) {
+        return Choice::Use(toolchain);
     }
     if facts.can_install { Choice::InstallDebian } else { Choice::Nothing }
 }
@@ -94,13 +104,14 @@ fn recent(release: &str) -> bool {
     }
 }
 
-/// Finds a compiler, or makes one available, or says what to do.
-pub fn find() -> Result<Toolchain> {
+/// Finds a compiler that is not among those that failed, or makes one available, or says what to do.
+pub fn find(failed: &[String]) -> Result<Toolchain> {
     let mut may_install = provision::can_install();
     let mut may_add = true;
     loop {
         let facts = Facts {
             compilers: compilers(),
+            failed: failed.to_vec(),
             can_add_rust_src: may_add
                 && process::find_program("rustup").is_some()
                 && !rust_src::failed_lately(),
@@ -130,6 +141,15 @@ pub fn find() -> Result<Toolchain> {
 }
 
 impl Toolchain {
+    fn new(compiler: &Compiler, build_std: bool) -> Self {
+        Self { compiler: compiler.clone(), build_std }
+    }
+
+    /// What it is known by from one run to the next, in one line; another version is another toolchain.
+    pub fn key(&self) -> String {
+        format!("{} ({self})", self.compiler.rustc.display())
+    }
+
     /// The cargo that goes with the compiler: build-std wants the one of the same toolchain, while Debian's cargo
     /// is older than its compiler.
     pub fn cargo(&self) -> Command {
@@ -223,7 +243,7 @@ mod tests {
     }
 
     fn facts(compilers: Vec<Compiler>, can_add_rust_src: bool, can_install: bool) -> Facts {
-        Facts { compilers, can_add_rust_src, can_install }
+        Facts { compilers, failed: Vec::new(), can_add_rust_src, can_install }
     }
 
     fn used(choice: Choice) -> Option<(String, bool)> {
@@ -271,5 +291,38 @@ mod tests {
             compiler("/nightly", "1.97.0-nightly", true, false),
         ];
         assert_eq!(used(choose(&facts(both, true, true))), Some(("/nightly".into(), true)));
+    }
+
+    #[test]
+    fn after_a_failure_with_rust_src_the_prebuilt_core_is_next() {
+        let all = || {
+            vec![
+                compiler("/rustup", "1.95.0", true, false),
+                compiler("/usr", "1.96.0", false, true),
+            ]
+        };
+        let failed = vec![Toolchain::new(&all()[0], true).key()];
+        let facts = |compilers| Facts { failed: failed.clone(), ..facts(compilers, true, true) };
+        assert_eq!(used(choose(&facts(all()))), Some(("/usr".into(), false)));
+        assert_eq!(choose(&facts(all()[..1].to_vec())), Choice::InstallDebian);
+    }
+
+    #[test]
+    fn after_all_have_failed_there_is_nothing() {
+        let all = vec![
+            compiler("/rustup", "1.95.0", true, false),
+            compiler("/usr", "1.96.0", false, true),
+        ];
+        let failed =
+            vec![Toolchain::new(&all[0], true).key(), Toolchain::new(&all[1], false).key()];
+        assert_eq!(choose(&Facts { failed, ..facts(all, true, false) }), Choice::Nothing);
+    }
+
+    #[test]
+    fn a_newer_version_at_the_same_place_is_another_toolchain() {
+        let old = Toolchain::new(&compiler("/rustup", "1.95.0", true, false), true);
+        let new = compiler("/rustup", "1.96.0", true, false);
+        let facts = Facts { failed: vec![old.key()], ..facts(vec![new], false, false) };
+        assert_eq!(used(choose(&facts)), Some(("/rustup".into(), true)));
     }
 }
