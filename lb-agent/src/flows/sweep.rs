@@ -1,4 +1,4 @@
-//! Walks a flow table, a few thousand entries at a time, and lets go of what has aged.
+//! Walks a flow table or a handshake table, a few thousand entries at a time, and lets go of what has aged.
 //!
 //! A walk needs no memory per flow. Flows of doomed backends are noted and reset between the steps, at
 //! a paced rate: their clients all come back at once otherwise.
@@ -13,7 +13,7 @@ use std::{
 use lb_common::addr::{Addr, Tuple};
 
 use super::{
-    aging::{self, Connection, Entry, ORPHAN_TICKS, Policy, ResetOrder, Verdict},
+    aging::{self, Connection, Entry, ORPHAN_TICKS, Policy, ResetOrder, Stage, Verdict},
     pacer::Pacer,
     table::FlowTable,
 };
@@ -34,6 +34,8 @@ pub struct Census {
     pub expired: u64,
     /// Connections that were over and are forgotten.
     pub closed: u64,
+    /// Handshakes that nobody will complete, and are forgotten.
+    pub abandoned: u64,
     /// Halves of connections that were removed.
     pub orphans: u64,
     /// Connections of doomed backends that have not been noted for a reset, for want of room.
@@ -55,7 +57,7 @@ impl Census {
         self.backends.keys().copied()
     }
 
-    /// Connections of this backend.
+    /// Connections of this backend; handshakes under way are none.
     pub fn connections(&self, backend: u16) -> u32 {
         self.connections.get(&backend).copied().unwrap_or(0)
     }
@@ -63,7 +65,7 @@ impl Census {
     fn count<A: Addr>(&mut self, entry: &Entry<A>) {
         self.entries += 1;
         *self.backends.entry(entry.flow.backend).or_default() += 1;
-        if entry.is_clients() {
+        if entry.is_clients() && entry.stage != Stage::HalfOpen {
             *self.connections.entry(entry.flow.backend).or_default() += 1;
         }
     }
@@ -214,6 +216,10 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
                 remove(table, &connection)?;
                 self.census.closed += 1;
             }
+            Verdict::Abandon => {
+                remove(table, &connection)?;
+                self.census.abandoned += 1;
+            }
             Verdict::Reset => self.note(&connection),
         }
         Ok(())
@@ -257,10 +263,9 @@ fn connection<A: Addr>(
     table: &impl FlowTable<A>,
     key: &Tuple<A>,
 ) -> io::Result<Option<Connection<A>>> {
-    let Some(flow) = table.get(key)? else { return Ok(None) };
-    let entry = Entry { key: *key, flow };
+    let Some(entry) = table.get(key)? else { return Ok(None) };
     let partner = match entry.partner_key() {
-        Some(key) => table.get(&key)?.map(|flow| Entry { key, flow }),
+        Some(key) => table.get(&key)?,
         None => None,
     };
     // A tuple that meanwhile belongs to another connection is no partner.

@@ -142,6 +142,7 @@ impl View {
         status.flows = Flows {
             expired: totals.expired,
             closed: totals.closed,
+            abandoned: totals.abandoned,
             orphans: totals.orphans,
             reset: totals.reset,
             unsent_resets: totals.unsent,

@@ -7,7 +7,7 @@ use lb_agent::{
     bpf::{Counters, TableSizes, specs::names, sys},
     flows::{
         FlowTable, Policy, Step, Sweeper,
-        aging::Entry,
+        aging::{Entry, Stage},
         table::{self, KernelTable, Value},
     },
 };
@@ -83,7 +83,10 @@ fn handshakes_and_ipv6_are_walked_too() {
     let key = Tuple { src: V6([1, 2, 3, 4]), sport: 5, ..Default::default() };
     let flow = Flow { backend: 9, ..Default::default() };
     map.insert(key, Handshake { flow, isn: 7, ..Default::default() }, 0).unwrap();
-    assert_eq!(walk(table::handshakes::<V6>(&pins).unwrap()), [Entry { key, flow }]);
+    assert_eq!(
+        walk(table::handshakes::<V6>(&pins).unwrap()),
+        [Entry { key, flow, stage: Stage::HalfOpen }]
+    );
     assert_eq!(walk(table::flows::<V6>(&pins).unwrap()), []);
 }
 

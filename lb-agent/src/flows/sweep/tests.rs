@@ -46,8 +46,12 @@ impl Model {
         self.flows.insert(to.reversed(), reverse);
     }
 
+    fn entry(key: &Tuple<V4>, flow: &Flow<V4>) -> Entry<V4> {
+        Entry { key: *key, flow: *flow, stage: Stage::Flow }
+    }
+
     fn splits(&self) -> usize {
-        let entries = self.flows.iter().map(|(key, flow)| Entry { key: *key, flow: *flow });
+        let entries = self.flows.iter().map(|(key, flow)| Self::entry(key, flow));
         entries.filter(|e| !self.flows.contains_key(&e.partner_key().unwrap())).count()
     }
 }
@@ -66,13 +70,13 @@ impl FlowTable<V4> for Model {
         entries.extend(
             self.order[from..to]
                 .iter()
-                .filter_map(|key| self.flows.get(key).map(|flow| Entry { key: *key, flow: *flow })),
+                .filter_map(|key| self.flows.get(key).map(|flow| Self::entry(key, flow))),
         );
         Ok((to < self.order.len()).then_some(to))
     }
 
-    fn get(&self, key: &Tuple<V4>) -> io::Result<Option<Flow<V4>>> {
-        Ok(self.flows.get(key).copied())
+    fn get(&self, key: &Tuple<V4>) -> io::Result<Option<Entry<V4>>> {
+        Ok(self.flows.get(key).map(|flow| Self::entry(key, flow)))
     }
 
     fn remove(&mut self, key: &Tuple<V4>) -> io::Result<bool> {
