@@ -61,7 +61,7 @@ pub struct Policy {
 pub enum Verdict {
     /// Nothing.
     Keep,
-    /// Idle for too long: forgotten, and both ends are told by a RST.
+    /// Idle for too long: forgotten at a paced rate, and both ends are told by a RST.
     Expire,
     /// Over: forgotten, and nobody is told.
     Close,

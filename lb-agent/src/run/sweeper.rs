@@ -28,7 +28,7 @@ use super::{
 use crate::{
     bpf::{PinDir, sys::now_ticks},
     flows::{
-        Census, KernelTable, Pacer, ResetOrder, Step, Sweeper,
+        Census, KernelTable, Pacer, ResetOrder, Resets, Step, Sweeper,
         table::{self, Family, Position, Value},
     },
     reset::ResetSender,
@@ -232,7 +232,7 @@ impl Sweep {
         Ok(Some(report))
     }
 
-    /// Resets flows of the doomed as far as the rate allows it, and sends what was ordered.
+    /// Resets flows of the doomed, and idle ones, as far as the rate allows it, and sends what was ordered.
     fn reset_due(&mut self, roster: &Roster) -> io::Result<()> {
         let rate = roster.reset_rate.max(1);
         if self.pacer.0 != rate {
@@ -242,11 +242,12 @@ impl Sweep {
         self.v6_first = !self.v6_first;
         for v6 in [self.v6_first, !self.v6_first] {
             let pacer = (&mut self.pacer.1, at);
-            let count = match v6 {
+            let resets = match v6 {
                 true => self.v6.reset_due(roster, pacer)?,
                 false => self.v4.reset_due(roster, pacer)?,
             };
-            self.totals.reset += count as u64;
+            self.totals.reset += resets.doomed;
+            self.totals.expired += resets.expired;
         }
         self.totals.unsent +=
             self.v4.send(&self.sender, roster) + self.v6.send(&self.sender, roster);
@@ -269,7 +270,7 @@ impl Sweep {
             if waiting > 0 {
                 let roster = self.shared.roster.get();
                 if let Err(error) = self.reset_due(&roster) {
-                    tracing::error!(%error, "flows of a backend that is down cannot be reset");
+                    tracing::error!(%error, "flows cannot be reset");
                     return;
                 }
             }
@@ -306,13 +307,9 @@ where
     }
 
     /// The census at the end of a walk.
-    fn step(
-        &mut self,
-        roster: &Roster,
-        orders: &mut Vec<ResetOrder<A>>,
-    ) -> io::Result<Option<Census>> {
+    fn step(&mut self, roster: &Roster) -> io::Result<Option<Census>> {
         let policy = |id| roster.policy(id);
-        match self.sweeper.step(&mut self.table, policy, now_ticks(), orders)? {
+        match self.sweeper.step(&mut self.table, policy, now_ticks())? {
             Step::More => Ok(None),
             Step::Done(census) => Ok(Some(census)),
         }
@@ -323,9 +320,9 @@ where
         roster: &Roster,
         pacer: (&mut Pacer, Duration),
         orders: &mut Vec<ResetOrder<A>>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Resets> {
         let policy = |id| roster.policy(id);
-        self.sweeper.reset_doomed(&mut self.table, policy, now_ticks(), pacer, orders)
+        self.sweeper.reset_due(&mut self.table, policy, now_ticks(), pacer, orders)
     }
 }
 
@@ -346,15 +343,16 @@ where
     /// One step of a walk through the tables of a kind; the census at its end.
     fn step(&mut self, kind: Kind, roster: &Roster) -> io::Result<Option<Census>> {
         match kind {
-            Kind::Handshakes => self.handshakes.step(roster, &mut self.orders),
-            Kind::Flows => self.flows.step(roster, &mut self.orders),
+            Kind::Handshakes => self.handshakes.step(roster),
+            Kind::Flows => self.flows.step(roster),
         }
     }
 
-    fn reset_due(&mut self, roster: &Roster, pacer: (&mut Pacer, Duration)) -> io::Result<usize> {
+    fn reset_due(&mut self, roster: &Roster, pacer: (&mut Pacer, Duration)) -> io::Result<Resets> {
         let (pacer, at) = pacer;
-        let waiting = self.handshakes.reset_due(roster, (&mut *pacer, at), &mut self.orders)?;
-        Ok(waiting + self.flows.reset_due(roster, (pacer, at), &mut self.orders)?)
+        let mut resets = self.handshakes.reset_due(roster, (&mut *pacer, at), &mut self.orders)?;
+        resets += self.flows.reset_due(roster, (pacer, at), &mut self.orders)?;
+        Ok(resets)
     }
 
     /// Connections that wait to be reset.
@@ -391,7 +389,6 @@ impl Report {
 
 impl Totals {
     fn take(&mut self, census: &Census) {
-        self.expired += census.expired;
         self.closed += census.closed;
         self.abandoned += census.abandoned;
         self.orphans += census.orphans;

@@ -1,12 +1,15 @@
 //! Flow tables and counters, as the kernel gives them.
 
-use std::{collections::HashMap as StdHashMap, time::Instant};
+use std::{
+    collections::HashMap as StdHashMap,
+    time::{Duration, Instant},
+};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuValues};
 use lb_agent::{
     bpf::{Counters, TableSizes, specs::names, sys},
     flows::{
-        FlowTable, Policy, Step, Sweeper,
+        FlowTable, Pacer, Policy, Resets, Step, Sweeper,
         aging::{Entry, Stage},
         table::{self, KernelTable, Value},
     },
@@ -132,13 +135,16 @@ fn a_sweep_removes_idle_pairs_and_no_other() {
     let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
     let start = Instant::now();
     let census = loop {
-        if let Step::Done(census) = sweeper.step(&mut flows, policy, now, &mut orders).unwrap() {
+        if let Step::Done(census) = sweeper.step(&mut flows, policy, now).unwrap() {
             break census;
         }
     };
     println!("a sweep of {pairs} pairs, a quarter of them idle, took {:?}", start.elapsed());
-    assert_eq!(census.expired, u64::from(pairs) / 4);
-    assert_eq!(orders.len(), census.expired as usize);
+    assert_eq!(census.entries, 2 * u64::from(pairs));
+    let pacer = (&mut Pacer::new(1_000_000, pairs), Duration::ZERO);
+    let resets = sweeper.reset_due(&mut flows, policy, now, pacer, &mut orders).unwrap();
+    assert_eq!(resets, Resets { doomed: 0, expired: u64::from(pairs) / 4 });
+    assert_eq!(orders.len() as u64, resets.expired);
     assert!(orders.iter().all(|order| order.to_client.is_some() && order.to_backend.is_some()));
     let left = walk(flows);
     assert_eq!(left.len(), pairs as usize / 4 * 3 * 2);
