@@ -104,9 +104,11 @@ impl Agent {
 
     /// Makes a configuration, whose ids are assigned, the one that counts from now on.
     pub(super) fn adopt(&mut self, config: Arc<Config>) {
-        let plane = &self.plane;
-        self.liveness
-            .follow(&config, |service, backend| plane.remembers(&service.name, backend.address));
+        let (plane, first) = (&self.plane, self.generation == 0);
+        // Later an id may be another backend's than it was in the maps of the agent before.
+        self.liveness.follow(&config, |service, backend| {
+            plane.remembers(&service.name, backend.address).filter(|_| first)
+        });
         self.parts.config = config;
         self.generation += 1;
     }

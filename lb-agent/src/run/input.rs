@@ -106,7 +106,7 @@ fn backend_input(
     backend: &config::Backend,
 ) -> BackendInput {
     let World { config, liveness, network, next_hops, now } = world;
-    let key = key(&service.name, &backend.name);
+    let key = key(&service.name, backend);
     let ip = backend.address.ip();
     let tunnelled = service.forward == config::Forward::Ipip;
     BackendInput {
