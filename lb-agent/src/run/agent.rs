@@ -157,11 +157,11 @@ impl Agent {
         };
         // A new ring is milliseconds of work.
         let (desired, writes) = block_in_place(|| self.plane.apply(&input::input(world)))?;
-        let roster = Roster::new(self.generation, world, &self.plane.ids, &desired);
+        let before = self.roster.get();
+        let roster = Roster::new(self.generation, world, &self.plane.ids, &desired, &before);
         self.alarms.tell(world, &desired);
         self.shown = Arc::new(view::services(world, &self.plane.ids, &desired));
         self.network.wrote(next_hops);
-        let before = self.roster.get();
         let hurry = roster.dooms_more_than(&before);
         self.roster.set(roster);
         if let Some(sweeper) = self.sweeper.as_ref().filter(|_| hurry) {
