@@ -1,11 +1,11 @@
 //! The task that owns all state: one event after the other, each brings the maps to what they should hold.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, net::IpAddr, path::PathBuf, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow, ensure};
 use tokio::{
-    sync::{mpsc, watch},
-    task::block_in_place,
+    sync::mpsc,
+    task::{JoinError, JoinHandle, block_in_place},
     time::{Duration, Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -59,6 +59,7 @@ pub struct Agent {
     pub(super) watch: Option<FileWatch>,
     pub(super) roster: Arc<Current>,
     pub(super) sweeper: Option<sweeper::Handle>,
+    pub(super) punts: Option<JoinHandle<io::Error>>,
     pub(super) alarms: Alarms,
     /// Number of configurations taken over; of [`Roster::generation`], too, since only they take backends away.
     pub(super) generation: u64,
@@ -68,14 +69,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Handles events until the process is to end.
+    /// Handles events until the process is to end, or a part of the agent has ended that it cannot do without: whoever
+    /// supervises the process starts it anew, and the data plane goes on meanwhile.
     pub async fn run(mut self, signals: &mut Signals) -> Result<()> {
         let mut refresh = interval(network::REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reports = match &self.sweeper {
-            Some(sweeper) => sweeper.reports(),
-            None => watch::channel(Arc::default()).1,
-        };
+        let sweeper = self.sweeper.as_ref().context("nobody walks the flow tables")?;
+        let mut reports = sweeper.reports();
+        let mut punts = self.punts.take().context("nobody sends packets without a next hop")?;
         loop {
             let due = self.next_due();
             tokio::select! {
@@ -86,11 +87,13 @@ impl Agent {
                 () = file_changed(self.watch.as_mut()) => self.reload(false).await,
                 Some(event) = self.events.recv() => self.judged(event),
                 event = self.network.changed() => self.network_changed(event).await,
-                Ok(()) = reports.changed() => {
+                swept = reports.changed() => {
+                    ensure!(swept.is_ok(), "the thread that walks the flow tables has died");
                     let report = reports.borrow_and_update().clone();
                     self.swept(&report);
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.update(),
+                ended = &mut punts => return Err(unread(ended)),
                 _ = refresh.tick() => self.refresh().await,
             }
         }
@@ -360,6 +363,16 @@ fn fixed_keys(old: &Edge, new: &Edge) -> Result<(), Refused> {
         ));
     }
     if reasons.is_empty() { Ok(()) } else { Err(Refused(reasons)) }
+}
+
+/// Why packets without a next hop are not read any more.
+fn unread(ended: Result<io::Error, JoinError>) -> anyhow::Error {
+    let error = match ended {
+        Ok(error) => anyhow!(error),
+        // What the panic said stands above.
+        Err(error) => anyhow!(error),
+    };
+    error.context("packets without a next hop cannot be read")
 }
 
 async fn file_changed(watch: Option<&mut FileWatch>) {

@@ -121,6 +121,7 @@ async fn bring_up(parts: Parts, pins: &PinDir, object: Option<PathBuf>) -> Resul
         interfaces: Interfaces::default(),
         liveness: Liveness::default(),
         sweeper: None,
+        punts: None,
         alarms: super::alarms::Alarms::default(),
         generation: 0,
         refused: None,
@@ -136,7 +137,7 @@ async fn bring_up(parts: Parts, pins: &PinDir, object: Option<PathBuf>) -> Resul
     agent.reconcile()?;
     agent.attach()?;
     let punts = Punts::open(pins, agent.network.kernel.clone(), Arc::clone(&roster))?;
-    tokio::spawn(punts.run());
+    agent.punts = Some(tokio::spawn(punts.run()));
     agent.sweeper = Some(sweeper::start(pins, roster)?);
     agent.begin().await;
     Ok(agent)
