@@ -102,7 +102,10 @@ pub fn first_that_works(
         if memory.has_worked(&toolchain) || excluded.contains(&toolchain.key()) {
             return Err(error);
         }
-        process::step("build", "ebpf", &format!("not with {toolchain}: {error:#}"));
+        // All that a failed command wrote is for the case that nothing else works.
+        let text = format!("{error:#}");
+        let reason = text.lines().next().unwrap_or_default();
+        process::step("build", "ebpf", &format!("not with {toolchain}: {reason}"));
         excluded.push(toolchain.key());
         failed.push(toolchain.key());
         first.get_or_insert(error);

@@ -75,17 +75,24 @@ fn objects_with(toolchain: &Toolchain) -> Result<()> {
         let to = objects.join(format!("{name}.o"));
         let changed =
             copy_if_changed(&built.join(toolchain::TARGET).join("release").join(&name), &to)?;
-        let size = fs::metadata(&to).map_or(0, |file| file.len());
-        let state =
-            if changed { format!("{} kB", size.div_ceil(1024)) } else { "unchanged".into() };
         let detail = format!(
-            "{}  via {toolchain}: {state}  ({:.1} s)",
+            "{}  via {toolchain}: {}  ({:.1} s)",
             workspace::shown(&to),
+            state(&to, changed),
             start.elapsed().as_secs_f32()
         );
         process::step("build", "ebpf", &detail);
     }
     Ok(())
+}
+
+/// What the line about an object says of it.
+fn state(object: &Path, changed: bool) -> String {
+    if !changed {
+        return "unchanged".into();
+    }
+    let size = fs::metadata(object).map_or(0, |file| file.len());
+    format!("{} kB", size.div_ceil(1024))
 }
 
 fn compile(toolchain: &Toolchain, linker: &Path, into: &Path) -> Result<()> {
@@ -149,4 +156,32 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<bool> {
         .and_then(|()| fs::rename(&part, to))
         .with_context(|| format!("cannot write {}", to.display()))?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The agent embeds the object and is built again when the file's time changes.
+    #[test]
+    fn an_object_that_came_out_the_same_is_left_alone() {
+        let directory = env::temp_dir().join(format!("sluice-build-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (from, to) = (directory.join("new"), directory.join("sluice.o"));
+        let mut seen = Vec::new();
+        for contents in [vec![1; 1024], vec![1; 1024], vec![2; 1025]] {
+            fs::write(&from, contents).unwrap();
+            let changed = copy_if_changed(&from, &to).unwrap();
+            seen.push(state(&to, changed));
+            if changed {
+                let old = std::time::SystemTime::UNIX_EPOCH;
+                fs::File::open(&to).unwrap().set_modified(old).unwrap();
+            }
+            let time = fs::metadata(&to).unwrap().modified().unwrap();
+            assert_eq!(time, std::time::SystemTime::UNIX_EPOCH, "after {seen:?}");
+        }
+        assert_eq!(fs::read(&to).unwrap(), [2; 1025]);
+        fs::remove_dir_all(directory).unwrap();
+        assert_eq!(seen, ["1 kB", "unchanged", "2 kB"]);
+    }
 }

@@ -48,7 +48,7 @@ pub fn ensure(toolchain: &Toolchain) -> Result<Linker> {
     let path = tools.join("bin/bpf-linker");
     let stamp = tools.join("bpf-linker.stamp");
     let wanted = format!("bpf-linker {VERSION} llvm-{major} {llvm:?}\n");
-    if path.is_file() && fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+    if is_current(&path, &stamp, &wanted) {
         return Ok(Linker { path, is_new: false });
     }
     process::step(
@@ -71,6 +71,11 @@ pub fn ensure(toolchain: &Toolchain) -> Result<Linker> {
     .context("bpf-linker, which links the XDP program, could not be built")?;
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(Linker { path, is_new: true })
+}
+
+/// Whether the linker that is there is the wanted one, of this version and with this LLVM.
+fn is_current(linker: &Path, stamp: &Path, wanted: &str) -> bool {
+    linker.is_file() && fs::read_to_string(stamp).is_ok_and(|installed| installed == wanted)
 }
 
 fn find_llvm(toolchain: &Toolchain) -> Result<Llvm> {
@@ -139,5 +144,22 @@ mod tests {
         let found = (library_in(&directory, 22), library_in(&directory, 23));
         fs::remove_dir_all(&directory).unwrap();
         assert_eq!(found, (Some(Llvm::Library(library)), None));
+    }
+
+    #[test]
+    fn the_linker_is_built_once_for_a_version_and_an_llvm() {
+        let directory = std::env::temp_dir().join(format!("sluice-linker-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (linker, stamp) = (directory.join("bpf-linker"), directory.join("stamp"));
+        let mut seen = Vec::new();
+        fs::write(&stamp, "llvm-22").unwrap();
+        seen.push(is_current(&linker, &stamp, "llvm-22"));
+        fs::write(&linker, b"").unwrap();
+        seen.push(is_current(&linker, &stamp, "llvm-22"));
+        seen.push(is_current(&linker, &stamp, "llvm-23"));
+        fs::remove_file(&stamp).unwrap();
+        seen.push(is_current(&linker, &stamp, "llvm-22"));
+        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(seen, [false, true, false, false]);
     }
 }

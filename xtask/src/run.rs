@@ -58,3 +58,17 @@ pub fn need_root(why: &str, command: &str) -> Result<()> {
     }
     bail!("{why}, which needs root\nrun: {}", process::with_sudo(command))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_is_named_before_anything_is_built() {
+        let error = edge(Path::new("/nowhere/edge.toml")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "/nowhere/edge.toml: no such file; edge.example.toml is one to start from"
+        );
+    }
+}

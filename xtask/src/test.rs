@@ -19,9 +19,6 @@ const FEATURE: &str = "privileged";
 /// In the order of testing.
 const PRIVILEGED: [&str; 2] = ["lb-agent", "tests"];
 
-/// Names the object that was just built, for the tests that load it.
-const OBJECT: &str = "SLUICE_EBPF_OBJECT";
-
 /// What the namespaces are made with.
 const PACKAGES: &[Package] = &[program("iproute2", "ip"), program("ethtool", "ethtool")];
 
@@ -64,7 +61,6 @@ pub fn test(options: &Options) -> Result<()> {
     for package in privileged {
         let mut command = cargo_test(options);
         command.args(["--package", package, "--features", FEATURE]);
-        command.env(OBJECT, workspace::objects().join("sluice.o"));
         if package == "tests" {
             command.args(["--", &format!("--test-threads={}", options.threads)]);
         }

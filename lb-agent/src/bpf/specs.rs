@@ -201,4 +201,28 @@ mod tests {
             with.iter().zip(&without).filter(|(a, b)| a != b).map(|(a, _)| a.name).collect();
         assert_eq!(changed, [names::FLOWS4, names::FLOWS6]);
     }
+
+    /// What the kernel (`kernel/bpf/hashtab.c`) takes for an entry of capacity of a preallocated hash table: the
+    /// element's head, key and value, and its share of the buckets, whose number is the next power of two.
+    fn bytes_per_entry(spec: &MapSpec) -> f64 {
+        const HEAD: u32 = 48;
+        const BUCKET: u32 = 16;
+        let element =
+            HEAD + spec.key_size.next_multiple_of(8) + spec.value_size.next_multiple_of(8);
+        let buckets = BUCKET * spec.max_entries.next_power_of_two();
+        f64::from(element) + f64::from(buckets) / f64::from(spec.max_entries)
+    }
+
+    #[test]
+    fn an_ipv4_flow_takes_at_most_160_bytes_of_table_whatever_the_capacity() {
+        let bytes = |name, flows| {
+            let specs = maps(&TableSizes { flows_ipv4: flows, flows_ipv6: flows, ..SIZES });
+            bytes_per_entry(specs.iter().find(|s| s.name == name).unwrap())
+        };
+        for flows in [1_024, 1_048_576, 1_048_577, 16_777_216] {
+            assert!(bytes(names::FLOWS4, flows) <= 160.0, "{flows} flows");
+        }
+        // As the README says of the default capacities, which are powers of two.
+        assert_eq!((bytes(names::FLOWS4, 1 << 20), bytes(names::FLOWS6, 1 << 18)), (144.0, 192.0));
+    }
 }

@@ -4,12 +4,11 @@ use lb_common::{
     addr::{Addr, Tuple, V4, V6},
     outcome::{DropReason, Event},
 };
+/// Where parsing begins.
+pub use lb_ebpf::link::link;
 use lb_ebpf::{
     packet::Packet,
-    wire::{
-        EthHdr, Icmp, Ipv4Hdr, Ipv6Hdr, Ports, Tcp, VlanTag, ethertype, get16, get32, get128,
-        protocol, tcp_flags,
-    },
+    wire::{Icmp, Ipv4Hdr, Ipv6Hdr, Ports, Tcp, get16, get32, get128, protocol, tcp_flags},
 };
 
 /// A TCP segment; or an ICMP message, which has no ports and nothing else of TCP.
@@ -131,26 +130,6 @@ pub trait Parse: Addr {
         message: &Segment<Self>,
         error: &mut IcmpError<Self>,
     ) -> Result<bool, DropReason>;
-}
-
-/// The EtherType behind at most two VLAN tags, as it lies in memory, and the offset of what follows.
-#[inline(always)]
-pub fn link(packet: &mut Packet) -> Option<(u16, usize)> {
-    let kind = packet.at::<EthHdr>(0).ok()?.ether_type;
-    if kind != ethertype::VLAN && kind != ethertype::SERVICE_VLAN {
-        return Some((kind, EthHdr::LEN));
-    }
-    let kind = after_tag(packet, EthHdr::LEN)?;
-    if kind != ethertype::VLAN {
-        return Some((kind, EthHdr::LEN + 4));
-    }
-    Some((after_tag(packet, EthHdr::LEN + 4)?, EthHdr::LEN + 8))
-}
-
-#[inline(always)]
-fn after_tag(packet: &mut Packet, offset: usize) -> Option<u16> {
-    let [_, _, high, low] = *packet.at::<VlanTag>(offset).ok()?;
-    Some(u16::from_ne_bytes([high, low]))
 }
 
 impl Parse for V4 {

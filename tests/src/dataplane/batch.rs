@@ -2,7 +2,6 @@
 //! the counters would take longer than all else in a packet case.
 
 use std::{
-    io,
     marker::PhantomData,
     os::fd::{AsFd, AsRawFd},
 };
@@ -11,23 +10,8 @@ use aya::{
     Pod,
     maps::{Map, MapData},
 };
+use lb_agent::bpf::sys::{self, BatchAttr, MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH};
 use nix::libc;
-
-const MAP_LOOKUP_BATCH: libc::c_int = 24;
-const MAP_UPDATE_BATCH: libc::c_int = 26;
-
-/// The member of the kernel's `union bpf_attr` for batch calls.
-#[repr(C)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
-}
 
 /// A per-CPU array whose type and value size were checked.
 pub struct PerCpu<V> {
@@ -73,28 +57,20 @@ impl<V: Pod + Default> PerCpu<V> {
         assert_eq!((keys.len(), values.len()), (self.len, self.len * self.cpus));
         let mut next = 0_u32;
         let mut attr = BatchAttr {
-            in_batch: 0,
             out_batch: std::ptr::from_mut(&mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
             count: self.len as u32,
             map_fd: self.map.fd().as_fd().as_raw_fd() as u32,
-            elem_flags: 0,
-            flags: 0,
+            ..BatchAttr::default()
         };
         // SAFETY: the keys are u32 and the values have the size of V for each CPU (`new` checked it);
         // there is room for as many of them as `count` says, and all of it outlives the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                std::ptr::from_mut(&mut attr),
-                size_of::<BatchAttr>() as u32,
-            )
-        };
-        let error = io::Error::last_os_error();
+        let result = unsafe { sys::batch(command, &mut attr) };
         // ENOENT says that there is nothing after the last element.
-        assert!(result >= 0 || error.raw_os_error() == Some(libc::ENOENT), "batch call: {error}");
+        if let Err(error) = result {
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "batch call: {error}");
+        }
         attr.count as usize
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{env, fs, ops::Deref, path::PathBuf};
 
-/// Names the built data plane; set by `cargo xtask test`.
+/// Names another data plane than the one in target/bpf, as for lb-agent's build.
 const VARIABLE: &str = "SLUICE_EBPF_OBJECT";
 
 /// The path of an object that `cargo xtask build` makes.

@@ -11,12 +11,11 @@ use std::{
 use aya::{Pod, maps::MapInfo};
 use nix::libc;
 
-use super::{Attr, bpf, kind, open_pin, raw};
+use super::{Attr, BatchAttr, MAP_LOOKUP_BATCH, batch, bpf, kind, open_pin, raw};
 
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
-const MAP_LOOKUP_BATCH: libc::c_int = 24;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -29,21 +28,7 @@ struct ElemAttr {
     flags: u64,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
-}
-
 impl Attr for ElemAttr {}
-impl Attr for BatchAttr {}
 
 /// A hash map whose type and sizes were checked once, so that reading it in batches is safe.
 #[derive(Debug)]
@@ -114,15 +99,14 @@ impl<K: Pod, V: Pod> HashFd<K, V> {
                 values: values.as_mut_ptr() as u64,
                 count: size as u32,
                 map_fd: raw(self.fd.as_fd()),
-                elem_flags: 0,
-                flags: 0,
+                ..BatchAttr::default()
             };
             // SAFETY: `open` has checked that this is a hash map, whose batch position is a u32, and
             // that its keys and values have the sizes of K and V; both vectors have room for `count`
             // of them, and all of it outlives the call.
-            let result = unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) };
+            let result = unsafe { batch(MAP_LOOKUP_BATCH, &mut attr) };
             let last = match result {
-                Ok(_) => false,
+                Ok(()) => false,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::ENOENT) => true,
                     // One bucket alone holds more than fits.

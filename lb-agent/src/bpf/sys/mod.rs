@@ -19,9 +19,11 @@ use std::{
 
 use nix::libc;
 
+mod batch;
 mod hash;
 mod link;
 
+pub use batch::{BatchAttr, MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, batch};
 pub use hash::{Bucket, HashFd};
 pub use link::{Link, LinkInfo};
 
