@@ -23,11 +23,14 @@ pub mod flags {
     pub const FIN: u8 = 1 << 1;
     /// The other direction's sender has sent its FIN.
     pub const PEER_FIN: u8 = 1 << 2;
-    /// Either side has sent a RST.
+    /// This entry's sender has sent a RST. A segment without one takes it back: whoever has sent a RST
+    /// has no connection to send on, so it was another's.
     pub const RESET: u8 = 1 << 3;
     /// A SYN with another sequence number was seen on this tuple: a new connection may be in the
     /// handshake table, and replaces this one when it completes its handshake.
     pub const RESTART: u8 = 1 << 4;
+    /// The other direction's sender has sent a RST.
+    pub const PEER_RESET: u8 = 1 << 5;
 }
 
 /// Value of the flow tables: what becomes of a packet with the key's tuple.
@@ -86,7 +89,7 @@ impl<A> Flow<A> {
     #[inline(always)]
     pub fn is_closing(&self) -> bool {
         let both = flags::FIN | flags::PEER_FIN;
-        self.flags & flags::RESET != 0
+        self.flags & (flags::RESET | flags::PEER_RESET) != 0
             || self.flags & both == both
             || (self.forward != forward::NAT && self.flags & flags::FIN != 0)
     }
@@ -114,6 +117,7 @@ mod tests {
         assert!(!flow(forward::NAT, flags::PEER_FIN).is_closing());
         assert!(flow(forward::NAT, flags::FIN | flags::PEER_FIN).is_closing());
         assert!(flow(forward::NAT, flags::RESET).is_closing());
+        assert!(flow(forward::NAT, flags::PEER_RESET).is_closing());
         assert!(flow(forward::IPIP, flags::FIN).is_closing());
         assert!(!flow(forward::DSR, 0).is_closing());
     }

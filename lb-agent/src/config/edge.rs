@@ -7,6 +7,7 @@ use super::address;
 use super::error::Problems;
 use super::reader::{Field, Reader, Section};
 use super::unique::Unique;
+use lb_common::abi::MAX_SOURCES;
 
 pub(super) static EDGE: Section = Section {
     heading: "[edge]",
@@ -39,7 +40,8 @@ pub struct Edge {
     pub interfaces: Vec<String>,
     /// How the XDP program is attached.
     pub xdp: XdpMode,
-    /// Addresses from which `nat` and the sidecar talk to backends; no duplicates. Holds one of every
+    /// Addresses from which `nat` and the sidecar talk to backends; no duplicates, at most [`MAX_SOURCES`] of an IP
+    /// version. Holds one of every
     /// IP version that a `nat` service listens on, and may be empty otherwise.
     pub source_addresses: Vec<IpAddr>,
     /// Source ports that `nat` may use, within 1024 to 60999.
@@ -185,7 +187,7 @@ fn source_addresses(reader: &Reader<'_>, problems: &Problems<'_>) -> (Vec<IpAddr
     let Some(field) = reader.field("source_addresses") else {
         return (Vec::new(), true);
     };
-    let Some(elements) = field.elements(256, r#"["10.2.0.1"]"#) else {
+    let Some(elements) = field.elements(2 * MAX_SOURCES, r#"["10.2.0.1"]"#) else {
         return (Vec::new(), false);
     };
     let mut unique = Unique::new(problems);
@@ -194,9 +196,18 @@ fn source_addresses(reader: &Reader<'_>, problems: &Problems<'_>) -> (Vec<IpAddr
     let complete = read.iter().all(Option::is_some);
     let places = elements.iter().map(|element| &element.place);
     let addresses = read.into_iter().zip(places).filter_map(|(ip, place)| Some((ip?, place)));
-    let addresses =
-        addresses.filter(|(ip, place)| unique.insert(*ip, place, "remove it")).map(|(ip, _)| ip);
-    (addresses.collect(), complete)
+    let addresses: Vec<_> =
+        addresses.filter(|(ip, place)| unique.insert(*ip, place, "remove it")).collect();
+    for v4 in [true, false] {
+        let mut same = addresses.iter().filter(|(ip, _)| ip.is_ipv4() == v4);
+        if let Some((ip, place)) = same.nth(MAX_SOURCES) {
+            let version = address::family(*ip);
+            let what =
+                format!("is one more than the {MAX_SOURCES} {version} addresses that nat can use");
+            problems.error(place, what, "remove it");
+        }
+    }
+    (addresses.into_iter().map(|(ip, _)| ip).collect(), complete)
 }
 
 /// Ports from 61000 on are left to the agent's own connections (health checks, the sidecar), and those

@@ -1,7 +1,7 @@
 //! What must hold between tables: listeners and the backends behind them, addresses of the edge,
 //! numbers and the sizes of tables.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::address::family;
@@ -10,6 +10,7 @@ use super::edge::ReadEdge;
 use super::error::{Place, Problems};
 use super::service::{Forward, ReadService};
 use super::unique::Unique;
+use crate::bpf::specs::MAX_LISTENERS;
 
 pub(super) fn check(edge: &ReadEdge, services: &[ReadService], problems: &Problems<'_>) {
     listeners_are_unique(services, problems);
@@ -21,6 +22,7 @@ pub(super) fn check(edge: &ReadEdge, services: &[ReadService], problems: &Proble
         weights_are_given(read, problems);
     }
     tables_hold_all(edge, services, problems);
+    listeners_fit(services, problems);
 }
 
 impl ReadService {
@@ -172,5 +174,31 @@ fn tables_hold_all(edge: &ReadEdge, services: &[ReadService], problems: &Problem
     let mut backends = services.iter().flat_map(ReadService::backends);
     if let Some((_, place)) = backends.nth(tables.backends as usize) {
         refuse(place, "backends", tables.backends);
+    }
+}
+
+/// The tables of listeners have an entry for each, and one for each of their addresses.
+fn listeners_fit(services: &[ReadService], problems: &Problems<'_>) {
+    for v4 in [true, false] {
+        let mut entries = HashSet::new();
+        let listeners = services.iter().flat_map(ReadService::listeners);
+        let over =
+            listeners.filter(|(listener, _)| listener.is_ipv4() == v4).find(|(listener, _)| {
+                entries.insert((listener.ip(), None));
+                entries.insert((listener.ip(), Some(listener.port())));
+                entries.len() > MAX_LISTENERS as usize
+            });
+        if let Some((listener, place)) = over {
+            let version = family(listener.ip());
+            let what = format!(
+                "is beyond the {MAX_LISTENERS} {version} listeners and addresses of listeners, counted together, \
+                 that an edge can have"
+            );
+            problems.error(
+                place,
+                what,
+                "move services to another edge, or use more ports of fewer addresses",
+            );
+        }
     }
 }

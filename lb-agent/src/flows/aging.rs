@@ -14,14 +14,35 @@ use lb_common::{
 /// the other, and removes and replaces them so.
 pub const ORPHAN_TICKS: u32 = abi::ticks_from_millis(5_000);
 
+/// After this without a packet a handshake is over: the last SYN that a client retransmits comes 63 s
+/// after the first (RFC 6298 with six retries).
+pub const HANDSHAKE_TICKS: u32 = abi::ticks_from_millis(64_000);
+
+/// How far a time may lie ahead of a clock that was read before: the walk may have been stopped between
+/// the two, by a debugger or a starved processor. A day; whatever differs more is long past.
+const AHEAD_TICKS: u32 = abi::ticks_from_millis(86_400_000);
+
 /// Longest time that can be told from the future, in ticks: 1.1 years.
 pub const MAX_TICKS: u32 = i32::MAX as u32;
 
-/// An element of a flow table.
+/// How far a connection has come, as far as one of its entries can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Established, in the flow table.
+    Flow,
+    /// Established, but the flow table had no room: it goes on from the handshake table. Only the client's
+    /// entry says so.
+    Waiting,
+    /// In the handshake table.
+    HalfOpen,
+}
+
+/// An element of a flow table or a handshake table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<A> {
     pub key: Tuple<A>,
     pub flow: Flow<A>,
+    pub stage: Stage,
 }
 
 /// How flows of a backend age.
@@ -40,10 +61,12 @@ pub struct Policy {
 pub enum Verdict {
     /// Nothing.
     Keep,
-    /// Idle for too long: forgotten, and both ends are told by a RST.
+    /// Idle for too long: forgotten at a paced rate, and both ends are told by a RST.
     Expire,
     /// Over: forgotten, and nobody is told.
     Close,
+    /// Never established, and the client has stopped trying: forgotten, and nobody is told.
+    Abandon,
     /// Its backend is doomed: forgotten at a paced rate, and both ends are told by a RST.
     Reset,
 }
@@ -79,10 +102,12 @@ pub struct ResetOrder<A> {
 }
 
 /// Ticks since `then`. The data plane may have seen a packet after `now` was read: that is no age.
+///
+/// The clock wraps after 2.3 years, so what was last seen longer ago than that looks younger.
 pub fn age(now: u32, then: u32) -> u32 {
-    match now.wrapping_sub(then) {
-        age if age <= MAX_TICKS => age,
-        _ => 0,
+    match then.wrapping_sub(now) {
+        ahead if ahead <= AHEAD_TICKS => 0,
+        _ => now.wrapping_sub(then),
     }
 }
 
@@ -97,6 +122,12 @@ impl<A: Addr> Entry<A> {
         self.partner_key() == Some(other.key) && other.partner_key() == Some(self.key)
     }
 
+    /// Ticks since the last packet; `None` if it is not known: a handshake whose time nobody has noted.
+    pub fn age(&self, now: u32) -> Option<u32> {
+        let known = self.stage == Stage::Flow || self.flow.last_seen != 0;
+        known.then(|| age(now, self.flow.last_seen))
+    }
+
     /// Whether it carries the packets of the client.
     pub fn is_clients(&self) -> bool {
         self.flow.flags & flags::TO_CLIENT == 0
@@ -105,17 +136,24 @@ impl<A: Addr> Entry<A> {
     /// Whether the connection may have aged, as far as this entry alone can tell. Most have not, and
     /// need no look at their partner.
     pub fn may_have_aged(&self, policy: &Policy, now: u32) -> bool {
-        let age = age(now, self.flow.last_seen);
-        let ending = self.flow.flags & (flags::FIN | flags::PEER_FIN | flags::RESET) != 0;
-        policy.doomed || age > policy.idle_timeout || (ending && age > policy.close_timeout)
+        let older = |than| self.age(now).is_some_and(|age| age > than);
+        if self.stage == Stage::HalfOpen {
+            return older(HANDSHAKE_TICKS);
+        }
+        let ends = flags::FIN | flags::PEER_FIN | flags::RESET | flags::PEER_RESET;
+        let ending = self.flow.flags & ends != 0;
+        policy.doomed || older(policy.idle_timeout) || (ending && older(policy.close_timeout))
     }
 }
 
 impl<A: Addr> Connection<A> {
     /// What becomes of the connection now.
     pub fn judge(&self, policy: &Policy, now: u32) -> Verdict {
-        let newest = self.entries().map(|entry| age(now, entry.flow.last_seen)).min().unwrap_or(0);
-        if self.is_closing() {
+        let newest = self.entries().filter_map(|entry| entry.age(now)).min().unwrap_or(0);
+        if self.is_half_open() {
+            // With the backend dead or alive: it holds a port of `nat`.
+            if newest > HANDSHAKE_TICKS { Verdict::Abandon } else { Verdict::Keep }
+        } else if self.is_closing() {
             if newest > policy.close_timeout { Verdict::Close } else { Verdict::Keep }
         } else if policy.doomed {
             Verdict::Reset
@@ -165,9 +203,15 @@ impl<A: Addr> Connection<A> {
     }
 
     /// Whether it is half of a connection: of no use to either end once it stays so for
-    /// [`ORPHAN_TICKS`].
+    /// [`ORPHAN_TICKS`]. Of handshakes the kernel evicts one half as well as two, and each ages by itself.
     pub fn is_broken(&self) -> bool {
-        self.entry.flow.forward == forward::NAT && self.partner.is_none()
+        self.entry.stage == Stage::Flow
+            && self.entry.flow.forward == forward::NAT
+            && self.partner.is_none()
+    }
+
+    fn is_half_open(&self) -> bool {
+        self.entries().all(|entry| entry.stage == Stage::HalfOpen)
     }
 
     fn is_closing(&self) -> bool {

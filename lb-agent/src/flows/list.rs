@@ -91,7 +91,7 @@ where
                 return Ok(true);
             }
             let partner = match entry.partner_key() {
-                Some(key) => table.get(&key)?,
+                Some(key) => table.get(&key)?.map(|partner| partner.flow),
                 None => None,
             };
             listed.push(row(entry, partner.as_ref(), now));
@@ -103,7 +103,7 @@ where
 }
 
 fn row<A: Addr + Into<IpAddr>>(entry: &Entry<A>, partner: Option<&Flow<A>>, now: u32) -> Listed {
-    let Entry { key, flow } = entry;
+    let Entry { key, flow, .. } = entry;
     let (client, listener) = ends(key);
     let is_nat = flow.forward == forward::NAT;
     let both = [Some(flow), partner].into_iter().flatten();
@@ -121,7 +121,7 @@ fn row<A: Addr + Into<IpAddr>>(entry: &Entry<A>, partner: Option<&Flow<A>>, now:
             _ => "unknown",
         },
         state: match () {
-            () if flow.flags & flags::RESET != 0 => "reset",
+            () if flow.flags & (flags::RESET | flags::PEER_RESET) != 0 => "reset",
             () if flow.is_closing() => "closed",
             () if flow.flags & ending != 0 => "closing",
             () => "established",
@@ -148,6 +148,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::flows::aging::Stage;
 
     fn entry() -> Entry<V4> {
         let addr = |n| V4::from(Ipv4Addr::new(10, 0, 0, n));
@@ -168,7 +169,7 @@ mod tests {
             bytes: 80,
             ..Flow::default()
         };
-        Entry { key: tuple(1, 5_000, 2, 80), flow }
+        Entry { key: tuple(1, 5_000, 2, 80), flow, stage: Stage::Flow }
     }
 
     #[test]

@@ -12,5 +12,5 @@ pub mod table;
 
 pub use aging::{Policy, ResetOrder, Rst, Verdict};
 pub use pacer::Pacer;
-pub use sweep::{Census, Step, Sweeper};
+pub use sweep::{Census, Resets, Step, Sweeper};
 pub use table::{FlowTable, KernelTable};

@@ -1,24 +1,26 @@
-//! Walks a flow table, a few thousand entries at a time, and lets go of what has aged.
+//! Walks a flow table or a handshake table, a few thousand entries at a time, and lets go of what has aged.
 //!
-//! A walk needs no memory per flow. Flows of doomed backends are noted and reset between the steps, at
-//! a paced rate: their clients all come back at once otherwise.
+//! A walk needs no memory per flow. Flows of doomed backends, and those that were idle for too long, are
+//! noted and reset between the steps, at a paced rate: their clients all come back at once otherwise, be
+//! it that a backend died, or that no agent was there for an hour to reset a few at a time.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     hash::Hash,
     io,
+    ops::AddAssign,
     time::Duration,
 };
 
 use lb_common::addr::{Addr, Tuple};
 
 use super::{
-    aging::{self, Connection, Entry, ORPHAN_TICKS, Policy, ResetOrder, Verdict},
+    aging::{self, Connection, Entry, ORPHAN_TICKS, Policy, ResetOrder, Stage, Verdict},
     pacer::Pacer,
     table::FlowTable,
 };
 
-/// Most flows that are noted for a reset, or as half a connection; the next walk finds the others.
+/// Most flows that are noted for each kind of reset, or as half a connection; the next walk finds the others.
 const MAX_WAITING: usize = 65_536;
 
 /// Of all pairs, the share that is checked for completeness in one walk: a look at each partner of a
@@ -30,13 +32,13 @@ const CHECKED_PAIRS: u16 = 16;
 pub struct Census {
     /// Entries that were seen.
     pub entries: u64,
-    /// Connections that ended for being idle.
-    pub expired: u64,
     /// Connections that were over and are forgotten.
     pub closed: u64,
+    /// Handshakes that nobody will complete, and are forgotten.
+    pub abandoned: u64,
     /// Halves of connections that were removed.
     pub orphans: u64,
-    /// Connections of doomed backends that have not been noted for a reset, for want of room.
+    /// Connections that have not been noted for a reset, for want of room.
     pub deferred: u64,
     /// Of each backend that some entry names.
     backends: BTreeMap<u16, u32>,
@@ -55,7 +57,7 @@ impl Census {
         self.backends.keys().copied()
     }
 
-    /// Connections of this backend.
+    /// Connections of this backend; handshakes under way are none.
     pub fn connections(&self, backend: u16) -> u32 {
         self.connections.get(&backend).copied().unwrap_or(0)
     }
@@ -63,7 +65,7 @@ impl Census {
     fn count<A: Addr>(&mut self, entry: &Entry<A>) {
         self.entries += 1;
         *self.backends.entry(entry.flow.backend).or_default() += 1;
-        if entry.is_clients() {
+        if entry.is_clients() && entry.stage != Stage::HalfOpen {
             *self.connections.entry(entry.flow.backend).or_default() += 1;
         }
     }
@@ -76,6 +78,22 @@ pub enum Step {
     More,
     /// The walk is over; the next step begins another one.
     Done(Census),
+}
+
+/// Connections that were reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resets {
+    /// Because their backend was doomed.
+    pub doomed: u64,
+    /// Because they were idle for too long.
+    pub expired: u64,
+}
+
+impl AddAssign for Resets {
+    fn add_assign(&mut self, other: Self) {
+        self.doomed += other.doomed;
+        self.expired += other.expired;
+    }
 }
 
 /// Half a connection, as it was first come across.
@@ -94,7 +112,10 @@ pub struct Sweeper<A, P> {
     walk: u16,
     census: Census,
     batch: Vec<Entry<A>>,
-    waiting: VecDeque<Tuple<A>>,
+    /// Keys of connections to be reset: of doomed backends, whose clients hang, and of the idle.
+    doomed: VecDeque<Tuple<A>>,
+    idle: VecDeque<Tuple<A>>,
+    /// Both, to note each but once.
     noted: HashSet<Tuple<A>>,
     orphans: HashMap<Tuple<A>, Orphan>,
 }
@@ -106,7 +127,8 @@ impl<A, P> Default for Sweeper<A, P> {
             walk: 0,
             census: Census::default(),
             batch: Vec::new(),
-            waiting: VecDeque::new(),
+            doomed: VecDeque::new(),
+            idle: VecDeque::new(),
             noted: HashSet::new(),
             orphans: HashMap::new(),
         }
@@ -115,14 +137,13 @@ impl<A, P> Default for Sweeper<A, P> {
 
 impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
     /// Looks at the next batch of entries, at the time `now` in ticks. `policy` knows how the flows of
-    /// a backend age; an id that is not in the config is doomed. What has to be sent is added to
-    /// `orders`. After an error, the next step begins another walk.
+    /// a backend age; an id that is not in the config is doomed. After an error, the next step begins
+    /// another walk.
     pub fn step(
         &mut self,
         table: &mut impl FlowTable<A, Position = P>,
         policy: impl Fn(u16) -> Policy,
         now: u32,
-        orders: &mut Vec<ResetOrder<A>>,
     ) -> io::Result<Step> {
         let mut batch = std::mem::take(&mut self.batch);
         let from = self.position.take();
@@ -133,7 +154,7 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         let next = table.batch(from, &mut batch)?;
         for entry in &batch {
             self.census.count(entry);
-            self.look(table, entry, &policy(entry.flow.backend), now, orders)?;
+            self.look(table, entry, &policy(entry.flow.backend), now)?;
         }
         self.batch = batch;
         self.position = next;
@@ -144,40 +165,46 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         Ok(Step::Done(std::mem::take(&mut self.census)))
     }
 
-    /// Resets connections of doomed backends as far as `pacer` allows it at the time `at`, which is the
-    /// pacer's own. Returns how many there were. A backend that has come back keeps its connections.
-    pub fn reset_doomed(
+    /// Resets connections that were noted, as far as `pacer` allows it at the time `at`, which is the pacer's
+    /// own; first those of doomed backends. A connection that has come to life since, or whose backend has,
+    /// is kept. What has to be sent is added to `orders`.
+    pub fn reset_due(
         &mut self,
         table: &mut impl FlowTable<A, Position = P>,
         policy: impl Fn(u16) -> Policy,
         now: u32,
         (pacer, at): (&mut Pacer, Duration),
         orders: &mut Vec<ResetOrder<A>>,
-    ) -> io::Result<usize> {
-        let mut count = 0;
-        while let Some(&key) = self.waiting.front() {
-            let connection = connection(table, &key)?;
-            let doomed = connection.filter(|connection| {
-                let policy = policy(connection.entry.flow.backend);
-                connection.judge(&policy, now) == Verdict::Reset
-            });
-            if let Some(connection) = doomed {
-                if !pacer.take(at) {
-                    break;
+    ) -> io::Result<Resets> {
+        let mut resets = Resets::default();
+        for queue in [&mut self.doomed, &mut self.idle] {
+            while let Some(&key) = queue.front() {
+                if let Some(connection) = connection(table, &key)? {
+                    let verdict = connection.judge(&policy(connection.entry.flow.backend), now);
+                    let count = match verdict {
+                        Verdict::Reset => Some(&mut resets.doomed),
+                        Verdict::Expire => Some(&mut resets.expired),
+                        Verdict::Keep | Verdict::Close | Verdict::Abandon => None,
+                    };
+                    if let Some(count) = count {
+                        if !pacer.take(at) {
+                            return Ok(resets);
+                        }
+                        orders.push(connection.reset_order());
+                        remove(table, &connection)?;
+                        *count += 1;
+                    }
                 }
-                orders.push(connection.reset_order());
-                remove(table, &connection)?;
-                count += 1;
+                queue.pop_front();
+                self.noted.remove(&key);
             }
-            self.waiting.pop_front();
-            self.noted.remove(&key);
         }
-        Ok(count)
+        Ok(resets)
     }
 
-    /// Connections that wait for [`Self::reset_doomed`].
+    /// Connections that wait for [`Self::reset_due`].
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.doomed.len() + self.idle.len()
     }
 
     fn look(
@@ -186,7 +213,6 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         entry: &Entry<A>,
         policy: &Policy,
         now: u32,
-        orders: &mut Vec<ResetOrder<A>>,
     ) -> io::Result<()> {
         let checked = (entry.key.sport ^ entry.key.dport ^ self.walk).is_multiple_of(CHECKED_PAIRS)
             || self.orphans.contains_key(&entry.key);
@@ -205,16 +231,15 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         }
         match connection.judge(policy, now) {
             Verdict::Keep => {}
-            Verdict::Expire => {
-                orders.push(connection.reset_order());
-                remove(table, &connection)?;
-                self.census.expired += 1;
-            }
             Verdict::Close => {
                 remove(table, &connection)?;
                 self.census.closed += 1;
             }
-            Verdict::Reset => self.note(&connection),
+            Verdict::Abandon => {
+                remove(table, &connection)?;
+                self.census.abandoned += 1;
+            }
+            verdict @ (Verdict::Reset | Verdict::Expire) => self.note(&connection, verdict),
         }
         Ok(())
     }
@@ -237,18 +262,19 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         }
     }
 
-    fn note(&mut self, connection: &Connection<A>) {
+    fn note(&mut self, connection: &Connection<A>, verdict: Verdict) {
         let Some(key) = connection.keys().next() else { return };
         if self.noted.contains(&key) {
             return;
         }
-        if self.waiting.len() >= MAX_WAITING {
+        let queue = if verdict == Verdict::Reset { &mut self.doomed } else { &mut self.idle };
+        if queue.len() >= MAX_WAITING {
             // Each pair is met twice.
             self.census.deferred += u64::from(connection.entry.is_clients());
             return;
         }
         self.noted.insert(key);
-        self.waiting.push_back(key);
+        queue.push_back(key);
     }
 }
 
@@ -257,10 +283,9 @@ fn connection<A: Addr>(
     table: &impl FlowTable<A>,
     key: &Tuple<A>,
 ) -> io::Result<Option<Connection<A>>> {
-    let Some(flow) = table.get(key)? else { return Ok(None) };
-    let entry = Entry { key: *key, flow };
+    let Some(entry) = table.get(key)? else { return Ok(None) };
     let partner = match entry.partner_key() {
-        Some(key) => table.get(&key)?.map(|flow| Entry { key, flow }),
+        Some(key) => table.get(&key)?,
         None => None,
     };
     // A tuple that meanwhile belongs to another connection is no partner.

@@ -6,11 +6,11 @@ use aya::Pod;
 use lb_common::{
     addr::{Addr, Tuple, V4, V6},
     flow::Flow,
-    handshake::Handshake,
+    handshake::{self, Handshake},
 };
 use nix::libc;
 
-use super::aging::Entry;
+use super::aging::{Entry, Stage};
 use crate::bpf::{
     PinDir,
     specs::names,
@@ -34,8 +34,8 @@ pub trait FlowTable<A> {
         entries: &mut Vec<Entry<A>>,
     ) -> io::Result<Option<Self::Position>>;
 
-    /// The flow of a key.
-    fn get(&self, key: &Tuple<A>) -> io::Result<Option<Flow<A>>>;
+    /// The entry of a key.
+    fn get(&self, key: &Tuple<A>) -> io::Result<Option<Entry<A>>>;
 
     /// Removes a key; false if it was not there.
     fn remove(&mut self, key: &Tuple<A>) -> io::Result<bool>;
@@ -44,6 +44,15 @@ pub trait FlowTable<A> {
 /// What a table keeps for a tuple.
 pub trait Value<A>: Pod {
     fn flow(&self) -> &Flow<A>;
+
+    fn stage(&self) -> Stage;
+
+    fn entry(&self, key: Tuple<A>) -> Entry<A>
+    where
+        A: Copy,
+    {
+        Entry { key, flow: *self.flow(), stage: self.stage() }
+    }
 }
 
 impl<A: Copy + 'static> Value<A> for Flow<A>
@@ -53,6 +62,10 @@ where
     fn flow(&self) -> &Self {
         self
     }
+
+    fn stage(&self) -> Stage {
+        Stage::Flow
+    }
 }
 
 impl<A: Copy + 'static> Value<A> for Handshake<A>
@@ -61,6 +74,13 @@ where
 {
     fn flow(&self) -> &Flow<A> {
         &self.flow
+    }
+
+    fn stage(&self) -> Stage {
+        match self.flags & handshake::flags::COMPLETED {
+            0 => Stage::HalfOpen,
+            _ => Stage::Waiting,
+        }
     }
 }
 
@@ -153,7 +173,7 @@ where
                 return Ok(Some(Position::Key(current, walked)));
             }
             if let Some(value) = self.map.lookup(&current)? {
-                entries.push(Entry { key: current, flow: *value.flow() });
+                entries.push(value.entry(current));
             }
             key = self.map.next_key(Some(&current))?;
             walked += 1;
@@ -184,8 +204,7 @@ where
         };
         match self.map.lookup_batch(bucket, BATCH, &mut self.buffer) {
             Ok(next) => {
-                let found = self.buffer.iter();
-                entries.extend(found.map(|(key, value)| Entry { key: *key, flow: *value.flow() }));
+                entries.extend(self.buffer.iter().map(|(key, value)| value.entry(*key)));
                 Ok(next.map(Position::Bucket))
             }
             // The kernel's own ENOTSUPP, which libc does not have, is 524.
@@ -204,8 +223,8 @@ where
         }
     }
 
-    fn get(&self, key: &Tuple<A>) -> io::Result<Option<Flow<A>>> {
-        Ok(self.map.lookup(key)?.map(|value| *value.flow()))
+    fn get(&self, key: &Tuple<A>) -> io::Result<Option<Entry<A>>> {
+        Ok(self.map.lookup(key)?.map(|value| value.entry(*key)))
     }
 
     fn remove(&mut self, key: &Tuple<A>) -> io::Result<bool> {

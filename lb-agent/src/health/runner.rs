@@ -24,13 +24,16 @@ use tokio::{
 
 use super::{failure::Failure, judge::State, probe::Prober, spec::Check};
 
-/// Names a target: the same backend in two services is checked for each of them.
+/// Names a target: the same backend in two services is checked for each of them, and one that moves to another
+/// address is another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetKey {
     /// Name of the service.
     pub service: String,
     /// Name of the backend within it.
     pub backend: String,
+    /// Address of the backend: what was found at one says nothing of another.
+    pub address: SocketAddr,
 }
 
 impl fmt::Display for TargetKey {

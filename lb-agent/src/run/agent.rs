@@ -1,11 +1,11 @@
 //! The task that owns all state: one event after the other, each brings the maps to what they should hold.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, net::IpAddr, path::PathBuf, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow, ensure};
 use tokio::{
-    sync::{mpsc, watch},
-    task::block_in_place,
+    sync::mpsc,
+    task::{JoinError, JoinHandle, block_in_place},
     time::{Duration, Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -59,6 +59,7 @@ pub struct Agent {
     pub(super) watch: Option<FileWatch>,
     pub(super) roster: Arc<Current>,
     pub(super) sweeper: Option<sweeper::Handle>,
+    pub(super) punts: Option<JoinHandle<io::Error>>,
     pub(super) alarms: Alarms,
     /// Number of configurations taken over; of [`Roster::generation`], too, since only they take backends away.
     pub(super) generation: u64,
@@ -68,14 +69,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Handles events until the process is to end.
+    /// Handles events until the process is to end, or a part of the agent has ended that it cannot do without: whoever
+    /// supervises the process starts it anew, and the data plane goes on meanwhile.
     pub async fn run(mut self, signals: &mut Signals) -> Result<()> {
         let mut refresh = interval(network::REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reports = match &self.sweeper {
-            Some(sweeper) => sweeper.reports(),
-            None => watch::channel(Arc::default()).1,
-        };
+        let sweeper = self.sweeper.as_ref().context("nobody walks the flow tables")?;
+        let mut reports = sweeper.reports();
+        let mut punts = self.punts.take().context("nobody sends packets without a next hop")?;
         loop {
             let due = self.next_due();
             tokio::select! {
@@ -86,11 +87,13 @@ impl Agent {
                 () = file_changed(self.watch.as_mut()) => self.reload(false).await,
                 Some(event) = self.events.recv() => self.judged(event),
                 event = self.network.changed() => self.network_changed(event).await,
-                Ok(()) = reports.changed() => {
+                swept = reports.changed() => {
+                    ensure!(swept.is_ok(), "the thread that walks the flow tables has died");
                     let report = reports.borrow_and_update().clone();
                     self.swept(&report);
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.update(),
+                ended = &mut punts => return Err(unread(ended)),
                 _ = refresh.tick() => self.refresh().await,
             }
         }
@@ -104,9 +107,11 @@ impl Agent {
 
     /// Makes a configuration, whose ids are assigned, the one that counts from now on.
     pub(super) fn adopt(&mut self, config: Arc<Config>) {
-        let plane = &self.plane;
-        self.liveness
-            .follow(&config, |service, backend| plane.remembers(&service.name, backend.address));
+        let (plane, first) = (&self.plane, self.generation == 0);
+        // Later an id may be another backend's than it was in the maps of the agent before.
+        self.liveness.follow(&config, |service, backend| {
+            plane.remembers(&service.name, backend.address).filter(|_| first)
+        });
         self.parts.config = config;
         self.generation += 1;
     }
@@ -155,11 +160,11 @@ impl Agent {
         };
         // A new ring is milliseconds of work.
         let (desired, writes) = block_in_place(|| self.plane.apply(&input::input(world)))?;
-        let roster = Roster::new(self.generation, world, &self.plane.ids, &desired);
+        let before = self.roster.get();
+        let roster = Roster::new(self.generation, world, &self.plane.ids, &desired, &before);
         self.alarms.tell(world, &desired);
         self.shown = Arc::new(view::services(world, &self.plane.ids, &desired));
         self.network.wrote(next_hops);
-        let before = self.roster.get();
         let hurry = roster.dooms_more_than(&before);
         self.roster.set(roster);
         if let Some(sweeper) = self.sweeper.as_ref().filter(|_| hurry) {
@@ -358,6 +363,16 @@ fn fixed_keys(old: &Edge, new: &Edge) -> Result<(), Refused> {
         ));
     }
     if reasons.is_empty() { Ok(()) } else { Err(Refused(reasons)) }
+}
+
+/// Why packets without a next hop are not read any more.
+fn unread(ended: Result<io::Error, JoinError>) -> anyhow::Error {
+    let error = match ended {
+        Ok(error) => anyhow!(error),
+        // What the panic said stands above.
+        Err(error) => anyhow!(error),
+    };
+    error.context("packets without a next hop cannot be read")
 }
 
 async fn file_changed(watch: Option<&mut FileWatch>) {

@@ -14,7 +14,7 @@ pub fn targets(config: &Config) -> HashMap<TargetKey, Target> {
         let check = check(&service.health);
         let targets = service.backends.iter().map(move |backend| {
             let target = Target { addr: backend.address, check: check.clone() };
-            (key(&service.name, &backend.name), target)
+            (key(&service.name, backend), target)
         });
         targets.collect::<Vec<_>>()
     };
@@ -23,8 +23,12 @@ pub fn targets(config: &Config) -> HashMap<TargetKey, Target> {
 
 /// Names the target that a backend is.
 #[must_use]
-pub fn key(service: &str, backend: &str) -> TargetKey {
-    TargetKey { service: service.to_owned(), backend: backend.to_owned() }
+pub fn key(service: &str, backend: &config::Backend) -> TargetKey {
+    TargetKey {
+        service: service.to_owned(),
+        backend: backend.name.clone(),
+        address: backend.address,
+    }
 }
 
 /// What the checks themselves find wrong with a configuration, beyond what its reader has found.
@@ -117,7 +121,7 @@ mod tests {
                  jitter = 20, slow_start = "30s", port = 8443 }"#,
         );
         let targets = targets(&config);
-        let target = &targets[&key("chat", "a")];
+        let target = &targets[&key("chat", &config.services[0].backends[0])];
         assert_eq!(target.addr, "10.2.0.2:9000".parse().unwrap());
         let check = &target.check;
         assert_eq!((check.rise, check.fall, check.jitter_percent), (4, 5, 20));

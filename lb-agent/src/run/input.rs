@@ -106,19 +106,19 @@ fn backend_input(
     backend: &config::Backend,
 ) -> BackendInput {
     let World { config, liveness, network, next_hops, now } = world;
-    let key = key(&service.name, &backend.name);
+    let key = key(&service.name, backend);
     let ip = backend.address.ip();
-    let tunnelled = service.forward == config::Forward::Ipip;
     BackendInput {
         name: backend.name.clone(),
         addr: backend.address,
         weight: liveness.weight(&key, backend.weight, service.health.slow_start, now),
         up: liveness.is_live(&key),
         next_hop: next_hops.backends.get(&ip).map_or(next_hop::FIB, |id| short(*id)),
-        tunnel_source: tunnelled.then(|| tunnel_source(config, network, ip)).flatten(),
-        mss_clamp: match tunnelled {
-            true => tunnel_mss(service, ip, mtu_towards(network, next_hops, ip)),
-            false => 0,
+        // Flows that began while the service was one of tunnels go on in them.
+        tunnel_source: tunnel_source(config, network, ip),
+        mss_clamp: match service.forward {
+            config::Forward::Ipip => tunnel_mss(service, ip, mtu_towards(network, next_hops, ip)),
+            config::Forward::Nat | config::Forward::Dsr => 0,
         },
     }
 }
@@ -291,6 +291,15 @@ mod tests {
         // Only IPv4 clients go through the IPv4 tunnel.
         assert_eq!(four.mss_clamp, 9_000 - 20 - 20 - 20);
         assert_eq!(six.mss_clamp, 9_000 - 40 - 40 - 20);
+    }
+
+    #[test]
+    fn tunnels_of_a_service_that_has_given_them_up_go_on() {
+        let mut config = tunnels();
+        config.services[0].forward = config::Forward::Dsr;
+        let input = input_of(&config, &network(), &NextHops::default());
+        let four = &input.services[0].backends[0];
+        assert_eq!((four.tunnel_source, four.mss_clamp), (Some(ip("10.2.0.1")), 0));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Which backends count as live, and with what weight. Pure: no clock, no I/O.
 //!
 //! A backend that has not been judged yet counts as what was last known of it: what an earlier agent left in
-//! the maps; else live in a pool that begins, and not live when it joins a pool which others serve.
+//! the maps; else live in a pool that begins, and not live when it joins a pool which others serve. One that moves
+//! to another address joins.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -35,9 +36,8 @@ impl Liveness {
     ) {
         let mut before = std::mem::take(&mut self.backends);
         for service in &config.services {
-            let keys: Vec<_> =
-                service.backends.iter().map(|it| key(&service.name, &it.name)).collect();
-            let served = keys.iter().any(|key| before.contains_key(key))
+            let keys: Vec<_> = service.backends.iter().map(|it| key(&service.name, it)).collect();
+            let served = before.keys().any(|key| key.service == service.name)
                 || service.backends.iter().any(|it| remembered(service, it) == Some(true));
             for (key, backend) in keys.into_iter().zip(&service.backends) {
                 let entry = before.remove(&key).unwrap_or_else(|| Entry {
@@ -85,7 +85,7 @@ impl Liveness {
     pub fn next_change(&self, config: &Config, now: Instant) -> Option<Instant> {
         let backends = config.services.iter().flat_map(|service| {
             let slow_start = service.health.slow_start;
-            service.backends.iter().map(move |it| (key(&service.name, &it.name), slow_start))
+            service.backends.iter().map(move |it| (key(&service.name, it), slow_start))
         });
         let changes = backends.filter_map(|(key, slow_start)| {
             next_weight_change(self.since_up(&key, now)?, slow_start)
@@ -123,6 +123,13 @@ mod tests {
             );
         }
         crate::config::parse("edge.toml", &text).unwrap().0
+    }
+
+    /// A backend of `config(["a", "b", "c"])`.
+    fn key(service: &str, name: &str) -> TargetKey {
+        let config = config(&["a", "b", "c"]);
+        let backend = config.services[0].backends.iter().find(|it| it.name == name).unwrap();
+        super::key(service, backend)
     }
 
     const TEN_SECONDS: Duration = Duration::from_secs(10);
@@ -164,6 +171,26 @@ mod tests {
         });
         let live = |name| liveness.is_live(&key("chat", name));
         assert_eq!((live("a"), live("b"), live("c")), (true, false, false));
+    }
+
+    #[test]
+    fn who_moves_to_another_address_waits_for_a_probe_of_it() {
+        let mut liveness = Liveness::default();
+        let mut moved = config(&["a", "b"]);
+        for backends in [&["a", "b"][..], &["a"]] {
+            liveness.follow(&config(backends), |_, _| None);
+            let old = key("chat", "a");
+            assert!(liveness.is_live(&old));
+            moved.services[0].backends.truncate(backends.len());
+            moved.services[0].backends[0].address = "10.2.0.99:9000".parse().unwrap();
+            liveness.follow(&moved, |_, _| None);
+            let new = super::key("chat", &moved.services[0].backends[0]);
+            assert!(!liveness.is_live(&new), "it says nothing yet");
+            assert!(!liveness.observe(&old, State::Up, Instant::now()), "of the old address");
+            assert!(!liveness.is_live(&new));
+            assert!(liveness.observe(&new, State::Up, Instant::now()));
+            liveness = Liveness::default();
+        }
     }
 
     #[test]

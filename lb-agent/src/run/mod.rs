@@ -19,6 +19,7 @@ mod input;
 mod interfaces;
 mod liveness;
 mod network;
+mod ports;
 mod punts;
 mod reload;
 mod resets;

@@ -63,14 +63,13 @@ impl Punts {
         })
     }
 
-    /// Sends on whatever comes, until it is dropped.
-    pub async fn run(mut self) {
+    /// Sends on whatever comes, until the ring cannot be read.
+    pub async fn run(mut self) -> io::Error {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Err(error) = self.next(&mut look).await {
-                tracing::error!(%error, "packets without a next hop cannot be read");
-                return;
+                return error;
             }
         }
     }

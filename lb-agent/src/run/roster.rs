@@ -57,13 +57,29 @@ pub struct Roster {
     pub generation: u64,
     /// Flows to reset per second.
     pub reset_rate: u32,
-    backends: BTreeMap<u16, (Policy, Way)>,
+    backends: BTreeMap<u16, Member>,
+}
+
+/// A backend as the newest configuration that has its service wants it.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    policy: Policy,
+    /// Whether its flows are reset when it dies or is removed.
+    reset_on_death: bool,
+    way: Way,
 }
 
 impl Roster {
-    /// The backends of a configuration and those that flows remember, as the maps have them now.
+    /// The backends of a configuration and those that flows remember, as the maps have them now. Of services that were
+    /// removed, `before` has the timeouts and what is to become of their flows.
     #[must_use]
-    pub fn new(generation: u64, world: World<'_>, ids: &Ids, desired: &Desired) -> Self {
+    pub fn new(
+        generation: u64,
+        world: World<'_>,
+        ids: &Ids,
+        desired: &Desired,
+        before: &Self,
+    ) -> Self {
         let services: BTreeMap<u16, &Service> = world
             .config
             .services
@@ -74,19 +90,26 @@ impl Roster {
         for (id, service, addr) in ids.backends() {
             let Some(service) = services.get(&service) else { continue };
             let named = service.backends.iter().find(|it| it.address == addr);
-            let live = named.is_some_and(|it| {
-                world.liveness.is_live(&super::checks::key(&service.name, &it.name))
-            });
+            let live = named
+                .is_some_and(|it| world.liveness.is_live(&super::checks::key(&service.name, it)));
             let spared = live || serves_anyway(&desired.fail_open, service, addr.ip());
-            let policy = policy(service, service.reset_on_backend_death && !spared);
-            backends.insert(id, (policy, way(world, addr.ip())));
+            let reset_on_death = service.reset_on_backend_death;
+            let policy = policy(service, reset_on_death && !spared);
+            backends.insert(id, Member { policy, reset_on_death, way: way(world, addr.ip()) });
         }
         for (id, service, addr) in ids.retired_backends() {
-            let policy = match services.get(&service) {
-                Some(service) => policy(service, service.reset_on_backend_death),
-                None => UNKNOWN,
+            let (policy, reset_on_death) = match (services.get(&service), before.backends.get(&id))
+            {
+                (Some(service), _) => {
+                    let reset_on_death = service.reset_on_backend_death;
+                    (policy(service, reset_on_death), reset_on_death)
+                }
+                (None, Some(&Member { policy, reset_on_death, .. })) => {
+                    (Policy { doomed: reset_on_death, ..policy }, reset_on_death)
+                }
+                (None, None) => (UNKNOWN, UNKNOWN.doomed),
             };
-            backends.insert(id, (policy, way(world, addr.ip())));
+            backends.insert(id, Member { policy, reset_on_death, way: way(world, addr.ip()) });
         }
         Self { generation, reset_rate: world.config.edge.reset_rate, backends }
     }
@@ -94,20 +117,21 @@ impl Roster {
     /// How the flows of a backend age.
     #[must_use]
     pub fn policy(&self, id: u16) -> Policy {
-        self.backends.get(&id).map_or(UNKNOWN, |(policy, _)| *policy)
+        self.backends.get(&id).map_or(UNKNOWN, |member| member.policy)
     }
 
     /// The way to a backend.
     #[must_use]
     pub fn way(&self, id: u16) -> Way {
-        self.backends.get(&id).map(|(_, way)| *way).unwrap_or_default()
+        self.backends.get(&id).map(|member| member.way).unwrap_or_default()
     }
 
     /// Whether a backend is doomed here which is not in `before`: its clients wait to be told.
     #[must_use]
     pub fn dooms_more_than(&self, before: &Self) -> bool {
-        self.backends.iter().any(|(id, (policy, _))| {
-            policy.doomed && before.backends.get(id).is_some_and(|(before, _)| !before.doomed)
+        self.backends.iter().any(|(id, member)| {
+            let was_spared = |before: &Member| !before.policy.doomed;
+            member.policy.doomed && before.backends.get(id).is_some_and(was_spared)
         })
     }
 }
@@ -213,12 +237,17 @@ mod tests {
     struct Edge {
         ids: Ids,
         liveness: Liveness,
+        before: Roster,
     }
 
     impl Edge {
         fn new() -> Self {
             let capacity = Capacity { services: 9, rings: 26, backends: 9, next_hops: 9 };
-            Self { ids: Ids::recover(&Actual::empty(26), capacity), liveness: Liveness::default() }
+            Self {
+                ids: Ids::recover(&Actual::empty(26), capacity),
+                liveness: Liveness::default(),
+                before: Roster::default(),
+            }
         }
 
         fn roster(&mut self, config: &Config) -> Roster {
@@ -232,10 +261,12 @@ mod tests {
                 now: Instant::now(),
             };
             let desired = desired(&input(world), &self.ids, &mut RingCache::default()).unwrap();
-            Roster::new(1, world, &self.ids, &desired)
+            self.before = Roster::new(1, world, &self.ids, &desired, &self.before);
+            self.before.clone()
         }
 
-        fn down(&mut self, backend: &str) {
+        fn down(&mut self, config: &Config, backend: &str) {
+            let backend = config.services[0].backends.iter().find(|it| it.name == backend).unwrap();
             assert!(self.liveness.observe(&key("chat", backend), State::Down, Instant::now()));
         }
     }
@@ -246,11 +277,11 @@ mod tests {
         let before = edge.roster(&config);
         assert!(!before.policy(1).doomed && !before.policy(2).doomed);
         assert_eq!(before.policy(1).idle_timeout, ticks_from_millis(10_000));
-        edge.down("b2");
+        edge.down(&config, "b2");
         let one_down = edge.roster(&config);
         assert!(one_down.policy(1).doomed && !one_down.policy(2).doomed);
         assert!(one_down.dooms_more_than(&before) && !before.dooms_more_than(&one_down));
-        edge.down("b3");
+        edge.down(&config, "b3");
         let fail_open = edge.roster(&config);
         assert!(!fail_open.policy(1).doomed && !fail_open.policy(2).doomed);
     }
@@ -259,19 +290,36 @@ mod tests {
     fn fail_closed_spares_nobody() {
         let (mut edge, config) = (Edge::new(), config("fail_open = false", &[2]));
         edge.roster(&config);
-        edge.down("b2");
+        edge.down(&config, "b2");
         assert!(edge.roster(&config).policy(1).doomed);
     }
 
     #[test]
     fn an_operator_can_leave_the_flows_of_the_dead_alone() {
-        let mut edge = Edge::new();
-        edge.roster(&config("reset_on_backend_death = false", &[2, 3]));
-        edge.down("b2");
-        let roster = edge.roster(&config("reset_on_backend_death = false", &[2, 3]));
-        assert!(!roster.policy(1).doomed);
+        let (mut edge, both) = (Edge::new(), config("reset_on_backend_death = false", &[2, 3]));
+        edge.roster(&both);
+        edge.down(&both, "b2");
+        assert!(!edge.roster(&both).policy(1).doomed);
         let removed = edge.roster(&config("reset_on_backend_death = false", &[3]));
         assert!(!removed.policy(1).doomed, "nor are those of who was removed");
+    }
+
+    #[test]
+    fn a_removed_service_leaves_its_flows_as_it_wanted_it() {
+        for (wanted, doomed) in [("false", false), ("true", true)] {
+            let mut edge = Edge::new();
+            edge.roster(&config(&format!("reset_on_backend_death = {wanted}"), &[2, 3]));
+            let mut other = config("", &[4]);
+            other.services[0].name = "other".into();
+            other.services[0].listen = vec!["203.0.113.99:80".parse().unwrap()];
+            for _ in 0..2 {
+                let policy = edge.roster(&other).policy(1);
+                assert_eq!(
+                    (policy.doomed, policy.idle_timeout),
+                    (doomed, ticks_from_millis(10_000))
+                );
+            }
+        }
     }
 
     #[test]

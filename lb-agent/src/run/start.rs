@@ -19,6 +19,7 @@ use super::{
     interfaces::Interfaces,
     liveness::Liveness,
     network::Network,
+    ports,
     punts::Punts,
     reload::FileWatch,
     roster::Current,
@@ -121,6 +122,7 @@ async fn bring_up(parts: Parts, pins: &PinDir, object: Option<PathBuf>) -> Resul
         interfaces: Interfaces::default(),
         liveness: Liveness::default(),
         sweeper: None,
+        punts: None,
         alarms: super::alarms::Alarms::default(),
         generation: 0,
         refused: None,
@@ -136,8 +138,12 @@ async fn bring_up(parts: Parts, pins: &PinDir, object: Option<PathBuf>) -> Resul
     agent.reconcile()?;
     agent.attach()?;
     let punts = Punts::open(pins, agent.network.kernel.clone(), Arc::clone(&roster))?;
-    tokio::spawn(punts.run());
+    agent.punts = Some(tokio::spawn(punts.run()));
     agent.sweeper = Some(sweeper::start(pins, roster)?);
+    let on_host = agent.network.state.addresses.iter().map(|it| it.addr).collect();
+    if let Some(warning) = ports::warning(&config, &on_host) {
+        tracing::warn!("{warning}");
+    }
     agent.begin().await;
     Ok(agent)
 }

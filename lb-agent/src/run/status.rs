@@ -144,6 +144,9 @@ pub struct Outcomes {
 pub struct Flows {
     pub expired: u64,
     pub closed: u64,
+    /// Handshakes that were never completed.
+    #[serde(default)]
+    pub abandoned: u64,
     pub orphans: u64,
     pub reset: u64,
     /// RST packets that could not be sent.

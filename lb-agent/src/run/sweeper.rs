@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::Pod;
-use lb_common::{abi::ticks_from_millis, addr::Tuple, flow::Flow, handshake::Handshake};
+use lb_common::{addr::Tuple, flow::Flow, handshake::Handshake};
 use tokio::sync::watch;
 
 use super::{
@@ -28,9 +28,8 @@ use super::{
 use crate::{
     bpf::{PinDir, sys::now_ticks},
     flows::{
-        Census, FlowTable, KernelTable, Pacer, ResetOrder, Step, Sweeper,
-        aging::age,
-        table::{self, Family, Position},
+        Census, KernelTable, Pacer, ResetOrder, Resets, Step, Sweeper,
+        table::{self, Family, Position, Value},
     },
     reset::ResetSender,
 };
@@ -38,19 +37,16 @@ use crate::{
 /// From the end of one walk to the beginning of the next.
 const REST: Duration = Duration::from_secs(5);
 
-/// After this without a packet, the handshake with a doomed backend is over: the last SYN that a client retransmits
-/// comes 63 s after the first (RFC 6298 with six retries).
-const HANDSHAKE_TICKS: u32 = ticks_from_millis(64_000);
-
 /// The pacer may run ahead by what this time brings, so that the thread need not wake up for each flow.
 const BURSTS_PER_SECOND: u32 = 100;
 
 /// What a walk through all tables found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// That of the roster with which the walk began.
+    /// That of the roster with which the walk before this one began.
     pub generation: u64,
-    /// The backends which some entry names.
+    /// The backends which some entry named, in this walk or the one before: an entry may move between the tables,
+    /// either way, and be in neither while a single walk looks there.
     pub referenced: BTreeSet<u16>,
     /// Connections by backend.
     pub connections: BTreeMap<u16, u64>,
@@ -69,6 +65,8 @@ pub struct Totals {
     pub expired: u64,
     /// Over, and forgotten.
     pub closed: u64,
+    /// Handshakes that were never completed, and are forgotten.
+    pub abandoned: u64,
     /// Halves that were removed.
     pub orphans: u64,
     /// Reset because their backend was down or gone.
@@ -107,6 +105,7 @@ pub fn start(pins: &PinDir, roster: Arc<Current>) -> Result<Handle> {
         pacer: (0, Pacer::new(1, 1)),
         start: Instant::now(),
         totals: Totals::default(),
+        before: Seen::default(),
         v6_first: false,
         shared: Arc::clone(&shared),
     };
@@ -157,6 +156,13 @@ impl Shared {
     }
 }
 
+/// What one walk alone has seen.
+#[derive(Default)]
+struct Seen {
+    generation: u64,
+    referenced: BTreeSet<u16>,
+}
+
 struct Sweep {
     v4: Tables<lb_common::addr::V4>,
     v6: Tables<lb_common::addr::V6>,
@@ -166,6 +172,7 @@ struct Sweep {
     /// The pacer's zero.
     start: Instant,
     totals: Totals,
+    before: Seen,
     /// Who resets first, in turns: the pacer's share must not always go to the same.
     v6_first: bool,
     shared: Arc<Shared>,
@@ -194,38 +201,38 @@ impl Sweep {
 
     /// Walks all tables; nothing if the agent stops meanwhile.
     fn walk(&mut self) -> io::Result<Option<Report>> {
-        let mut report =
-            Report { generation: self.shared.roster.get().generation, ..Report::default() };
-        let mut done = [false; 2];
-        while done != [true; 2] {
-            if self.shared.stopped() {
-                return Ok(None);
+        let mut seen = Seen { generation: self.shared.roster.get().generation, ..Seen::default() };
+        let mut report = Report::default();
+        // Handshakes come first, since they become flows: what has left the one table is found in the other.
+        for kind in [Kind::Handshakes, Kind::Flows] {
+            let mut done = [false; 2];
+            while done != [true; 2] {
+                if self.shared.stopped() {
+                    return Ok(None);
+                }
+                let roster = self.shared.roster.get();
+                let steps = [
+                    if done[0] { None } else { self.v4.step(kind, &roster)? },
+                    if done[1] { None } else { self.v6.step(kind, &roster)? },
+                ];
+                for (family, census) in steps.into_iter().enumerate() {
+                    let Some(census) = census else { continue };
+                    seen.referenced.extend(census.referenced());
+                    report.take(kind, family, &census);
+                    self.totals.take(&census);
+                    done[family] = true;
+                }
+                self.reset_due(&roster)?;
             }
-            let roster = self.shared.roster.get();
-            if !done[0]
-                && let Some(census) = self.v4.step(&roster)?
-            {
-                report.take(0, &census);
-                self.totals.take(&census);
-                done[0] = true;
-            }
-            if !done[1]
-                && let Some(census) = self.v6.step(&roster)?
-            {
-                report.take(1, &census);
-                self.totals.take(&census);
-                done[1] = true;
-            }
-            self.reset_due(&roster)?;
         }
-        let roster = self.shared.roster.get();
-        report.handshakes[0] = self.v4.walk_handshakes(&roster, &mut report.referenced)?;
-        report.handshakes[1] = self.v6.walk_handshakes(&roster, &mut report.referenced)?;
+        let before = std::mem::replace(&mut self.before, seen);
+        report.generation = before.generation;
+        report.referenced = &before.referenced | &self.before.referenced;
         report.totals = self.totals;
         Ok(Some(report))
     }
 
-    /// Resets flows of the doomed as far as the rate allows it, and sends what was ordered.
+    /// Resets flows of the doomed, and idle ones, as far as the rate allows it, and sends what was ordered.
     fn reset_due(&mut self, roster: &Roster) -> io::Result<()> {
         let rate = roster.reset_rate.max(1);
         if self.pacer.0 != rate {
@@ -235,11 +242,12 @@ impl Sweep {
         self.v6_first = !self.v6_first;
         for v6 in [self.v6_first, !self.v6_first] {
             let pacer = (&mut self.pacer.1, at);
-            let count = match v6 {
+            let resets = match v6 {
                 true => self.v6.reset_due(roster, pacer)?,
                 false => self.v4.reset_due(roster, pacer)?,
             };
-            self.totals.reset += count as u64;
+            self.totals.reset += resets.doomed;
+            self.totals.expired += resets.expired;
         }
         self.totals.unsent +=
             self.v4.send(&self.sender, roster) + self.v6.send(&self.sender, roster);
@@ -251,7 +259,7 @@ impl Sweep {
         let end = Instant::now() + REST;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let waiting = self.v4.sweeper.waiting() + self.v6.sweeper.waiting();
+            let waiting = self.v4.waiting() + self.v6.waiting();
             let next = match waiting {
                 0 => left,
                 _ => left.min(Duration::from_secs(1) / BURSTS_PER_SECOND),
@@ -262,7 +270,7 @@ impl Sweep {
             if waiting > 0 {
                 let roster = self.shared.roster.get();
                 if let Err(error) = self.reset_due(&roster) {
-                    tracing::error!(%error, "flows of a backend that is down cannot be reset");
+                    tracing::error!(%error, "flows cannot be reset");
                     return;
                 }
             }
@@ -270,12 +278,52 @@ impl Sweep {
     }
 }
 
+/// The two kinds of tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Handshakes,
+    Flows,
+}
+
+/// A table, and how far the walk through it has come.
+struct Swept<A, V> {
+    table: KernelTable<A, V>,
+    sweeper: Sweeper<A, Position<A>>,
+}
+
 /// The tables of one IP version.
 struct Tables<A: Family> {
-    flows: KernelTable<A, Flow<A>>,
-    handshakes: KernelTable<A, Handshake<A>>,
-    sweeper: Sweeper<A, Position<A>>,
+    flows: Swept<A, Flow<A>>,
+    handshakes: Swept<A, Handshake<A>>,
     orders: Vec<ResetOrder<A>>,
+}
+
+impl<A: Family + Hash, V: Value<A>> Swept<A, V>
+where
+    Tuple<A>: Pod,
+{
+    fn new(table: KernelTable<A, V>) -> Self {
+        Self { table, sweeper: Sweeper::default() }
+    }
+
+    /// The census at the end of a walk.
+    fn step(&mut self, roster: &Roster) -> io::Result<Option<Census>> {
+        let policy = |id| roster.policy(id);
+        match self.sweeper.step(&mut self.table, policy, now_ticks())? {
+            Step::More => Ok(None),
+            Step::Done(census) => Ok(Some(census)),
+        }
+    }
+
+    fn reset_due(
+        &mut self,
+        roster: &Roster,
+        pacer: (&mut Pacer, Duration),
+        orders: &mut Vec<ResetOrder<A>>,
+    ) -> io::Result<Resets> {
+        let policy = |id| roster.policy(id);
+        self.sweeper.reset_due(&mut self.table, policy, now_ticks(), pacer, orders)
+    }
 }
 
 impl<A: Family + Hash + Into<IpAddr>> Tables<A>
@@ -286,25 +334,30 @@ where
 {
     fn open(pins: &PinDir) -> Result<Self> {
         Ok(Self {
-            flows: table::flows(pins).context(A::FLOWS)?,
-            handshakes: table::handshakes(pins).context(A::HANDSHAKES)?,
-            sweeper: Sweeper::default(),
+            flows: Swept::new(table::flows(pins).context(A::FLOWS)?),
+            handshakes: Swept::new(table::handshakes(pins).context(A::HANDSHAKES)?),
             orders: Vec::new(),
         })
     }
 
-    /// One step of a walk through the flows; the census at its end.
-    fn step(&mut self, roster: &Roster) -> io::Result<Option<Census>> {
-        let policy = |id| roster.policy(id);
-        match self.sweeper.step(&mut self.flows, policy, now_ticks(), &mut self.orders)? {
-            Step::More => Ok(None),
-            Step::Done(census) => Ok(Some(census)),
+    /// One step of a walk through the tables of a kind; the census at its end.
+    fn step(&mut self, kind: Kind, roster: &Roster) -> io::Result<Option<Census>> {
+        match kind {
+            Kind::Handshakes => self.handshakes.step(roster),
+            Kind::Flows => self.flows.step(roster),
         }
     }
 
-    fn reset_due(&mut self, roster: &Roster, pacer: (&mut Pacer, Duration)) -> io::Result<usize> {
-        let policy = |id| roster.policy(id);
-        self.sweeper.reset_doomed(&mut self.flows, policy, now_ticks(), pacer, &mut self.orders)
+    fn reset_due(&mut self, roster: &Roster, pacer: (&mut Pacer, Duration)) -> io::Result<Resets> {
+        let (pacer, at) = pacer;
+        let mut resets = self.handshakes.reset_due(roster, (&mut *pacer, at), &mut self.orders)?;
+        resets += self.flows.reset_due(roster, (pacer, at), &mut self.orders)?;
+        Ok(resets)
+    }
+
+    /// Connections that wait to be reset.
+    fn waiting(&self) -> usize {
+        self.handshakes.sweeper.waiting() + self.flows.sweeper.waiting()
     }
 
     /// Sends what was ordered; how many could not be sent.
@@ -320,39 +373,15 @@ where
         }
         unsent
     }
-
-    /// Looks who is named by handshakes, which the kernel itself evicts. Those with the doomed are removed, or a quiet
-    /// edge would keep them, and the backends' ids, for ever.
-    fn walk_handshakes(
-        &mut self,
-        roster: &Roster,
-        referenced: &mut BTreeSet<u16>,
-    ) -> io::Result<u64> {
-        let (mut entries, mut batch, mut from) = (0, Vec::new(), None);
-        loop {
-            from = self.handshakes.batch(from, &mut batch)?;
-            let now = now_ticks();
-            for entry in &batch {
-                let over = age(now, entry.flow.last_seen) > HANDSHAKE_TICKS;
-                if over && roster.policy(entry.flow.backend).doomed {
-                    self.handshakes.remove(&entry.key)?;
-                } else {
-                    entries += 1;
-                    referenced.insert(entry.flow.backend);
-                }
-            }
-            if from.is_none() {
-                return Ok(entries);
-            }
-        }
-    }
 }
 
 impl Report {
-    fn take(&mut self, family: usize, census: &Census) {
-        self.flows[family] = census.entries;
+    fn take(&mut self, kind: Kind, family: usize, census: &Census) {
+        match kind {
+            Kind::Handshakes => self.handshakes[family] = census.entries,
+            Kind::Flows => self.flows[family] = census.entries,
+        }
         for id in census.referenced() {
-            self.referenced.insert(id);
             *self.connections.entry(id).or_default() += u64::from(census.connections(id));
         }
     }
@@ -360,8 +389,8 @@ impl Report {
 
 impl Totals {
     fn take(&mut self, census: &Census) {
-        self.expired += census.expired;
         self.closed += census.closed;
+        self.abandoned += census.abandoned;
         self.orphans += census.orphans;
     }
 }

@@ -142,6 +142,7 @@ impl View {
         status.flows = Flows {
             expired: totals.expired,
             closed: totals.closed,
+            abandoned: totals.abandoned,
             orphans: totals.orphans,
             reset: totals.reset,
             unsent_resets: totals.unsent,
@@ -159,7 +160,7 @@ pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePi
     let services = config.services.iter().filter_map(|service| {
         let id = ids.service(&service.name)?;
         let backends = service.backends.iter().filter_map(|backend| {
-            let key = key(&service.name, &backend.name);
+            let key = key(&service.name, backend);
             let slow_start = service.health.slow_start;
             let weight = match liveness.is_live(&key) {
                 true => liveness.weight(&key, backend.weight, slow_start, now),
@@ -225,7 +226,7 @@ fn service_status(
             name: backend.name.clone(),
             id,
             address: backend.address.to_string(),
-            health: health_status(health.get(&key(&config.name, &backend.name))),
+            health: health_status(health.get(&key(&config.name, backend))),
             weight: backend.weight,
             effective_weight,
             share: share.collect(),

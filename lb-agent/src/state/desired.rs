@@ -74,7 +74,7 @@ pub struct BackendInput {
     pub up: bool,
     /// 0, or an id that is not in [`Input::next_hops`], leaves it to the kernel's FIB.
     pub next_hop: u16,
-    /// Source of the outer header (`ipip`), of the same IP version as `addr`.
+    /// Source of the outer header (`ipip`, and flows from when the service was that), of the same IP version as `addr`.
     pub tunnel_source: Option<IpAddr>,
     /// 0: no clamp.
     pub mss_clamp: u16,

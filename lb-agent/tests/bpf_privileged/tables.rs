@@ -1,13 +1,16 @@
 //! Flow tables and counters, as the kernel gives them.
 
-use std::{collections::HashMap as StdHashMap, time::Instant};
+use std::{
+    collections::HashMap as StdHashMap,
+    time::{Duration, Instant},
+};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuValues};
 use lb_agent::{
     bpf::{Counters, TableSizes, specs::names, sys},
     flows::{
-        FlowTable, Policy, Step, Sweeper,
-        aging::Entry,
+        FlowTable, Pacer, Policy, Resets, Step, Sweeper,
+        aging::{Entry, Stage},
         table::{self, KernelTable, Value},
     },
 };
@@ -83,7 +86,10 @@ fn handshakes_and_ipv6_are_walked_too() {
     let key = Tuple { src: V6([1, 2, 3, 4]), sport: 5, ..Default::default() };
     let flow = Flow { backend: 9, ..Default::default() };
     map.insert(key, Handshake { flow, isn: 7, ..Default::default() }, 0).unwrap();
-    assert_eq!(walk(table::handshakes::<V6>(&pins).unwrap()), [Entry { key, flow }]);
+    assert_eq!(
+        walk(table::handshakes::<V6>(&pins).unwrap()),
+        [Entry { key, flow, stage: Stage::HalfOpen }]
+    );
     assert_eq!(walk(table::flows::<V6>(&pins).unwrap()), []);
 }
 
@@ -129,13 +135,16 @@ fn a_sweep_removes_idle_pairs_and_no_other() {
     let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
     let start = Instant::now();
     let census = loop {
-        if let Step::Done(census) = sweeper.step(&mut flows, policy, now, &mut orders).unwrap() {
+        if let Step::Done(census) = sweeper.step(&mut flows, policy, now).unwrap() {
             break census;
         }
     };
     println!("a sweep of {pairs} pairs, a quarter of them idle, took {:?}", start.elapsed());
-    assert_eq!(census.expired, u64::from(pairs) / 4);
-    assert_eq!(orders.len(), census.expired as usize);
+    assert_eq!(census.entries, 2 * u64::from(pairs));
+    let pacer = (&mut Pacer::new(1_000_000, pairs), Duration::ZERO);
+    let resets = sweeper.reset_due(&mut flows, policy, now, pacer, &mut orders).unwrap();
+    assert_eq!(resets, Resets { doomed: 0, expired: u64::from(pairs) / 4 });
+    assert_eq!(orders.len() as u64, resets.expired);
     assert!(orders.iter().all(|order| order.to_client.is_some() && order.to_backend.is_some()));
     let left = walk(flows);
     assert_eq!(left.len(), pairs as usize / 4 * 3 * 2);

@@ -14,7 +14,7 @@ use crate::{Verdict, Version, count, flow, handshake, parse::Segment, service};
 /// us. Beyond, it is somebody else's.
 const SLACK: u32 = 1 << 16;
 
-/// Handles a segment of a flow that has SYN, FIN or RST, or whose flow is about to be replaced.
+/// Handles a segment of a flow that has SYN, FIN or RST, or whose flow seems to end or begin anew.
 #[inline(always)]
 pub fn flagged<A: Version>(
     packet: &mut Packet,
@@ -22,21 +22,32 @@ pub fn flagged<A: Version>(
     flow: &mut Flow<A>,
 ) -> Result<Verdict, DropReason> {
     if segment.is_plain() {
-        let flow = restarting(segment, flow);
+        if flow.flags & flags::RESET != 0 {
+            survive(flow);
+        }
+        let flow = match flow.flags & flags::RESTART {
+            0 => flow,
+            _ => restarting(segment, flow),
+        };
         flow::touch(flow, segment);
         return A::forward(packet, flow);
     }
-    if segment.is_syn() {
-        return A::forward(packet, flow);
+    // A guessed RST must not count as a number that the sender has sent: repeated, it would be right.
+    if !segment.is_syn() && note_end(segment, flow) {
+        flow::touch(flow, segment);
     }
+    A::forward(packet, flow)
+}
+
+/// Notes what a FIN or RST means for its flow; false for a RST that the receiver will not take.
+#[inline(never)]
+pub fn note_end<A: Version>(segment: &Segment<A>, flow: &mut Flow<A>) -> bool {
     let was_closing = flow.is_closing();
     if segment.is_rst() {
         if !resets(segment, flow) {
-            // A guess, perhaps, which must not count as a number that the sender has sent: repeated,
-            // it would be right.
-            return A::forward(packet, flow);
+            return false;
         }
-        end(flow, flags::RESET, flags::RESET);
+        end(flow, flags::RESET, flags::PEER_RESET);
     } else if segment.flags & tcp_flags::FIN != 0 && finishes(segment, flow) {
         end(flow, flags::FIN, flags::PEER_FIN);
     }
@@ -46,8 +57,16 @@ pub fn flagged<A: Version>(
             if reset { counters.reset += 1 } else { counters.closed += 1 }
         });
     }
-    flow::touch(flow, segment);
-    A::forward(packet, flow)
+    true
+}
+
+/// Takes a RST back: its sender sends on.
+#[inline(always)]
+fn survive<A: Version>(flow: &mut Flow<A>) {
+    flow.flags &= !flags::RESET;
+    if let Some(partner) = partner(flow) {
+        partner.flags &= !flags::PEER_RESET;
+    }
 }
 
 /// Whether a flow gives way to a SYN: another connection of a client that uses the port again.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use lb_common::{
     addr::{Addr, Tuple, V4, V6},
     flow::Flow,
-    seq::before,
+    seq::within,
 };
 use lb_ebpf::wire::tcp_flags;
 
@@ -51,9 +51,10 @@ pub enum Refused {
 
 #[inline(always)]
 pub fn find<A: Table>(tuple: &Tuple<A>) -> Option<&'static mut Flow<A>> {
-    // SAFETY: map values live as long as the program runs. An element deleted by the agent meanwhile
-    // may be reused for another flow; then one packet's counters land there, and nothing else: the
-    // fields that steer a packet are read before.
+    // SAFETY: map values live as long as the program runs. An element that the agent deletes at this
+    // moment may be reused at once for another flow: then this one packet is counted there, or goes
+    // astray. The agent deletes only flows that have ended or were idle for long, so it is a packet
+    // that nobody waits for.
     A::flows().get_ptr_mut(tuple).map(|flow| unsafe { &mut *flow })
 }
 
@@ -79,6 +80,10 @@ pub fn remove<A: Table>(tuple: &Tuple<A>) {
     let _ = A::flows().remove(tuple);
 }
 
+/// How far a number can be ahead of the last one: no receiver here has a larger window. A forged
+/// segment with any other number teaches us nothing.
+const WINDOW: u32 = 1 << 25;
+
 /// Notes that a segment passed: time, traffic, and the numbers that a later RST will need.
 #[inline(always)]
 pub fn touch<A>(flow: &mut Flow<A>, segment: &Segment<A>) {
@@ -86,10 +91,10 @@ pub fn touch<A>(flow: &mut Flow<A>, segment: &Segment<A>) {
     flow.packets = flow.packets.wrapping_add(1);
     flow.bytes += segment.ip_len as u64;
     let end = segment.end();
-    if before(flow.seq_next, end) {
+    if within(end, flow.seq_next, WINDOW) {
         flow.seq_next = end;
     }
-    if segment.flags & tcp_flags::ACK != 0 && before(flow.ack, segment.ack) {
+    if segment.flags & tcp_flags::ACK != 0 && within(segment.ack, flow.ack, WINDOW) {
         flow.ack = segment.ack;
     }
 }

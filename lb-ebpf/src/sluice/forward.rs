@@ -121,15 +121,15 @@ fn onward<A: Version>(
     }
 }
 
-/// The largest packet that can go this way, if this one is larger. A next hop that is not known yet
-/// has no limit here: the kernel will see to it.
+/// The largest packet that can go this way, if this one is larger. For a next hop that is not known
+/// yet, only a packet that IP itself cannot hold is too large: the kernel will see to the rest.
 #[inline(always)]
 fn too_big(way: &Way, ip_len: u16) -> Option<u16> {
-    let mut mtu = next_hop::get(way.next_hop)?.mtu;
+    let mut mtu = next_hop::get(way.next_hop).map_or(u16::MAX, |hop| hop.mtu);
     if let Some(backend) = way.backend
         && way.tunnelled
     {
-        mtu -= tunnel::overhead(backend);
+        mtu = mtu.saturating_sub(tunnel::overhead(backend));
     }
     (ip_len > mtu).then_some(mtu)
 }

@@ -18,7 +18,7 @@ use lb_common::{
 use lb_ebpf::{packet::Packet, wire::tcp_flags};
 
 use crate::{
-    Verdict, Version, clock, count,
+    Verdict, Version, clock, close, count,
     flow::{self, Refused},
     nat::Reserved,
     next_hop, options,
@@ -92,6 +92,7 @@ pub fn reserve<A: Version>(
         return Err(DropReason::Inconsistent);
     };
     *handshake = Handshake { flow: to_client(to, backend), ..Default::default() };
+    handshake.flow.last_seen = clock::now();
     match A::handshakes().insert(answers, &*handshake, BPF_NOEXIST as u64) {
         Ok(()) => Ok(Reserved::Done),
         // The client's own earlier attempt on this tuple.
@@ -104,22 +105,49 @@ pub fn reserve<A: Version>(
 /// A flow of `nat` from a backend to a client.
 #[inline(always)]
 fn to_client<A: Version>(to: Tuple<A>, backend: u16) -> Flow<A> {
+    // The epoch first: if the routes change in between, the next hop is looked up anew.
+    let route_epoch = next_hop::epoch();
     Flow {
         next_hop: next_hop::towards(&to.dst),
         to,
         backend,
         forward: forward::NAT,
         flags: flow_flags::TO_CLIENT,
-        route_epoch: next_hop::epoch(),
+        route_epoch,
         ..Default::default()
     }
 }
 
-/// Whether a segment begins another connection of the same client port.
+/// Who holds the tuple of the answers to a client's handshake.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    Ours,
+    /// The LRU has taken the entry.
+    Nobodys,
+    /// And somebody else has got the port since.
+    Anothers,
+}
+
+#[inline(never)]
+fn answers<A: Version>(client: &Tuple<A>, handshake: &Handshake<A>) -> Answers {
+    if handshake.flow.forward != forward::NAT {
+        return Answers::Ours;
+    }
+    match find(&handshake.flow.to.reversed()) {
+        Some(held) if held.flow.to == client.reversed() => Answers::Ours,
+        Some(_) => Answers::Anothers,
+        None => Answers::Nobodys,
+    }
+}
+
+/// Whether a segment begins a connection in place of this handshake: another one of the same client
+/// port, or the same one again, if its answers would not come back any more.
 #[inline(always)]
-pub fn is_replaced_by<A>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
+pub fn is_replaced_by<A: Version>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
     let is_from_client = handshake.flow.flags & flow_flags::TO_CLIENT == 0;
-    is_from_client && segment.is_syn() && segment.seq != handshake.isn
+    is_from_client
+        && segment.is_syn()
+        && (segment.seq != handshake.isn || answers(&segment.tuple, handshake) != Answers::Ours)
 }
 
 /// Handles a segment whose tuple has a handshake.
@@ -130,6 +158,7 @@ pub fn advance<A: Version>(
     handshake: &'static mut Handshake<A>,
 ) -> Result<Verdict, DropReason> {
     packet.service = service::of_backend(handshake.flow.backend);
+    handshake.flow.last_seen = clock::now();
     if handshake.flow.flags & flow_flags::TO_CLIENT != 0 {
         if segment.is_syn_ack() {
             answered(packet, segment, handshake);
@@ -149,13 +178,19 @@ pub fn advance<A: Version>(
         // The client gives up. Nobody will miss the entries; the LRU takes them.
         return A::forward(packet, &mut handshake.flow);
     }
-    if handshake.flags & flags::COMPLETED == 0 && !completes(segment, handshake) {
+    if handshake.flags & flags::COMPLETED == 0
+        && (!completes(segment, handshake)
+            || answers(&segment.tuple, handshake) == Answers::Anothers)
+    {
         return Err(DropReason::HandshakeMismatch);
     }
     complete(handshake);
     match flow::find(&segment.tuple) {
         Some(flow) => {
-            flow::touch(flow, segment);
+            // The bare acknowledgement may have been lost on the way to us, and this be the client's FIN.
+            if segment.is_plain() || close::note_end(segment, flow) {
+                flow::touch(flow, segment);
+            }
             A::forward(packet, flow)
         }
         None => A::forward(packet, &mut handshake.flow),

@@ -10,7 +10,7 @@ use lb_common::{
 use lb_ebpf::packet::Packet;
 
 use crate::{
-    Verdict, Version, count, handshake, nat, options,
+    Verdict, Version, clock, count, handshake, nat, options,
     parse::Segment,
     scratch::{self, Use},
     service,
@@ -74,6 +74,7 @@ fn open<A: Version>(
     entry.flow.to = segment.tuple;
     entry.flow.backend = id;
     entry.flow.forward = service.forward;
+    entry.flow.last_seen = clock::now();
     entry.isn = segment.seq;
     if service.forward == forward::NAT {
         let hash = hash::tuple(0, &segment.tuple);

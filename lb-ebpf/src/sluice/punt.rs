@@ -14,10 +14,14 @@ use crate::{Verdict, count};
 #[map]
 static PUNTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
-/// Hands over the packet that begins at `l3`.
+/// Hands over the packet of `len` bytes that begins at `l3`.
 #[inline(always)]
-pub fn to_agent(packet: &mut Packet, l3: usize, backend: u16) -> Result<Verdict, DropReason> {
-    let len = packet.len() - l3;
+pub fn to_agent(
+    packet: &mut Packet,
+    l3: usize,
+    len: usize,
+    backend: u16,
+) -> Result<Verdict, DropReason> {
     if len == 0 || len > MAX_PACKET {
         return Err(DropReason::PuntQueueFull);
     }

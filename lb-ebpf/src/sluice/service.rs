@@ -67,24 +67,29 @@ impl Tables for V6 {
     }
 }
 
-/// The listener at an address and port (network byte order).
+/// The listener at an address and port (network byte order). No listener has port 0.
 #[inline(always)]
 pub fn listener<A: Tables>(addr: &A, port: u16) -> Option<Listener> {
-    let key = ListenerKey { addr: *addr, port, _pad: 0 };
-    // SAFETY: the value is copied at once; the agent replaces values whole.
-    unsafe { A::listeners().get(key) }.copied()
+    if port == 0 { None } else { entry(addr, port) }
 }
 
 /// Whether an address is a service's.
 #[inline(never)]
 pub fn is_vip<A: Tables>(addr: &A) -> bool {
-    listener(addr, 0).is_some()
+    entry(addr, 0).is_some()
 }
 
 /// Whether the data plane alone has this address, so that nobody else would answer its pings.
 #[inline(always)]
 pub fn is_xdp_only<A: Tables>(addr: &A) -> bool {
-    listener(addr, 0).is_some_and(|vip| vip.flags & listener_flags::XDP_ONLY != 0)
+    entry(addr, 0).is_some_and(|vip| vip.flags & listener_flags::XDP_ONLY != 0)
+}
+
+#[inline(always)]
+fn entry<A: Tables>(addr: &A, port: u16) -> Option<Listener> {
+    let key = ListenerKey { addr: *addr, port, _pad: 0 };
+    // SAFETY: the value is copied at once; the agent replaces values whole.
+    unsafe { A::listeners().get(key) }.copied()
 }
 
 #[inline(always)]

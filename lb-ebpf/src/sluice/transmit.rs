@@ -11,7 +11,7 @@ use lb_common::{
 };
 use lb_ebpf::{
     packet::Packet,
-    wire::{EthHdr, Ipv4Hdr, Ipv6Hdr, VlanTag, ethertype, get32, get128, put_mac},
+    wire::{EthHdr, Ipv4Hdr, Ipv6Hdr, VlanTag, ethertype, get16, get32, get128, put_mac},
 };
 
 use crate::{Verdict, count, forward::Way, next_hop, punt, stage};
@@ -117,6 +117,16 @@ pub fn unresolved(
     kind: u16,
     link_backend: u16,
 ) -> Result<Verdict, DropReason> {
+    // The packet as IP has it: short frames are padded.
+    let ip_len = match kind {
+        ethertype::IPV4 => {
+            u16::from_be(get16(&packet.at::<Ipv4Hdr>(EthHdr::LEN)?.tot_len)) as usize
+        }
+        _ => {
+            let ip = packet.at::<Ipv6Hdr>(EthHdr::LEN)?;
+            Ipv6Hdr::LEN + u16::from_be(get16(&ip.payload_len)) as usize
+        }
+    };
     // With `dsr` the destination is our own address: the FIB cannot help.
     if link_backend == 0 {
         // SAFETY: all-zero bytes are a valid value of this C struct.
@@ -151,5 +161,5 @@ pub fn unresolved(
             _ => {}
         }
     }
-    punt::to_agent(packet, EthHdr::LEN, link_backend)
+    punt::to_agent(packet, EthHdr::LEN, ip_len, link_backend)
 }

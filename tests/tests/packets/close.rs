@@ -180,6 +180,68 @@ fn after_wrong_guesses_the_right_reset_still_counts() {
     }
 }
 
+/// A forged segment must not teach the number that makes a forged RST right.
+#[test]
+fn data_from_beyond_any_window_teaches_nothing() {
+    for (service, v6) in services() {
+        let (mut plane, connection) = opened(service, v6);
+        for ahead in [1 << 25, 1 << 28, 0x7fff_ff00] {
+            let data = up(&connection, ACK, CLIENT + 1 + ahead, SERVER + 1);
+            plane.check("forged data", &data.bytes(), &connection.goes_up(&data));
+            let rst = up(&connection, RST, CLIENT + 1 + ahead, 0);
+            plane.check("and its RST", &rst.bytes(), &connection.goes_up(&rst));
+        }
+    }
+}
+
+/// Whoever has sent a RST has no connection to send on: the RST was another's.
+#[test]
+fn a_sender_that_goes_on_takes_its_reset_back() {
+    for (service, v6) in services() {
+        let (mut plane, connection) = opened(service, v6);
+        let rst = up(&connection, RST, CLIENT + 1, 0);
+        let expected = reset(connection.goes_up(&rst), &connection);
+        plane.check("RST", &rst.bytes(), &expected);
+        let data = up(&connection, ACK, CLIENT + 1, SERVER + 1);
+        plane.check("the client goes on", &data.bytes(), &connection.goes_up(&data));
+        // It counts anew, so the flow was open.
+        plane.check(&name(service, v6), &rst.bytes(), &expected);
+    }
+    let (rst, data) = ((true, RST, CLIENT + 1, 0), (true, ACK, CLIENT + 1, SERVER + 1));
+    assert_eq!(table_after::<V4>(&[rst, data]), (0, 0));
+    assert_eq!(table_after::<V6>(&[rst, data]), (0, 0));
+    // What the other side had sent before it got the RST means nothing.
+    let late = (false, ACK, SERVER + 1, CLIENT + 1);
+    assert_eq!(table_after::<V4>(&[rst, late]), (flags::RESET, flags::PEER_RESET));
+}
+
+/// The bare acknowledgement was lost on the way to the edge.
+#[test]
+fn a_fin_that_completes_the_handshake_is_a_fin() {
+    for (service, v6) in services() {
+        let mut plane = Dataplane::fresh(Scenario::usual());
+        let connection = Connection::new(&plane, service, v6);
+        let syn = connection.syn();
+        plane.check("SYN", &syn.bytes(), &connection.syn_goes_up(&syn));
+        if connection.is_nat() {
+            let answer = connection.syn_ack();
+            plane.check("SYN-ACK", &answer.bytes(), &connection.goes_down(&answer));
+        }
+        plane.run(&up(&connection, FIN | ACK, CLIENT + 1, SERVER + 1).bytes());
+        if connection.is_nat() {
+            let fin = down(&connection, FIN | ACK, SERVER + 1, CLIENT + 2);
+            let expected = closed(connection.goes_down(&fin), &connection);
+            plane.check(&name(service, v6), &fin.bytes(), &expected);
+        } else {
+            let ended = match v6 {
+                true => V6::flow(&plane, &client_key(&connection)).unwrap().is_closing(),
+                false => V4::flow(&plane, &client_key(&connection)).unwrap().is_closing(),
+            };
+            assert!(ended, "{}", name(service, v6));
+        }
+    }
+}
+
 fn table_after<A: Family>(frames: &[(bool, u8, u32, u32)]) -> (u8, u8) {
     let (plane, connection) = opened(id::NAT, A::LEN == 16);
     for &(client, flags, seq, ack) in frames {
@@ -204,7 +266,7 @@ fn both_entries_know_how_it_ended<A: Family>() {
     assert_eq!(table_after::<A>(&[client_fin]), (flags::FIN, flags::PEER_FIN));
     assert_eq!(table_after::<A>(&[server_fin]), (flags::PEER_FIN, flags::FIN));
     assert_eq!(table_after::<A>(&[client_fin, server_fin]), (both, both));
-    assert_eq!(table_after::<A>(&[client_rst]), (flags::RESET, flags::RESET));
+    assert_eq!(table_after::<A>(&[client_rst]), (flags::RESET, flags::PEER_RESET));
 }
 
 #[test]

@@ -100,6 +100,52 @@ fn a_syn_sent_again_goes_the_same_way() {
     }
 }
 
+fn reservation_lost<A: Family>() {
+    let mut plane = Dataplane::fresh(Scenario::usual());
+    let connection = Connection::new(&plane, id::NAT, A::LEN == 16);
+    let syn = connection.syn();
+    plane.check("SYN", &syn.bytes(), &connection.syn_goes_up(&syn));
+    A::remove_handshake(&mut plane, &answers(&connection));
+    plane.check("the port is reserved again", &syn.bytes(), &connection.syn_goes_up(&syn));
+    let answer = connection.syn_ack();
+    plane.check("so the answer comes back", &answer.bytes(), &connection.goes_down(&answer));
+
+    // Meanwhile the port has become another client's: nothing of ours may go there.
+    let mut theirs = A::handshake(&plane, &answers(&connection)).unwrap();
+    theirs.flow.to.dport ^= 1;
+    A::enter_handshake(&mut plane, &answers(&connection), &theirs);
+    let ack = connection.handshake_ack();
+    plane.check("ACK", &ack.bytes(), &Expect::drop(id::NAT, DropReason::HandshakeMismatch));
+    assert_eq!(A::handshake(&plane, &answers(&connection)), Some(theirs), "theirs stays theirs");
+}
+
+/// A flood of SYNs can push out one half of a handshake and leave the other.
+#[test]
+fn a_reservation_that_was_pushed_out_is_made_anew_and_never_stolen() {
+    reservation_lost::<V4>();
+    reservation_lost::<V6>();
+}
+
+fn dated<A: Family>() {
+    let mut plane = Dataplane::fresh(Scenario::usual());
+    let connection = Connection::new(&plane, id::NAT, A::LEN == 16);
+    let before = lb_agent::bpf::sys::now_ticks();
+    let syn = connection.syn();
+    plane.check("SYN", &syn.bytes(), &connection.syn_goes_up(&syn));
+    for key in [client_key(&connection), answers(&connection)] {
+        let seen = A::handshake(&plane, &key).unwrap().flow.last_seen;
+        // The coarse clock may be a tick behind.
+        assert!(seen.wrapping_sub(before.wrapping_sub(1)) < 1000, "{seen} after {before}");
+    }
+}
+
+/// Or nobody could tell the unfinished from those under way.
+#[test]
+fn handshakes_are_dated() {
+    dated::<V4>();
+    dated::<V6>();
+}
+
 #[test]
 fn a_client_that_starts_over_before_it_is_answered() {
     for (service, v6) in services() {

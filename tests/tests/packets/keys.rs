@@ -22,6 +22,8 @@ pub trait Family: Addr + Pod {
     fn remove_flow(plane: &mut Dataplane, key: &Tuple<Self>);
     fn handshake(plane: &Dataplane, key: &Tuple<Self>) -> Option<Handshake<Self>>;
     fn handshake_keys(plane: &Dataplane) -> Vec<Tuple<Self>>;
+    fn enter_handshake(plane: &mut Dataplane, key: &Tuple<Self>, handshake: &Handshake<Self>);
+    fn remove_handshake(plane: &mut Dataplane, key: &Tuple<Self>);
 }
 
 macro_rules! family {
@@ -48,6 +50,18 @@ macro_rules! family {
 
             fn remove_flow(plane: &mut Dataplane, key: &Tuple<Self>) {
                 plane.tables.$flows.remove(key).unwrap();
+            }
+
+            fn enter_handshake(
+                plane: &mut Dataplane,
+                key: &Tuple<Self>,
+                handshake: &Handshake<Self>,
+            ) {
+                plane.tables.$handshakes.insert(key, handshake, 0).unwrap();
+            }
+
+            fn remove_handshake(plane: &mut Dataplane, key: &Tuple<Self>) {
+                plane.tables.$handshakes.remove(key).unwrap();
             }
 
             fn handshake(plane: &Dataplane, key: &Tuple<Self>) -> Option<Handshake<Self>> {

@@ -114,6 +114,27 @@ fn a_packet_for_an_unresolved_backend_goes_to_the_agent() {
     }
 }
 
+/// Ethernet pads what is shorter than its least frame; the agent sends packets, not frames.
+#[test]
+fn the_agent_gets_no_padding() {
+    for (service, v6) in services() {
+        let mut plane = Dataplane::fresh(Scenario::usual());
+        let connection = Connection::new(&plane, service, v6);
+        connection.open(&mut plane);
+        plane.change(|scenario| {
+            scenario.backends.values_mut().for_each(|it| it.next_hop = hop::UNRESOLVED);
+        });
+        let sent = data_up(&connection);
+        let padded = sent.with(|frame| frame.padding = vec![0xee; 6]);
+        let expected =
+            Expect::punted(service).to_backend(connection.backend, sent.packet.bytes().len());
+        plane.check(&name(service, v6), &padded.bytes(), &expected);
+        let backend = if service == id::DSR { connection.backend } else { 0 };
+        let packet = connection.forwarded(&sent).packet.bytes();
+        assert_eq!(plane.tables.punted(), [Punted { backend, packet }]);
+    }
+}
+
 #[test]
 fn a_packet_for_a_client_without_a_route_goes_to_the_agent() {
     for v6 in VERSIONS {

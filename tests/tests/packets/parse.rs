@@ -255,6 +255,10 @@ fn what_is_not_for_a_service_is_left_alone() {
             (tcp.sport, tcp.dport) = (40_001, 81);
             let port = frame.with(|frame| frame.packet.payload = Payload::Tcp(tcp)).bytes();
             passes(&mut plane, &format!("another port, {what}"), &port, Event::PassToHost);
+            // Port 0 stands for the address itself in the table of listeners.
+            let tcp = Tcp { dport: 0, ..Tcp::new(40_001, 0, flags) };
+            let zero = frame.with(|frame| frame.packet.payload = Payload::Tcp(tcp)).bytes();
+            passes(&mut plane, &format!("port 0, {what}"), &zero, Event::PassToHost);
         }
         for proto in [protocol::UDP, protocol::IPIP, protocol::IPV6, 47, 50, 51, 59, 132, 255] {
             let raw =

@@ -1,6 +1,9 @@
 //! Which backend a client gets: the slot that the agent's ring has for the shared hash.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use lb_agent::state::Family;
 use lb_common::{
@@ -21,8 +24,14 @@ use tests::{
 
 use crate::connection::{CLIENT, Connection, SERVER, VERSIONS, name, services};
 
-fn random_client(random: &mut StdRng, v6: bool) -> SocketAddr {
-    let ip = match v6 {
+/// Clients whose ports differ: of two with the same port on one backend, `nat` gives one another.
+fn random_clients(random: &mut StdRng, v6: bool) -> impl Iterator<Item = SocketAddr> {
+    let ports = rand::seq::index::sample(random, 60_000, 50);
+    ports.into_iter().map(move |port| SocketAddr::new(random_ip(random, v6), 1024 + port as u16))
+}
+
+fn random_ip(random: &mut StdRng, v6: bool) -> IpAddr {
+    match v6 {
         false => IpAddr::from([
             random.random_range(1..127),
             random.random(),
@@ -39,8 +48,7 @@ fn random_client(random: &mut StdRng, v6: bool) -> SocketAddr {
             0,
             random.random(),
         ]),
-    };
-    SocketAddr::new(ip, random.random_range(1024..=65_535))
+    }
 }
 
 #[test]
@@ -49,8 +57,7 @@ fn the_agents_ring_says_where_a_connection_goes() {
     for (service, v6) in services() {
         let mut plane = Dataplane::fresh(Scenario::usual());
         let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..50 {
-            let client = random_client(&mut random, v6);
+        for client in random_clients(&mut random, v6) {
             let vip = scenario::listener(service, v6);
             let connection = Connection::between(&plane.scenario, client, vip);
             let syn = connection.syn();
@@ -91,25 +98,24 @@ fn with_source_affinity_all_connections_of_a_client_go_to_one_backend() {
     let mut random = StdRng::seed_from_u64(seed("with_source_affinity"));
     for v6 in VERSIONS {
         let plane = Dataplane::fresh(Scenario::usual());
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..20 {
-            let client = random_client(&mut random, v6);
-            let backends: Vec<u16> = (0..5)
-                .map(|_| {
-                    let client = SocketAddr::new(client.ip(), random.random_range(1024..=65_535));
-                    let vip = scenario::listener(id::AFFINE, v6);
-                    let connection = Connection::between(&plane.scenario, client, vip);
-                    let syn = connection.syn();
-                    plane.run(&syn.bytes());
-                    connection.backend
-                })
-                .collect();
-            assert!(backends.iter().all(|it| *it == backends[0]), "{client}: {backends:?}");
-            seen.insert(backends[0]);
+        let picked = || -> BTreeMap<u16, u64> {
+            let backends = plane.tables.counters().backends;
+            backends.into_iter().map(|(id, it)| (id, it.picked)).filter(|it| it.1 > 0).collect()
+        };
+        let mut before = BTreeMap::new();
+        for client in random_clients(&mut random, v6).take(20) {
+            for port in 0..5 {
+                let client = SocketAddr::new(client.ip(), 2000 + 9999 * port);
+                let vip = scenario::listener(id::AFFINE, v6);
+                plane.run(&Connection::between(&plane.scenario, client, vip).syn().bytes());
+            }
+            let after = picked();
+            let rose: Vec<_> = after.iter().filter(|(id, n)| before.get(*id) != Some(*n)).collect();
+            assert_eq!(rose.len(), 1, "{client}: from {before:?} to {after:?}");
+            before = after;
         }
-        assert_eq!(seen.len(), 2, "not all clients at one backend");
-        let picked: u64 = plane.tables.counters().backends.values().map(|it| it.picked).sum();
-        assert_eq!(picked, 100);
+        assert_eq!(before.len(), 2, "not all clients at one backend: {before:?}");
+        assert_eq!(before.values().sum::<u64>(), 100);
     }
 }
 

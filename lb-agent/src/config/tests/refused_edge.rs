@@ -94,6 +94,26 @@ fn source_addresses() {
 }
 
 #[test]
+fn more_source_addresses_than_nat_can_use() {
+    let sources = |v4: usize, v6: usize| {
+        let v4 = (1..=v4).map(|n| format!("\"10.2.1.{n}\",\n"));
+        let v6 = (1..=v6).map(|n| format!("\"2001:db8:1::{n}\",\n"));
+        with(&minimal(), "\"10.2.0.1\"", &v4.chain(v6).collect::<String>())
+    };
+    valid(&sources(64, 64));
+    assert_eq!(
+        errors(&sources(65, 63)),
+        "edge.toml:69: edge: source_addresses \"10.2.1.65\" is one more than the 64 IPv4 addresses that nat can use: \
+         remove it"
+    );
+    assert_eq!(
+        errors(&sources(1, 65)),
+        "edge.toml:70: edge: source_addresses \"2001:db8:1::65\" is one more than the 64 IPv6 addresses that nat can \
+         use: remove it"
+    );
+}
+
+#[test]
 fn nat_ports() {
     const REMEDY: &str = "write lowest-highest within 1024 to 60999, e.g. \"1024-60999\"";
     for (ports, message) in [

@@ -204,3 +204,27 @@ fn more_than_the_tables_hold() {
          the 3 backends that edge.tables.backends makes room for: raise edge.tables.backends"
     );
 }
+
+#[test]
+fn more_listeners_than_an_edge_can_have() {
+    // 8,192 entries: 128 addresses, and 63 ports of each.
+    let edge = with(EDGE, "name = \"e\"", "name = \"e\"\ntables = { services = 200 }");
+    let of_address = |n: usize, ports: usize| {
+        let listen: Vec<String> = (1..=ports).map(|port| format!("203.0.113.{n}:{port}")).collect();
+        let listen: Vec<&str> = listen.iter().map(String::as_str).collect();
+        service(&format!("s{n}"), "nat", &listen, &["10.2.0.2:80"])
+    };
+    let full: String = (1..=128).map(|n| of_address(n, 63)).collect();
+    valid(&format!("{edge}{full}"));
+    let mut text = format!("{edge}{full}");
+    let line = text.lines().count() + 4;
+    text += &of_address(129, 2);
+    assert_eq!(
+        errors(&text),
+        format!(
+            "edge.toml:{line}: service \"s129\": listen \"203.0.113.129:1\" is beyond the 8192 IPv4 listeners and \
+             addresses of listeners, counted together, that an edge can have: \
+             move services to another edge, or use more ports of fewer addresses"
+        )
+    );
+}

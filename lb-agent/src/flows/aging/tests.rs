@@ -21,7 +21,7 @@ fn forward_entry(last_seen: u32, flags: u8) -> Entry<V4> {
         flags,
         ..Default::default()
     };
-    Entry { key: CLIENT_TO_VIP, flow }
+    Entry { key: CLIENT_TO_VIP, flow, stage: Stage::Flow }
 }
 
 fn reverse_entry(last_seen: u32, flags: u8) -> Entry<V4> {
@@ -184,7 +184,56 @@ proptest! {
         let flow = Flow::<V6> {
             forward: forward::IPIP, flags, last_seen: v4.entry.flow.last_seen, ..Default::default()
         };
-        let v6 = Connection { entry: Entry { key: Tuple::default(), flow }, partner: None };
+        let v6 = Connection { entry: Entry { key: Tuple::default(), flow, stage: Stage::Flow }, partner: None };
         prop_assert_eq!(v4.judge(&POLICY, now), v6.judge(&POLICY, now));
+    }
+}
+
+#[test]
+fn a_handshake_is_over_when_the_client_has_stopped_trying() {
+    let now = 10 * HANDSHAKE_TICKS;
+    let (old, recent) = (now - HANDSHAKE_TICKS - 1, now - HANDSHAKE_TICKS);
+    let half = |entry: Entry<V4>| Entry { stage: Stage::HalfOpen, ..entry };
+    let nat = |f, r| pair(half(forward_entry(f, 0)), half(reverse_entry(r, 0)));
+    let alone = |last_seen| Connection { partner: None, ..nat(last_seen, 0) };
+    let waiting = |f, r, flags| {
+        let mut connection = nat(f, r);
+        connection.entry.stage = Stage::Waiting;
+        connection.entry.flow.flags = flags;
+        connection
+    };
+    let long = Policy { idle_timeout: 4 * HANDSHAKE_TICKS, ..POLICY };
+    for (what, connection, policy, wanted) in [
+        ("silent", nat(old, old), long, Verdict::Abandon),
+        ("silent towards a dead backend", nat(old, old), DOOMED, Verdict::Abandon),
+        ("the client still tries", nat(recent, old), POLICY, Verdict::Keep),
+        ("the backend still answers", nat(old, recent), POLICY, Verdict::Keep),
+        ("towards a dead backend", nat(recent, old), DOOMED, Verdict::Keep),
+        ("half of it was evicted", alone(old), long, Verdict::Abandon),
+        ("of unknown age", nat(0, 0), POLICY, Verdict::Keep),
+        ("half of unknown age", nat(old, 0), POLICY, Verdict::Abandon),
+        ("established without room", waiting(old, old, 0), long, Verdict::Keep),
+        ("established without room, idle", waiting(old, old, 0), POLICY, Verdict::Expire),
+        ("established without room, reset", waiting(old, old, flags::RESET), long, Verdict::Close),
+        ("established without room, unknown", waiting(0, 0, 0), POLICY, Verdict::Keep),
+        ("established without room, dead", waiting(recent, 0, 0), DOOMED, Verdict::Reset),
+    ] {
+        assert_eq!(connection.judge(&policy, now), wanted, "{what}");
+        assert!(!connection.is_broken(), "{what}");
+        if wanted != Verdict::Keep {
+            let mut entries = std::iter::once(connection.entry).chain(connection.partner);
+            assert!(entries.any(|entry| entry.may_have_aged(&policy, now)), "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_is_long_past_is_old_and_what_is_just_ahead_is_not() {
+    for now in [0, 5, 1 << 31, u32::MAX] {
+        assert_eq!(age(now, now), 0);
+        assert_eq!(age(now, now.wrapping_sub(7)), 7);
+        assert_eq!(age(now, now.wrapping_add(7)), 0, "a packet after the clock was read");
+        let years = (1 << 31) + 5;
+        assert_eq!(age(now, now.wrapping_sub(years)), years, "more than half the clock's range");
     }
 }

@@ -46,8 +46,12 @@ impl Model {
         self.flows.insert(to.reversed(), reverse);
     }
 
+    fn entry(key: &Tuple<V4>, flow: &Flow<V4>) -> Entry<V4> {
+        Entry { key: *key, flow: *flow, stage: Stage::Flow }
+    }
+
     fn splits(&self) -> usize {
-        let entries = self.flows.iter().map(|(key, flow)| Entry { key: *key, flow: *flow });
+        let entries = self.flows.iter().map(|(key, flow)| Self::entry(key, flow));
         entries.filter(|e| !self.flows.contains_key(&e.partner_key().unwrap())).count()
     }
 }
@@ -66,13 +70,13 @@ impl FlowTable<V4> for Model {
         entries.extend(
             self.order[from..to]
                 .iter()
-                .filter_map(|key| self.flows.get(key).map(|flow| Entry { key: *key, flow: *flow })),
+                .filter_map(|key| self.flows.get(key).map(|flow| Self::entry(key, flow))),
         );
         Ok((to < self.order.len()).then_some(to))
     }
 
-    fn get(&self, key: &Tuple<V4>) -> io::Result<Option<Flow<V4>>> {
-        Ok(self.flows.get(key).copied())
+    fn get(&self, key: &Tuple<V4>) -> io::Result<Option<Entry<V4>>> {
+        Ok(self.flows.get(key).map(|flow| Self::entry(key, flow)))
     }
 
     fn remove(&mut self, key: &Tuple<V4>) -> io::Result<bool> {
@@ -84,9 +88,8 @@ fn walk(
     sweeper: &mut Sweeper<V4, usize>,
     table: &mut Model,
     policy: impl Fn(u16) -> Policy,
-    orders: &mut Vec<ResetOrder<V4>>,
 ) -> Census {
-    walk_at(sweeper, table, policy, NOW, orders)
+    walk_at(sweeper, table, policy, NOW)
 }
 
 fn walk_at(
@@ -94,10 +97,9 @@ fn walk_at(
     table: &mut Model,
     policy: impl Fn(u16) -> Policy,
     now: u32,
-    orders: &mut Vec<ResetOrder<V4>>,
 ) -> Census {
     loop {
-        if let Step::Done(census) = sweeper.step(table, &policy, now, orders).unwrap() {
+        if let Step::Done(census) = sweeper.step(table, &policy, now).unwrap() {
             return census;
         }
     }
@@ -114,12 +116,11 @@ fn the_census_counts_connections_and_references() {
         table.pair(client, 7, [10, 10], [0, 0]);
     }
     table.pair(9, 8, [5_000, 5_000], [0, 0]);
-    let mut orders = Vec::new();
-    let census = walk(&mut Sweeper::default(), &mut table, |_| ALIVE, &mut orders);
+    let census = walk(&mut Sweeper::default(), &mut table, |_| ALIVE);
     assert_eq!((census.connections(7), census.connections(9)), (5, 0));
     assert!(census.is_referenced(8) && !census.is_referenced(9));
     assert_eq!(census.referenced().collect::<Vec<_>>(), [7, 8]);
-    assert_eq!((census.expired, orders.len(), table.flows.len()), (1, 1, 10));
+    assert_eq!(census.entries, 12);
 }
 
 #[test]
@@ -132,14 +133,14 @@ fn doomed_flows_are_reset_at_the_pacers_rate() {
     let policy = |backend| if backend == 7 { doomed(ALIVE) } else { ALIVE };
     let mut sweeper = Sweeper::default();
     let mut orders = Vec::new();
-    walk(&mut sweeper, &mut table, policy, &mut orders);
+    walk(&mut sweeper, &mut table, policy);
     assert_eq!((sweeper.waiting(), orders.len(), table.flows.len()), (20, 0, 80));
 
     let mut pacer = Pacer::new(10, 5);
     let mut at = Duration::from_secs(1);
     let mut reset = |at, table: &mut Model, sweeper: &mut Sweeper<_, _>| {
         let pacer = (&mut pacer, at);
-        sweeper.reset_doomed(table, policy, NOW, pacer, &mut orders).unwrap()
+        sweeper.reset_due(table, policy, NOW, pacer, &mut orders).unwrap().doomed
     };
     assert_eq!(reset(at, &mut table, &mut sweeper), 5);
     at += Duration::from_millis(300);
@@ -155,13 +156,42 @@ fn doomed_flows_are_reset_at_the_pacers_rate() {
 }
 
 #[test]
+fn idle_flows_expire_at_the_pacers_rate_after_those_of_the_doomed() {
+    let mut table = Model::default();
+    for client in 0..20 {
+        table.pair(client, 7, [5_000, 5_000], [0, 0]);
+    }
+    table.pair(100, 8, [10, 10], [0, 0]);
+    let policy = |backend| if backend == 8 { doomed(ALIVE) } else { ALIVE };
+    let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
+    walk(&mut sweeper, &mut table, policy);
+    assert_eq!((sweeper.waiting(), table.flows.len()), (21, 42));
+    // One of the idle comes to life.
+    let key = table.order.iter().find(|key| key.sport == 3 && key.dport == 80).copied().unwrap();
+    table.flows.get_mut(&key).unwrap().last_seen = NOW;
+
+    let mut pacer = Pacer::new(10, 5);
+    let mut reset = |at| {
+        let pacer = (&mut pacer, Duration::from_secs(at));
+        sweeper.reset_due(&mut table, policy, NOW, pacer, &mut orders).unwrap()
+    };
+    assert_eq!(reset(1), Resets { doomed: 1, expired: 4 });
+    let later: u64 = (2..10).map(|at| reset(at).expired).sum();
+    assert_eq!((later, orders.len(), table.flows.len()), (15, 20, 2));
+    assert_eq!(orders[0].backend, 8);
+}
+
+#[test]
 fn a_backend_that_comes_back_keeps_its_flows() {
     let mut table = Model::default();
     table.pair(1, 7, [10, 10], [0, 0]);
     let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
-    walk(&mut sweeper, &mut table, |_| doomed(ALIVE), &mut orders);
+    walk(&mut sweeper, &mut table, |_| doomed(ALIVE));
     let pacer = (&mut Pacer::new(1, 1), Duration::ZERO);
-    assert_eq!(sweeper.reset_doomed(&mut table, |_| ALIVE, NOW, pacer, &mut orders).unwrap(), 0);
+    assert_eq!(
+        sweeper.reset_due(&mut table, |_| ALIVE, NOW, pacer, &mut orders).unwrap(),
+        Resets::default()
+    );
     assert_eq!((sweeper.waiting(), table.flows.len(), orders.len()), (0, 2, 0));
 }
 
@@ -171,9 +201,9 @@ fn half_a_connection_is_removed_once_it_has_been_so_for_long() {
     table.pair(1, 7, [10, 10], [0, 0]);
     let key = table.order.iter().find(|key| key.dport == 80).copied().unwrap();
     let half = table.flows.remove(&key).unwrap();
-    let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
+    let mut sweeper = Sweeper::default();
     let mut walks = |table: &mut Model, count: u16, now: u32| -> u64 {
-        (0..count).map(|_| walk_at(&mut sweeper, table, |_| ALIVE, now, &mut orders).orphans).sum()
+        (0..count).map(|_| walk_at(&mut sweeper, table, |_| ALIVE, now).orphans).sum()
     };
     // Every sixteenth walk looks at this pair; once it is noted, every walk does.
     assert_eq!(walks(&mut table, CHECKED_PAIRS, NOW), 0);
@@ -184,7 +214,7 @@ fn half_a_connection_is_removed_once_it_has_been_so_for_long() {
     table.flows.remove(&key);
     assert_eq!(walks(&mut table, CHECKED_PAIRS, NOW + ORPHAN_TICKS + 2), 0);
     assert_eq!(walks(&mut table, 1, NOW + 2 * ORPHAN_TICKS + 3), 1);
-    assert_eq!((table.flows.len(), orders.len()), (0, 0));
+    assert_eq!(table.flows.len(), 0);
 }
 
 proptest! {
@@ -206,10 +236,10 @@ proptest! {
         let mut pacer = Pacer::new(rate, 4);
         let mut at = Duration::ZERO;
         for _ in 0..3 {
-            while sweeper.step(&mut table, policy, NOW, &mut orders).unwrap() == Step::More {
+            while sweeper.step(&mut table, policy, NOW).unwrap() == Step::More {
                 at += Duration::from_millis(50);
                 let pacer = (&mut pacer, at);
-                sweeper.reset_doomed(&mut table, policy, NOW, pacer, &mut orders).unwrap();
+                sweeper.reset_due(&mut table, policy, NOW, pacer, &mut orders).unwrap();
                 prop_assert_eq!(table.splits(), 0);
             }
         }

@@ -70,7 +70,11 @@ fn refused() -> Failure {
 }
 
 fn key(port: u16) -> TargetKey {
-    TargetKey { service: "chat".into(), backend: format!("chat-{port}") }
+    TargetKey {
+        service: "chat".into(),
+        backend: format!("chat-{port}"),
+        address: ([10, 2, 0, 2], port).into(),
+    }
 }
 
 fn check() -> Check {

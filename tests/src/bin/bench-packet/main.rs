@@ -145,6 +145,7 @@ fn main() -> Result<()> {
         effort: arguments.effort(),
         prints: !arguments.json,
         flows,
+        lowest_floor: f64::INFINITY,
         lines: Vec::new(),
         memories: Vec::new(),
     };
@@ -170,6 +171,8 @@ struct Bench {
     prints: bool,
     /// In ascending order: the table is filled on from one to the next.
     flows: Vec<u32>,
+    /// In nanoseconds a packet, of all that was measured so far.
+    lowest_floor: f64,
     lines: Vec<Line>,
     memories: Vec<Memory>,
 }
@@ -205,7 +208,9 @@ impl Bench {
             let spreads =
                 measure::interleaved(&mut self.driver, edges, scenario, flows, &self.effort)?;
             for ((name, _), packet) in self.programs.iter().zip(&spreads[1..]) {
-                let line = Line::new(scenario, table, flows, name, spreads[0], *packet);
+                self.lowest_floor = self.lowest_floor.min(spreads[0].median);
+                let line = Line::new(scenario, table, flows, name, spreads[0], *packet)
+                    .against(self.lowest_floor);
                 if self.prints {
                     report::line(&line, self.programs.len());
                 }

@@ -27,7 +27,13 @@ pub struct Line {
     pub packet: Spread,
     /// How many floors the packet costs above the floor.
     pub floors: f64,
+    /// The floor was far above the lowest of this run, so something else was going on: a ratio to it
+    /// would flatter.
+    pub disturbed: bool,
 }
+
+/// From so much of the lowest floor on, a floor is not one.
+const DISTURBED: f64 = 1.25;
 
 impl Line {
     pub fn new(
@@ -47,7 +53,14 @@ impl Line {
             floor,
             packet,
             floors: (packet.median - floor.median) / floor.median,
+            disturbed: false,
         }
+    }
+
+    /// Compares the floor with the lowest one of the run so far.
+    pub fn against(mut self, lowest_floor: f64) -> Self {
+        self.disturbed = self.floor.median > lowest_floor * DISTURBED;
+        self
     }
 
     /// The target that this line is measured against, and whether it is reached.
@@ -86,6 +99,7 @@ pub fn line(line: &Line, objects: usize) {
         print!("{:<22}", line.object);
     }
     let target = match line.target() {
+        _ if line.disturbed => "  disturbed: measure again".to_owned(),
         Some((most, true)) => format!("  reached (at most {most})"),
         Some((most, false)) => format!("  MISSED (at most {most})"),
         None => String::new(),
