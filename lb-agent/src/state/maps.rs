@@ -26,23 +26,7 @@ use lb_common::{
 };
 
 use super::{Capacity, Endpoint, Family, Prefix, Ring, actual::Actual, op::MapOp};
-use crate::maglev::Slots;
-
-/// The names of the maps, as they are spelled in the object file and as they are pinned.
-pub mod names {
-    pub const EDGE: &str = "EDGE";
-    pub const SOURCES4: &str = "SOURCES4";
-    pub const SOURCES6: &str = "SOURCES6";
-    pub const LISTENERS4: &str = "LISTENERS4";
-    pub const LISTENERS6: &str = "LISTENERS6";
-    pub const SERVICES: &str = "SERVICES";
-    pub const RINGS: &str = "RINGS";
-    pub const BACKENDS: &str = "BACKENDS";
-    pub const NEXT_HOPS: &str = "NEXT_HOPS";
-    pub const ROUTES4: &str = "ROUTES4";
-    pub const ROUTES6: &str = "ROUTES6";
-}
-use names::*;
+use crate::{bpf::specs::names::*, maglev::Slots};
 
 /// The maps that say where packets go.
 pub struct Maps {
