@@ -11,15 +11,20 @@ use std::{
     net::IpAddr,
 };
 
+use lb_common::next_hop;
+
 use self::host::{Choice, Host};
-use crate::netlink::{Mac, NetState, Prefix, VlanTag, prefix::longest_match};
+use crate::{
+    bpf::specs,
+    netlink::{Mac, NetState, Prefix, VlanTag, prefix::longest_match},
+};
 
 /// The id which means that the kernel's FIB (`bpf_fib_lookup`) has the answer. No next hop is stored under it.
 pub const ASK_KERNEL: u32 = 0;
-/// Ids are below this; the size of the XDP program's `NEXT_HOPS`.
-pub const MAX_NEXT_HOPS: usize = 4096;
-/// Most prefixes of one address family; the size of the XDP program's `ROUTES4` and `ROUTES6`.
-pub const MAX_ROUTES: usize = 4096;
+/// Ids are below this.
+pub const MAX_NEXT_HOPS: usize = next_hop::MAX_NEXT_HOPS as usize;
+/// Most prefixes of one address family: half of what the map takes, since new routes are written before old ones go.
+pub const MAX_ROUTES: usize = specs::MAX_ROUTES as usize / 2;
 /// Next hops after which neighbours that nobody configured get no id: the others are for gateways and backends to
 /// come.
 const MAX_NEIGHBOURS: usize = MAX_NEXT_HOPS / 4 * 3;

@@ -10,6 +10,7 @@ use std::{
 
 use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use lb_agent::{
+    bpf::specs::names,
     maglev::Slots,
     state::{
         Capacity, Prefix,
@@ -17,7 +18,7 @@ use lb_agent::{
         desired::{Affinity, BackendInput, Forward, Input, RingCache, ServiceInput, desired},
         diff::diff,
         ids::Ids,
-        maps::{Maps, names},
+        maps::Maps,
         op::MapOp,
     },
 };

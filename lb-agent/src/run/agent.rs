@@ -21,19 +21,19 @@ use super::{
     reload::FileWatch,
     roster::{Current, Roster},
     signals::{Request, Signals},
-    start::{LoadedConfig, Refused, load_config},
+    start::Refused,
     sweeper::{self, Report},
     view::{self, Picture, ServicePicture, Sources, View},
 };
 use crate::{
     bpf::Lock,
-    config::{Config, Edge},
+    config::Config,
     health::{HealthEvent, Prober, Runner},
     netlink::NetEvent,
 };
 
 /// After a failed write, the next try.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// What an agent has before it touches the data plane.
 pub struct Parts {
@@ -105,17 +105,6 @@ impl Agent {
         Ok(())
     }
 
-    /// Makes a configuration, whose ids are assigned, the one that counts from now on.
-    pub(super) fn adopt(&mut self, config: Arc<Config>) {
-        let (plane, first) = (&self.plane, self.generation == 0);
-        // Later an id may be another backend's than it was in the maps of the agent before.
-        self.liveness.follow(&config, |service, backend| {
-            plane.remembers(&service.name, backend.address).filter(|_| first)
-        });
-        self.parts.config = config;
-        self.generation += 1;
-    }
-
     /// Attaches the program to the interfaces of the configuration.
     pub(super) fn attach(&mut self) -> Result<()> {
         self.interfaces.attach(&self.plane.loaded, &self.parts.config.edge)?;
@@ -141,7 +130,7 @@ impl Agent {
     }
 
     /// What a configuration that is in the maps asks for beside them.
-    async fn follow_up(&mut self) {
+    pub(super) async fn follow_up(&mut self) {
         self.runner.reconcile(checks::targets(&self.parts.config));
         self.apply_vips().await;
         self.network.resolve().await;
@@ -242,91 +231,13 @@ impl Agent {
         }
     }
 
-    /// Reads the file anew. Whatever is wrong with it changes nothing.
-    async fn reload(&mut self, asked_for: bool) {
-        let result = match load_config(&self.parts.path) {
-            Ok(loaded) if loaded.text == self.parts.text && !asked_for => return,
-            Ok(loaded) => {
-                self.parts.text.clone_from(&loaded.text);
-                self.take_over(loaded).await
-            }
-            Err(refused) => Err(refused),
-        };
-        match result {
-            Ok(()) => self.refused = None,
-            Err(refused) if Some(&refused) == self.refused.as_ref() && !asked_for => return,
-            Err(refused) => {
-                self.parts.text.clear();
-                for line in &refused.0 {
-                    tracing::error!("{line}");
-                }
-                tracing::error!(
-                    file = %self.parts.path.display(),
-                    "the new configuration is refused; the edge goes on with the one before"
-                );
-                self.refused = Some(refused);
-            }
-        }
-        self.show();
-    }
-
-    async fn take_over(&mut self, loaded: LoadedConfig) -> Result<(), Refused> {
-        let LoadedConfig { config, warnings, .. } = loaded;
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let old = Arc::clone(&self.parts.config);
-        fixed_keys(&old.edge, &config.edge)?;
-        let refused = |error: anyhow::Error| Refused(vec![format!("{error:#}")]);
-        let server = match old.edge.admin == config.edge.admin {
-            true => None,
-            false => {
-                let bound = admin::bind(config.edge.admin).map_err(refused)?;
-                Some(bound.serve(self.parts.view.clone()).map_err(refused)?)
-            }
-        };
-        let mut interfaces = self.interfaces.clone();
-        block_in_place(|| interfaces.attach(&self.plane.loaded, &config.edge)).map_err(refused)?;
-        if let Err(error) = self.switch(Arc::new(config)) {
-            self.go_back(old);
-            return Err(refused(error));
-        }
-        self.interfaces = interfaces;
-        self.interfaces.detach_others(&self.plane.loaded, &self.parts.config.edge);
-        if let Some(server) = server {
-            tracing::info!(admin = %server.address, "the admin API has moved");
-            self.parts.server = server;
-        }
-        self.follow_up().await;
-        tracing::info!(
-            file = %self.parts.path.display(),
-            generation = self.generation,
-            services = self.parts.config.services.len(),
-            "the new configuration is in force"
-        );
-        Ok(())
-    }
-
-    fn switch(&mut self, config: Arc<Config>) -> Result<()> {
-        self.plane.assign(&input::skeleton(&config))?;
-        self.adopt(config);
-        self.reconcile()
-    }
-
-    /// Undoes a switch that failed half-way.
-    fn go_back(&mut self, old: Arc<Config>) {
-        let result = self.switch(old).and_then(|()| self.attach());
-        if let Err(error) = result {
-            tracing::error!("the configuration before cannot be restored: {error:#}");
-            self.retry_at = Some(Instant::now() + RETRY);
-        }
-    }
-
     /// Addresses of the backends that packets may go to, those included which the configuration has no more.
     pub(super) fn backend_addresses(&self) -> BTreeSet<IpAddr> {
         let ids = &self.plane.ids;
         ids.backends().chain(ids.retired_backends()).map(|(_, _, addr)| addr.ip()).collect()
     }
 
-    fn show(&self) {
+    pub(super) fn show(&self) {
         let reports = self.sweeper.as_ref().map(sweeper::Handle::reports);
         self.parts.view.show(Picture {
             program_id: self.plane.loaded.program_id(),
@@ -343,26 +254,6 @@ impl Agent {
             }),
         });
     }
-}
-
-/// What only a new agent, or new maps, can take over.
-fn fixed_keys(old: &Edge, new: &Edge) -> Result<(), Refused> {
-    let mut reasons = Vec::new();
-    if old.name != new.name {
-        reasons.push(format!(
-            "[edge] name = {:?}: a running edge keeps its name, {:?}: `lb-agent unload --edge {}` and a start with \
-             the new file change it (this ends every flow)",
-            new.name, old.name, old.name
-        ));
-    }
-    if old.tables != new.tables {
-        reasons.push(format!(
-            "[edge.tables]: tables in use keep their sizes: `lb-agent unload --edge {}` and a start with the new \
-             file change them (this ends every flow)",
-            old.name
-        ));
-    }
-    if reasons.is_empty() { Ok(()) } else { Err(Refused(reasons)) }
 }
 
 /// Why packets without a next hop are not read any more.

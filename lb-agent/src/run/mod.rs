@@ -6,7 +6,7 @@
 //!                                      -> View -> admin API
 //! ```
 //!
-//! One task owns all state and handles one event after the other ([`agent`]); what decides is pure ([`liveness`],
+//! One task owns all state and handles one event after the other ([`agent`], [`takeover`]); what decides is pure ([`liveness`],
 //! [`input`], [`roster`], [`alarms`]); what waits for something is a task or thread of its own and knows no other.
 
 pub mod admin;
@@ -28,6 +28,7 @@ mod signals;
 mod start;
 pub mod status;
 mod sweeper;
+mod takeover;
 mod view;
 
 use std::{path::PathBuf, time::Duration};

@@ -26,9 +26,7 @@ use lb_common::{
 };
 
 use super::{Capacity, Endpoint, Family, Prefix, Ring, actual::Actual, op::MapOp};
-pub use crate::bpf::specs::names;
-use crate::maglev::Slots;
-use names::*;
+use crate::{bpf::specs::names::*, maglev::Slots};
 
 /// The maps that say where packets go.
 pub struct Maps {
