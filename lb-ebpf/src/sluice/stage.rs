@@ -4,9 +4,12 @@
 //! is checked again for each way to each of its calls, and the ways multiply: as plain functions these
 //! stages took more than the million instructions that the verifier looks at. In return such a function
 //! may take only the context, numbers, and pointers to plain memory, which it must expect to be null,
-//! and returns a number (kernel: `btf_prepare_func_args`). Memory that came as an argument is no key
-//! and no value of a map before Linux 6.2 or so, so the segment under way is not an argument: it lies in
+//! and returns a number (kernel: `btf_prepare_func_args`). To Linux 6.1, memory that came as an argument
+//! can be neither key nor value of a map, so the segment under way is not an argument: it lies in
 //! [`scratch`] memory. This file translates; the stages themselves know nothing of it.
+//!
+//! A chain of calls, stages or not, has 512 bytes of stack, and Linux 6.1 counts each frame in steps of
+//! 32. `cargo xtask kernels` tells when that is too little.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
