@@ -19,7 +19,7 @@ pub mod forward {
 pub mod flags {
     /// Packets of this entry go to the client; without it, to the backend.
     pub const TO_CLIENT: u8 = 1 << 0;
-    /// This entry's sender has sent its FIN.
+    /// This entry's sender has sent its FIN. Data behind it takes it back.
     pub const FIN: u8 = 1 << 1;
     /// The other direction's sender has sent its FIN.
     pub const PEER_FIN: u8 = 1 << 2;

@@ -24,9 +24,9 @@ fn plan(forward: Forward, what: &str) -> Plan {
 fn carries_everything(site: &Site) {
     let load = site.start(site.chats(CHATS)).unwrap();
     site.roughen();
-    load.wait_progress(effort::choose(15, 1500), LATER).unwrap();
+    load.wait_progress(effort::choose(15, 300), LATER).unwrap();
     for target in site.listeners(BULK) {
-        let report = site.echo(target, effort::choose(512 << 10, 32 << 20)).unwrap();
+        let report = site.echo(target, effort::choose(512 << 10, 8 << 20)).unwrap();
         assert!(report.backend.starts_with(BULK), "{report:?}");
     }
     load.wait_progress(5, LATER).unwrap();
@@ -108,7 +108,7 @@ fn what_does_not_fit_the_tunnel_is_answered_and_the_transfer_completes() {
         let site = plan.build().unwrap();
         for target in site.listeners(BULK) {
             let before = site.edge.status().unwrap().event(Event::PacketTooBigSent);
-            site.echo(target, effort::choose(4 << 20, 64 << 20)).unwrap();
+            site.echo(target, effort::choose(4 << 20, 16 << 20)).unwrap();
             let after = site.edge.status().unwrap().event(Event::PacketTooBigSent);
             assert!(after > before, "{target}: no packet was too big");
         }

@@ -53,7 +53,7 @@ fn a_killed_server_is_noticed_and_its_clients_move() {
         stats.connected == stats.connections && stats.connected_to(VICTIM_NAME) == 0
     };
     load.wait_until(LATER, moved).unwrap();
-    let now = load.wait_progress(effort::choose(5, 500), LATER).unwrap();
+    let now = load.wait_progress(effort::choose(5, 100), LATER).unwrap();
     assert!(now.reconnects >= victims, "{now}");
     nobody_else_was_disturbed(&before, &now);
 

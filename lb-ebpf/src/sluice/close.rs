@@ -23,7 +23,10 @@ pub fn flagged<A: Version>(
 ) -> Result<Verdict, DropReason> {
     if segment.is_plain() {
         if flow.flags & flags::RESET != 0 {
-            survive(flow);
+            take_back(flow, flags::RESET, flags::PEER_RESET);
+        }
+        if flow.flags & flags::FIN != 0 && is_new_data(segment, flow) {
+            take_back(flow, flags::FIN, flags::PEER_FIN);
         }
         let flow = match flow.flags & flags::RESTART {
             0 => flow,
@@ -60,13 +63,20 @@ pub fn note_end<A: Version>(segment: &Segment<A>, flow: &mut Flow<A>) -> bool {
     true
 }
 
-/// Takes a RST back: its sender sends on.
-#[inline(always)]
-fn survive<A: Version>(flow: &mut Flow<A>) {
-    flow.flags &= !flags::RESET;
+/// Takes an end back whose sender goes on: a forger's, or a bit that was flipped on the way, for nobody
+/// here verifies the TCP checksum.
+#[inline(never)]
+fn take_back<A: Version>(flow: &mut Flow<A>, own: u8, others: u8) {
+    flow.flags &= !own;
     if let Some(partner) = partner(flow) {
-        partner.flags &= !flags::PEER_RESET;
+        partner.flags &= !others;
     }
+}
+
+/// Data behind a FIN, which no sender has.
+#[inline(always)]
+fn is_new_data<A>(segment: &Segment<A>, flow: &Flow<A>) -> bool {
+    segment.payload > 0 && !before(segment.end(), flow.seq_next)
 }
 
 /// Whether a flow gives way to a SYN: another connection of a client that uses the port again.

@@ -126,7 +126,7 @@ fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict,
         scratch::keep(segment)?;
         return A::without_flow(packet);
     };
-    if segment.is_plain() && flow.flags & (flags::RESTART | flags::RESET) == 0 {
+    if segment.is_plain() && flow.flags & (flags::RESTART | flags::RESET | flags::FIN) == 0 {
         flow::touch(flow, segment);
         let result = forward::forward(packet, segment, flow);
         if result.is_err() {

@@ -215,6 +215,34 @@ fn a_sender_that_goes_on_takes_its_reset_back() {
     assert_eq!(table_after::<V4>(&[rst, late]), (flags::RESET, flags::PEER_RESET));
 }
 
+/// A flipped bit makes a FIN of any segment, and the edge does not verify checksums.
+#[test]
+fn data_behind_a_fin_takes_it_back() {
+    for (service, v6) in services() {
+        let (mut plane, connection) = opened(service, v6);
+        let data = |at: u32, flags: u8, bytes: &[u8]| {
+            connection.up(Tcp::new(0, 0, flags).numbers(at, SERVER + 1).payload(bytes))
+        };
+        let flipped = data(CLIENT + 1, FIN | ACK, b"abc");
+        let expected = connection.goes_up(&flipped);
+        let expected = match connection.is_nat() {
+            true => expected,
+            false => closed(expected, &connection),
+        };
+        plane.check("flipped", &flipped.bytes(), &expected);
+        // What was flipped is sent again: that alone may be late, and proves nothing.
+        let again = data(CLIENT + 1, ACK, b"abc");
+        plane.check("again", &again.bytes(), &connection.goes_up(&again));
+        let next = data(CLIENT + 4, ACK, b"d");
+        plane.check("the next byte", &next.bytes(), &connection.goes_up(&next));
+        let flags = match v6 {
+            true => V6::flow(&plane, &client_key(&connection)).unwrap().flags,
+            false => V4::flow(&plane, &client_key(&connection)).unwrap().flags,
+        };
+        assert_eq!(flags, 0, "{}", name(service, v6));
+    }
+}
+
 /// The bare acknowledgement was lost on the way to the edge.
 #[test]
 fn a_fin_that_completes_the_handshake_is_a_fin() {
