@@ -57,7 +57,7 @@ fn when_a_backend_dies_its_clients_and_it_are_told_and_nobody_else() {
     edge.wait_for_log("from=up to=down");
     for (stream, name) in streams.iter_mut().zip(&served_by).filter(|(_, name)| *name == "b2!") {
         let mut buffer = [0];
-        let error = std::io::Read::read(stream, &mut buffer).unwrap_err();
+        let error = std::io::Read::read_exact(stream, &mut buffer).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{name}");
     }
     println!("{of_dead} clients were told {:?} after the backend's death", start.elapsed());
@@ -90,7 +90,7 @@ fn an_idle_connection_is_ended_at_both_ends() {
     let mut stream = edge.client.connect(VIP);
     say(&mut stream, "hello").unwrap();
     let mut buffer = [0];
-    let error = std::io::Read::read(&mut stream, &mut buffer).unwrap_err();
+    let error = std::io::Read::read_exact(&mut stream, &mut buffer).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     wait_until("the backend is told", || {
         server.errors.lock().unwrap().as_slice() == [ErrorKind::ConnectionReset]
