@@ -253,6 +253,7 @@ impl Echo {
                                         let answer = [name.as_bytes(), &buffer[..n]].concat();
                                         let _ = stream.write_all(&answer);
                                     }
+                                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
                                     Err(error) => {
                                         errors.lock().unwrap().push(error.kind());
                                         return;
@@ -287,8 +288,12 @@ impl Drop for Echo {
 pub fn say(stream: &mut std::net::TcpStream, word: &str) -> std::io::Result<String> {
     stream.write_all(word.as_bytes())?;
     let mut buffer = [0; 1_024];
-    match stream.read(&mut buffer)? {
-        0 => Err(ErrorKind::UnexpectedEof.into()),
-        n => Ok(String::from_utf8_lossy(&buffer[..n]).into_owned()),
+    loop {
+        return match stream.read(&mut buffer) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(n) => Ok(String::from_utf8_lossy(&buffer[..n]).into_owned()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+        };
     }
 }
