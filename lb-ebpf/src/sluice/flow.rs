@@ -53,8 +53,8 @@ pub enum Refused {
 pub fn find<A: Table>(tuple: &Tuple<A>) -> Option<&'static mut Flow<A>> {
     // SAFETY: map values live as long as the program runs. An element that the agent deletes at this
     // moment may be reused at once for another flow: then this one packet is counted there, or goes
-    // astray. The agent deletes only flows that have ended or were idle for long, so it is a packet
-    // that nobody waits for.
+    // astray. The agent deletes only flows that have ended, were idle for long, or whose backend is
+    // gone, so it is a packet that nobody waits for.
     A::flows().get_ptr_mut(tuple).map(|flow| unsafe { &mut *flow })
 }
 

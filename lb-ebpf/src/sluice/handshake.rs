@@ -178,10 +178,7 @@ pub fn advance<A: Version>(
         // The client gives up. Nobody will miss the entries; the LRU takes them.
         return A::forward(packet, &mut handshake.flow);
     }
-    if handshake.flags & flags::COMPLETED == 0
-        && (!completes(segment, handshake)
-            || answers(&segment.tuple, handshake) == Answers::Anothers)
-    {
+    if !completes(segment, handshake) {
         return Err(DropReason::HandshakeMismatch);
     }
     complete(handshake);
@@ -208,21 +205,25 @@ fn answered<A: Version>(packet: &Packet, segment: &Segment<A>, handshake: &mut H
     }
 }
 
-/// Whether a client's segment shows that it has got the backend's SYN-ACK.
+/// Whether a client's segment shows that it has got the backend's SYN-ACK, and the answers are still
+/// its own: a port that has become another's is never taken.
 ///
 /// `nat` has seen the SYN-ACK and knows which number must be acknowledged. `dsr` and `ipip` have
 /// not: there the client's own number has to do, which keeps blind senders out all the same.
 #[inline(always)]
-pub fn completes<A>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
+pub fn completes<A: Version>(segment: &Segment<A>, handshake: &Handshake<A>) -> bool {
     if segment.flags & tcp_flags::ACK == 0 {
         return false;
     }
-    if handshake.flow.forward == forward::NAT {
+    let fits = if handshake.flags & flags::COMPLETED != 0 {
+        true
+    } else if handshake.flow.forward == forward::NAT {
         handshake.flags & flags::ANSWERED != 0
             && within(segment.ack, handshake.peer_isn.wrapping_add(1), SLACK)
     } else {
         within(segment.seq, handshake.isn.wrapping_add(1), SLACK)
-    }
+    };
+    fits && answers(&segment.tuple, handshake) != Answers::Anothers
 }
 
 /// Makes a flow of a completed handshake. If the flow table is full, the flow goes on from the

@@ -184,3 +184,24 @@ fn counters_of_backends_follow_a_restart() {
     let BackendCounters { picked, opened, closed, reset, .. } = counters;
     assert_eq!((picked, opened, closed, reset), (2, 2, 0, 0));
 }
+
+fn port_lost<A: Family>() {
+    let (mut plane, old) = opened(id::NAT, A::LEN == 16);
+    let syn = second_syn(&old, CLIENT2);
+    let new = translated(&mut plane, &old, &syn);
+    plane.run(&new.down(Tcp::new(0, 0, SYN | ACK).numbers(SERVER2, CLIENT2 + 1)).bytes());
+    let mut theirs = A::handshake(&plane, &answers(&new)).unwrap();
+    theirs.flow.to.dport ^= 1;
+    A::enter_handshake(&mut plane, &answers(&new), &theirs);
+    plane.run(&new.up(Tcp::new(0, 0, ACK).numbers(CLIENT2 + 1, SERVER2 + 1)).bytes());
+    assert_eq!(A::handshake(&plane, &answers(&new)), Some(theirs), "theirs stays theirs");
+    assert_eq!(A::flow(&plane, &answers(&new)), None, "no flow on their port");
+    assert!(A::flow(&plane, &answers(&old)).is_some(), "the old connection stays");
+}
+
+/// Under a flood the newcomer's port can become another's before its handshake is completed.
+#[test]
+fn a_newcomer_whose_port_was_lost_replaces_nothing() {
+    port_lost::<V4>();
+    port_lost::<V6>();
+}
