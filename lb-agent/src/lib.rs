@@ -9,7 +9,6 @@ pub mod config;
 pub mod decap;
 pub mod flows;
 pub mod health;
-pub mod maglev;
 pub mod netlink;
 pub mod nexthop;
 pub mod object;

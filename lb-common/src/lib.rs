@@ -1,10 +1,10 @@
 //! What the XDP program and the agent share: map keys and values, drop reasons, checksums, hashes.
 //!
-//! Everything here is `no_std`, does no I/O and knows neither aya nor a packet's memory. Types that
+//! Everything here but [`maglev`], which fills the rings, is `no_std`; it does no I/O and knows neither aya nor a packet's memory. Types that
 //! live in BPF maps are `repr(C)` with explicit padding; their size is part of the ABI and is
 //! asserted in this crate's tests. Any change of such a type, of a map's key or of the meaning of a
 //! field must raise [`abi::VERSION`], or an agent would misread the maps of its predecessor.
-#![cfg_attr(not(feature = "user"), no_std)]
+#![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
 pub mod addr;
@@ -15,6 +15,8 @@ pub mod decap;
 pub mod flow;
 pub mod handshake;
 pub mod hash;
+#[cfg(feature = "std")]
+pub mod maglev;
 pub mod next_hop;
 pub mod outcome;
 pub mod punt;

@@ -263,7 +263,7 @@ fn service_status(
     })
 }
 
-fn slots_by_backend(slots: &crate::maglev::Slots) -> BTreeMap<u16, u32> {
+fn slots_by_backend(slots: &lb_common::maglev::Slots) -> BTreeMap<u16, u32> {
     let mut count = vec![0_u32; usize::from(u16::MAX) + 1];
     slots.iter().for_each(|id| count[usize::from(*id)] += 1);
     let named = count.into_iter().enumerate().filter(|(_, slots)| *slots > 0);

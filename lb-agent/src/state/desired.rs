@@ -10,12 +10,12 @@ use anyhow::{Result, bail, ensure};
 use lb_common::{
     abi::MAX_SOURCES,
     flow::forward,
+    maglev::{Maglev, Member, key},
     next_hop::{FIB, NextHop},
     service::{Backend, Listener, affinity, family, listener_flags},
 };
 
 use super::{Endpoint, Family, Prefix, Ring, ids::Ids, words_of};
-use crate::maglev::{Maglev, Member, key};
 
 /// How packets reach the backends of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,13 +20,14 @@ use aya::{
 use lb_common::{
     abi::{Edge, MAX_SOURCES},
     addr::{V4, V6},
+    maglev::Slots,
     next_hop::{NextHop, RouteValue},
     ring,
     service::{Backend, Listener, ListenerKey, Service},
 };
 
 use super::{Capacity, Endpoint, Family, Prefix, Ring, actual::Actual, op::MapOp};
-use crate::{bpf::specs::names::*, maglev::Slots};
+use crate::bpf::specs::names::*;
 
 /// The maps that say where packets go.
 pub struct Maps {

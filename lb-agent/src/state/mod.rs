@@ -26,7 +26,7 @@ use lb_common::{
     service::{Backend, family},
 };
 
-use crate::maglev::Slots;
+use lb_common::maglev::Slots;
 
 /// The contents of a ring; shared, since what is desired becomes what is actual.
 pub type Ring = Arc<Slots>;

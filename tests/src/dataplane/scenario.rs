@@ -6,15 +6,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use lb_agent::{
-    maglev::{self, Maglev, Member, Slots},
-    state::{Endpoint, Family, Prefix},
-};
+use lb_agent::state::{Endpoint, Family, Prefix};
 use lb_common::{
     abi::{self, Edge},
     addr::{Addr, Tuple, V4, V6},
     flow::forward,
     hash,
+    maglev::{self, Maglev, Member, Slots},
     next_hop::NextHop,
     service::{Backend, affinity, family, listener_flags},
 };

@@ -28,9 +28,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use lb_common::ring::{NONE, SLOTS};
+use crate::ring::{NONE, SLOTS};
 
-/// The slots of a ring: the memory of [`lb_common::ring::Ring`].
+/// The slots of a ring: the memory of [`crate::ring::Ring`].
 pub type Slots = [u16; SLOTS];
 
 /// A backend that wants its share of a ring.

@@ -1,0 +1,106 @@
+//! What agent and worker say to each other.
+//!
+//! A worker is started with a listening Unix socket as its standard input, bound by the agent to a path that only root
+//! may enter. Whoever connects there is the agent: the one that started the worker, or the next one after it has ended.
+//! The newest connection counts.
+//!
+//! A worker greets with [`FromWorker::Hello`]. Then the agent says what it wants, and the worker reports.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::settings::Settings;
+
+/// Of this description. Raised with every change that an older side would misread.
+pub const VERSION: u32 = 1;
+
+/// From the agent to a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToWorker {
+    /// Everything there is to know, in place of what was said before.
+    Settings(Box<Settings>),
+    /// One listening socket comes with this message: accept there for the service that has the address.
+    Listen { address: SocketAddr },
+    /// Close the listening socket of this address.
+    Unlisten { address: SocketAddr },
+    /// Send all listening sockets, as [`FromWorker::Listener`] each: another agent will need them.
+    SendListeners,
+    /// A file comes with this message: write the access log there from now on.
+    AccessLog,
+    /// What other workers have open, by [`settings::Backend::id`](crate::settings::Backend::id): in place of what was
+    /// said before.
+    Others { live: Vec<(String, u32)> },
+    /// Accept nothing more and finish what is open; end when nothing is. With a deadline, in milliseconds of Unix time,
+    /// relayed connections are closed from now on at the pace of their service, and all that is left at the deadline.
+    Retire { deadline: Option<u64> },
+    /// End at once.
+    Stop,
+}
+
+/// From a worker to the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromWorker {
+    /// The first message.
+    Hello(Hello),
+    /// One listening socket comes with this message.
+    Listener { address: SocketAddr },
+    /// The settings are in force and every socket accepts.
+    Ready,
+    /// What has happened up to now: once a second where anything changed, and before the end.
+    Report(Report),
+}
+
+/// Who greets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`] of the worker.
+    pub version: u32,
+    pub pid: u32,
+    /// 0 for the first worker; its place among the sockets of each listener.
+    pub index: u16,
+    /// Whether it was told to retire.
+    pub retired: bool,
+    /// How many [`FromWorker::Listener`] will follow on [`ToWorker::SendListeners`].
+    pub listeners: u32,
+}
+
+/// Sums since the worker's start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub services: Vec<ServiceReport>,
+    /// Access log lines that could not be written fast enough.
+    pub log_lines_lost: u64,
+}
+
+/// One service's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceReport {
+    pub name: String,
+    /// Client connections open now, relayed ones included.
+    pub connections: u64,
+    /// Upgraded connections open now.
+    pub relayed: u64,
+    /// How often what happened, by the labels of the sidecar's outcomes.
+    pub outcomes: Vec<(String, u64)>,
+    pub backends: Vec<BackendReport>,
+}
+
+/// One backend's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendReport {
+    /// [`settings::Backend::id`](crate::settings::Backend::id).
+    pub id: String,
+    /// Connections and requests that count as load now.
+    pub live: u32,
+    /// Times that it was picked.
+    pub picked: u64,
+    /// Connects and handshakes that failed.
+    pub failed: u64,
+    /// Bytes relayed from clients to the backend, bodies and frames.
+    pub bytes_in: u64,
+    /// Bytes relayed from the backend to clients.
+    pub bytes_out: u64,
+}

@@ -1,0 +1,15 @@
+//! Sluice's sidecar: the path of a handshake.
+//!
+//! ```text
+//! accept -> framing (strict) -> request -> pool (cookie, header, ... or balance) -> connect, retry
+//!        -> response (cookie set) -> relay, if it was an upgrade
+//! ```
+//!
+//! A sidecar is one or more *workers*: processes of one thread each, without any privilege, which the agent starts.
+//! A worker knows no file and no name service: its listening sockets and all its [`settings`] come over the
+//! [`control`] socket. It outlives the agent, and the next agent finds it by that socket.
+//!
+//! This crate knows nothing of BPF, netlink or TOML.
+
+pub mod control;
+pub mod settings;

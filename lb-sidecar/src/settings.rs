@@ -1,0 +1,195 @@
+//! What a worker is told. Checked by whoever sends it; every value is in the range that its documentation names.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The edge's name, for the access log.
+    pub edge: String,
+    /// Addresses to connect to backends from, in turn; none of an IP version: the kernel's choice.
+    pub source_addresses: Vec<IpAddr>,
+    /// Seed of the Maglev rings, the same on every edge with the same configuration.
+    pub hash_seed: u64,
+    /// Keys of the cookies: the first one signs, all of them are accepted.
+    pub cookie_keys: Vec<CookieKey>,
+    /// Services of `mode = "l7"`; each listener in one of them.
+    pub services: Vec<Service>,
+}
+
+/// A secret that signs cookies.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CookieKey {
+    /// 1 to 16 of `A-Za-z0-9_-`; stands in the cookie.
+    pub id: String,
+    /// At least 32 bytes, in base64.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for CookieKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CookieKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Listeners and the backends behind them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    pub listen: Vec<SocketAddr>,
+    pub affinity: Affinity,
+    pub balance: Balance,
+    /// Whether all backends count as up when all are down.
+    pub fail_open: bool,
+    /// Protocols that a client may upgrade to, in lower case: `websocket`.
+    pub upgrades: Vec<String>,
+    pub http: Http,
+    pub forwarded: Forwarded,
+    pub drain: Drain,
+    /// Share of the connections whose access log lines are written, 0 to 1.
+    pub log_sample: f64,
+    pub backends: Vec<Backend>,
+}
+
+/// What keeps a client on its backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Affinity {
+    None,
+    /// The client's address, by the Maglev ring.
+    Source,
+    /// A signed cookie of the sidecar's own.
+    Cookie(Cookie),
+    /// The value of one of the application's cookies, by the ring.
+    AppCookie {
+        name: String,
+    },
+    /// The value of a request header, by the ring.
+    Header {
+        name: String,
+    },
+    /// The value of a parameter of the query, by the ring.
+    Query {
+        name: String,
+    },
+}
+
+/// The sidecar's own cookie and its attributes (RFC 6265, section 4.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cookie {
+    pub name: String,
+    /// How long it holds, at least a second; `None` for the browser's session.
+    pub ttl: Option<Duration>,
+    pub path: String,
+    pub domain: Option<String>,
+    pub secure: bool,
+    pub http_only: bool,
+    pub same_site: Option<SameSite>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SameSite {
+    Strict,
+    Lax,
+    None,
+}
+
+/// Who gets a client that belongs to nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// Whoever has the fewest live connections for its weight.
+    LeastConnections,
+    /// By the hash of the client's address and port.
+    Maglev,
+}
+
+/// Limits and timeouts of a service's HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Http {
+    /// From the first byte of a head (or from accept, for the first one) to its end.
+    pub head_timeout: Duration,
+    /// Between two reads of a request's body.
+    pub body_timeout: Duration,
+    /// Until a backend has accepted a connection.
+    pub connect_timeout: Duration,
+    /// From the end of a request to the head of its response, and between two reads of the response's body.
+    pub response_timeout: Duration,
+    /// How long a client connection may wait for its next request.
+    pub keep_alive: Duration,
+    /// How long an upgraded connection may be silent in both directions.
+    pub idle_timeout: Duration,
+    /// Largest request head, in bytes.
+    pub head_bytes: u32,
+    /// Further backends that are tried when a connect or handshake fails.
+    pub retries: u32,
+    /// Idle connections kept to each backend.
+    pub pool: u32,
+    /// TCP keepalive: after how long a silent peer is probed; zero for never.
+    pub tcp_keepalive: Duration,
+    /// TCP_USER_TIMEOUT (RFC 5482): how long sent data may stay unacknowledged; zero for the kernel's default.
+    pub tcp_user_timeout: Duration,
+}
+
+/// Headers that tell backends about clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwarded {
+    pub mode: ForwardedMode,
+    /// From whom such headers are believed, address and prefix length: others' are replaced in any mode.
+    pub trusted: Vec<(IpAddr, u8)>,
+    /// The header that carries a request's id, kept from trusted sources and made otherwise.
+    pub request_id: Option<String>,
+}
+
+/// What becomes of `X-Forwarded-For`, `-Proto`, `-Port` and `-Host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedMode {
+    /// The client's address is added to the list; the others are set where they are missing.
+    Append,
+    /// All are set from this connection.
+    Replace,
+    /// They pass as they are, and none is added.
+    Keep,
+}
+
+/// How relayed connections are taken from a backend that drains, or from an edge that does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Relayed connections closed each second by one worker.
+    pub rate: u32,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    pub name: String,
+    /// Stands for it in cookies: 16 hexadecimal digits made from the service's name and its own, the same on every
+    /// edge, and another after it was renamed.
+    pub id: String,
+    pub address: SocketAddr,
+    /// Share of new clients, slow start included.
+    pub weight: u32,
+    pub state: State,
+}
+
+/// Which clients a backend gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// All, by its weight; with weight 0 only those that belong to it.
+    Up,
+    /// None.
+    Down,
+    /// Only those that belong to it, until the deadline in milliseconds of Unix time; then none, and what is relayed is
+    /// closed at [`Drain::rate`].
+    Draining { until: u64 },
+}
