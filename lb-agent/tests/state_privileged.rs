@@ -11,7 +11,6 @@ use std::{
 use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use lb_agent::{
     bpf::specs::names,
-    maglev::Slots,
     state::{
         Capacity, Prefix,
         actual::Actual,
@@ -25,6 +24,7 @@ use lb_agent::{
 use lb_common::{
     abi::{Edge, MAX_SOURCES},
     addr::{V4, V6},
+    maglev::Slots,
     next_hop::NextHop,
     ring::{Ring, SLOTS},
     service::{Backend, Listener, ListenerKey, Service},

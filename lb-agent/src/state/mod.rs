@@ -23,10 +23,9 @@ use std::{
 
 use lb_common::{
     addr::{V4, V6},
+    maglev::Slots,
     service::{Backend, family},
 };
-
-use lb_common::maglev::Slots;
 
 /// The contents of a ring; shared, since what is desired becomes what is actual.
 pub type Ring = Arc<Slots>;
