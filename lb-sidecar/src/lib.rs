@@ -12,4 +12,5 @@
 //! This crate knows nothing of BPF, netlink or TOML.
 
 pub mod control;
+pub mod pool;
 pub mod settings;
