@@ -11,6 +11,7 @@
 //!
 //! This crate knows nothing of BPF, netlink or TOML.
 
+pub mod access_log;
 pub mod control;
 pub mod pool;
 pub mod settings;
