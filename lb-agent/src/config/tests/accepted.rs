@@ -35,6 +35,12 @@ fn every_default_is_applied() {
                 services: 64,
                 backends: 4_096,
             },
+            sidecar: Sidecar {
+                user: "nobody".to_owned(),
+                workers: None,
+                cookie_keys: None,
+                access_log: AccessLog::Stdout,
+            },
         },
         services: vec![Service {
             name: "chat".to_owned(),
@@ -60,6 +66,7 @@ fn every_default_is_applied() {
                 name: "10.2.0.2:9000".to_owned(),
                 address: socket("10.2.0.2:9000"),
                 weight: 100,
+                drain: false,
                 zone: None,
             }],
         }],
