@@ -61,8 +61,8 @@ impl Config {
     }
 
     /// The services of `mode = "l7"`, which the sidecar serves.
-    pub fn l7(&self) -> impl Iterator<Item = (&Service, &L7)> {
-        self.services.iter().filter_map(|service| Some((service, service.l7()?)))
+    pub fn l7(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().filter(|service| service.l7().is_some())
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) static SERVICE: Section = Section {
     ],
 };
 
+const CLOSE_TIMEOUT: Duration = seconds(30);
+
 const L4_ONLY: [&str; 3] = ["forward", "close_timeout", "reset_on_backend_death"];
 const L7_ONLY: [&str; 6] = ["balance", "upgrades", "access_log", "http", "forwarded", "drain"];
 
@@ -175,9 +177,11 @@ fn read_one(
     });
     let mode = mode(&reader);
     if let Some(mode) = mode {
+        // And reads them no further.
         refuse_keys_of_other_modes(&reader, mode);
     }
-    let forward = forward(&reader);
+    let is_l7 = mode == Some(ModeKind::L7);
+    let forward = if is_l7 { Some(Forward::Nat) } else { forward(&reader) };
     let listeners = listeners(&reader);
     let backends = backend::read(&reader, mode, problems);
     let complete = mode.is_some() && forward.is_some() && listeners.is_some() && backends.is_some();
@@ -201,9 +205,13 @@ fn read_one(
         forward: forward.unwrap_or(Forward::Nat),
         affinity,
         idle_timeout,
-        close_timeout: reader.duration("close_timeout", seconds(1)..=seconds(600), seconds(30)),
+        close_timeout: if is_l7 {
+            CLOSE_TIMEOUT
+        } else {
+            reader.duration("close_timeout", seconds(1)..=seconds(600), CLOSE_TIMEOUT)
+        },
         fail_open: reader.flag("fail_open", true),
-        reset_on_backend_death: reader.flag("reset_on_backend_death", true),
+        reset_on_backend_death: is_l7 || reader.flag("reset_on_backend_death", true),
         health: reader
             .table("health", &HEALTH)
             .map_or_else(Health::default, |table| health::read(&table)),
