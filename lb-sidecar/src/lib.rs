@@ -13,5 +13,6 @@
 
 pub mod access_log;
 pub mod control;
+pub mod framing;
 pub mod pool;
 pub mod settings;
