@@ -32,7 +32,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    pub(super) fn new(settings: &settings::Backend) -> Rc<Self> {
+    pub(crate) fn new(settings: &settings::Backend) -> Rc<Self> {
         Rc::new(Self {
             id: settings.id.clone(),
             name: RefCell::new(settings.name.as_str().into()),
