@@ -13,5 +13,7 @@
 
 pub mod access_log;
 pub mod control;
+pub mod framing;
 pub mod pool;
+pub mod relay;
 pub mod settings;

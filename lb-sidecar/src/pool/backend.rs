@@ -35,7 +35,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    pub(super) fn new(settings: &settings::Backend) -> Rc<Self> {
+    pub(crate) fn new(settings: &settings::Backend) -> Rc<Self> {
         Rc::new(Self {
             id: settings.id.clone(),
             cookie: cookie::id(&settings.id),

@@ -1,0 +1,211 @@
+//! Both directions of an upgraded connection, until it ends. Knows nothing of HTTP.
+//!
+//! An idle relay is two sockets, a timer and this module's few hundred bytes: no buffer, see [`direction`].
+
+mod direction;
+pub mod registry;
+#[cfg(test)]
+mod tests;
+mod websocket;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+use direction::{Direction, Failed};
+use registry::{Entry, Order};
+pub use websocket::{GOING_AWAY, SERVICE_RESTART};
+
+/// How long a peer that was told to close may take.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// One side, and what was read of it before: forwarded first.
+pub struct End {
+    pub stream: TcpStream,
+    pub read_ahead: Bytes,
+}
+
+/// How a connection is relayed.
+pub struct Options {
+    /// How long both directions may be silent.
+    pub idle_timeout: Duration,
+    /// Whether it consists of WebSocket frames, so that a Close frame can be sent.
+    pub websocket: bool,
+    /// By whom it can be ended, and whose bytes are counted.
+    pub entry: Entry,
+}
+
+/// Who ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Client,
+    Backend,
+    ClientReset,
+    BackendReset,
+    Idle,
+    /// The backend or the edge drains.
+    Drain,
+    /// It was still there when the drain's time was over.
+    Deadline,
+}
+
+impl By {
+    /// In logs and counters.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::ClientReset => "client_reset",
+            Self::BackendReset => "backend_reset",
+            Self::Idle => "idle",
+            Self::Drain => "drain",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+/// What it was in the end.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// Bytes from the client to the backend.
+    pub bytes_in: u64,
+    /// Bytes from the backend to the client.
+    pub bytes_out: u64,
+    pub by: By,
+}
+
+/// See [`relay`].
+pub struct Relay {
+    client: TcpStream,
+    backend: TcpStream,
+    inward: Direction,
+    outward: Direction,
+    first: Option<By>,
+    idle_timeout: Duration,
+    entry: Entry,
+    /// Bytes in and out that the backend's counters know of.
+    counted: (u64, u64),
+    active: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// Relays until both directions are at their end, one side fails, nothing came for too long, or it is told to end.
+pub fn relay(client: End, backend: End, options: Options) -> Relay {
+    let Options { idle_timeout, websocket, entry } = options;
+    Relay {
+        client: client.stream,
+        backend: backend.stream,
+        inward: Direction::new(client.read_ahead, false),
+        outward: Direction::new(backend.read_ahead, websocket),
+        first: None,
+        idle_timeout,
+        entry,
+        counted: (0, 0),
+        active: Instant::now(),
+        timer: Box::pin(tokio::time::sleep(idle_timeout)),
+    }
+}
+
+impl Future for Relay {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let this = &mut *self;
+        this.entry.wake(cx.waker());
+        match this.entry.order() {
+            Some(Order::Abort) => return this.ended(By::Deadline),
+            Some(Order::Close(code)) if this.first.is_none() => this.begin_to_close(code),
+            _ => {}
+        }
+        let inward = this.inward.poll(&mut this.client, &mut this.backend, cx);
+        if this.inward.read_all {
+            this.first.get_or_insert(By::Client);
+        }
+        let outward = this.outward.poll(&mut this.backend, &mut this.client, cx);
+        if this.outward.read_all {
+            this.first.get_or_insert(By::Backend);
+        }
+        this.count();
+        match (inward, outward) {
+            (Poll::Ready(Err(Failed::Reader)), _) | (_, Poll::Ready(Err(Failed::Writer))) => {
+                this.ended(By::ClientReset)
+            }
+            (Poll::Ready(Err(Failed::Writer)), _) | (_, Poll::Ready(Err(Failed::Reader))) => {
+                this.ended(By::BackendReset)
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                this.ended(this.first.unwrap_or(By::Client))
+            }
+            _ => this.poll_timer(cx),
+        }
+    }
+}
+
+impl Relay {
+    /// The client gets a Close frame, or at least a FIN, in place of what the backend would still send. What it sends
+    /// itself is passed on until it closes, or the time for that is over.
+    fn begin_to_close(&mut self, code: u16) {
+        self.first = Some(By::Drain);
+        self.outward.end_with(websocket::close_frame(code));
+        self.idle_timeout = GRACE;
+        self.active = Instant::now();
+        self.timer.as_mut().reset(self.active + GRACE);
+    }
+
+    fn count(&mut self) {
+        let now = (self.inward.bytes, self.outward.bytes);
+        if now == self.counted {
+            return;
+        }
+        let backend = self.entry.backend();
+        backend.bytes_in.set(backend.bytes_in.get() + now.0 - self.counted.0);
+        backend.bytes_out.set(backend.bytes_out.get() + now.1 - self.counted.1);
+        self.counted = now;
+        // Whoever was told to close has that much time and no more, however much he still sends.
+        if self.first != Some(By::Drain) {
+            self.active = Instant::now();
+        }
+    }
+
+    /// The timer is not touched by a message: it goes off, and then it is seen whether anything has come.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let expiry = self.active + self.idle_timeout;
+            if expiry <= Instant::now() {
+                let by = self.first.filter(|first| *first == By::Drain);
+                return self.ended(by.unwrap_or(By::Idle));
+            }
+            self.timer.as_mut().reset(expiry);
+        }
+        Poll::Pending
+    }
+
+    fn ended(&mut self, by: By) -> Poll<Ended> {
+        let by = match self.first {
+            // That its peer hung up on it is no news.
+            Some(By::Drain) if by != By::Deadline => By::Drain,
+            _ => by,
+        };
+        let gone = match by {
+            By::ClientReset => Some(&self.backend),
+            By::BackendReset => Some(&self.client),
+            _ => None,
+        };
+        if let Some(stream) = gone {
+            // Whoever reads until the end must not take this for it.
+            _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        self.count();
+        Poll::Ready(Ended { bytes_in: self.inward.bytes, bytes_out: self.outward.bytes, by })
+    }
+}
