@@ -44,13 +44,14 @@ function echo(request, response, continued) {
   });
 }
 
-/** A chunked response with a trailer, in `pieces` writes. */
-function stream(response, pieces) {
+/** A response in `pieces` writes; chunked and with a trailer if the client knows chunks. */
+function stream(request, response, pieces) {
   const sum = createHash('sha256');
-  response.writeHead(200, { 'content-type': 'text/plain', trailer: 'x-sum' });
+  const chunked = request.httpVersion === '1.1';
+  response.writeHead(200, chunked ? { trailer: 'x-sum' } : {});
   const next = (n) => {
     if (n === pieces) {
-      response.addTrailers({ 'x-sum': sum.digest('hex') });
+      if (chunked) response.addTrailers({ 'x-sum': sum.digest('hex') });
       response.end();
       return;
     }
@@ -68,7 +69,7 @@ function answer(request, response, continued) {
     case '/echo':
       return echo(request, response, continued);
     case '/stream':
-      return stream(response, Number(url.searchParams.get('pieces')));
+      return stream(request, response, Number(url.searchParams.get('pieces')));
     case '/hints':
       response.writeEarlyHints({ link: '</page>; rel=preload; as=document' });
       return response.end(`${name}\n`);
