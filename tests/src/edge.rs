@@ -25,7 +25,7 @@ pub use config::{
     SidecarConfig,
 };
 pub use http::{Response, get};
-pub use status::{FlowLine, Status};
+pub use status::{FlowLine, Status, Worker};
 
 /// Names the agent to test, in place of the release build beside the tests.
 pub const AGENT: &str = "SLUICE_AGENT";

@@ -50,7 +50,7 @@ impl L7Config {
 
 impl Default for L7Config {
     fn default() -> Self {
-        Self { sticky: true, balance: "round_robin", drain: DrainConfig::default() }
+        Self { sticky: true, balance: "round-robin", drain: DrainConfig::default() }
     }
 }
 
@@ -59,7 +59,7 @@ impl Default for L7Config {
 pub struct DrainConfig {
     /// How long a draining backend keeps who belongs to it.
     pub deadline: Duration,
-    /// Relayed connections closed each second by one worker.
+    /// Relayed connections closed each second after that.
     pub rate: u32,
 }
 
