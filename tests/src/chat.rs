@@ -3,6 +3,7 @@
 //! Each session carries a pseudo-random stream that both ends can compute ([`Pattern`]): a byte that is
 //! lost, repeated, changed or another session's is noticed at its position, in both directions.
 
+mod knock;
 mod load;
 mod pattern;
 mod server;
@@ -10,6 +11,7 @@ mod session;
 mod stats;
 mod tcp;
 
+pub use knock::{Knock, knock};
 pub use load::{Load, LoadConfig};
 pub use pattern::{Pattern, Side, Wrong};
 pub use server::{ChatServer, ServerConfig, ServerStats};

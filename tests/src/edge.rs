@@ -8,25 +8,33 @@ mod http;
 mod status;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::netns::NsHandle;
 use crate::owner::OwnedDir;
 use crate::process::{self, Process};
 
-pub use config::{BackendConfig, EdgeConfig, Forward, HealthConfig, ServiceConfig};
+pub use config::{
+    BackendConfig, DrainConfig, EdgeConfig, Forward, HealthConfig, L7Config, ServiceConfig,
+    SidecarConfig,
+};
 pub use http::{Response, get};
-pub use status::{FlowLine, Status};
+pub use status::{FlowLine, Status, Worker};
 
 /// Names the agent to test, in place of the release build beside the tests.
 pub const AGENT: &str = "SLUICE_AGENT";
 
 /// For what the agent does at once, on a machine that is busy with other things as well.
 const SOON: Duration = Duration::from_secs(15);
+
+/// What signs the cookies of a test's edge.
+const COOKIE_KEYS: &str = "test MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n";
 
 /// The agent to test.
 pub fn agent() -> Result<PathBuf> {
@@ -62,8 +70,15 @@ impl Edge {
     }
 
     /// Everything but the agent's start.
-    pub fn prepare(namespace: &NsHandle, config: EdgeConfig) -> Result<Self> {
+    pub fn prepare(namespace: &NsHandle, mut config: EdgeConfig) -> Result<Self> {
         let scratch = OwnedDir::scratch("config")?;
+        if config.has_l7() {
+            let keys = scratch.path().join("cookie.keys");
+            fs::write(&keys, COOKIE_KEYS)?;
+            fs::set_permissions(&keys, fs::Permissions::from_mode(0o600))?;
+            config.sidecar.cookie_keys = Some(keys);
+            config.sidecar.access_log = Some(scratch.path().join("access.log"));
+        }
         let (agent, namespace) = (agent()?, namespace.clone());
         let edge = Self { process: None, namespace, config, agent, scratch };
         edge.save()?;
@@ -93,6 +108,17 @@ impl Edge {
     #[must_use]
     pub fn agent(&self) -> &Path {
         &self.agent
+    }
+
+    /// The sidecar's access log so far, line by line.
+    pub fn access_log(&self) -> Result<Vec<Value>> {
+        let path = self.config.sidecar.access_log.as_ref().context("the edge has no l7 service")?;
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        // The last line may be on its way.
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        lines
+            .map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}")))
+            .collect()
     }
 
     /// Where its maps, program and links are pinned.

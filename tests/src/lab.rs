@@ -4,6 +4,7 @@
 
 mod evidence;
 mod narrator;
+mod sidecar;
 mod stay;
 
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::chat::{Exchange, Load, LoadConfig, LoadStats, exchange};
-use crate::edge::{EdgeConfig, FlowLine, Forward, HealthConfig};
+use crate::edge::{EdgeConfig, FlowLine, Forward, HealthConfig, L7Config};
 use crate::interrupt::Graceful;
 use crate::seed::seed;
 use crate::site::{BULK, CHAT, Plan, Site, server_name};
@@ -53,12 +54,12 @@ pub fn run(stay: bool) -> Result<()> {
 }
 
 fn build(narrator: &Narrator) -> Result<Site> {
-    let plan = Plan::new(Forward::Nat, seed("lab"));
+    let plan = Plan { l7: Some(L7Config::default()), ..Plan::new(Forward::Nat, seed("lab")) };
     narrator
         .say("building the networks: a client, the edge, three backends, a switch between them");
     let lab = plan.topology()?;
     let config = configure(plan.config(&lab));
-    narrator.say("starting three chat servers and lb-agent, XDP in native mode on eth0 and eth1");
+    narrator.say("starting three chat servers and lb-agent, XDP in native mode on eth0 and eth1, and two workers");
     let site = plan.populate(lab, config)?;
     let count = site.edge.config().services.iter().map(|it| it.backends.len()).sum::<usize>();
     narrator.say(&format!("lb-agent is ready and its probes found all {count} backends up"));
@@ -89,14 +90,15 @@ fn show(site: &mut Site, narrator: &Narrator, evidence: &mut Evidence) -> Result
     let config = LoadConfig { interval: Duration::from_millis(200), ..site.chats(CHATS) };
     let load = site.start(config)?;
     shares(&load, narrator, evidence)?;
+    let relayed = sidecar::show(site, narrator, evidence)?;
     site.roughen();
     narrator.say(
         "from now on the wires delay frames, and lose, reorder, duplicate and corrupt 1 % of them",
     );
     load.wait_progress(3, SOON)?;
     backend_dies(site, &load, narrator, evidence)?;
-    agent_dies(site, &load, narrator, evidence)?;
-    account(site, load, narrator, evidence)
+    agent_dies(site, &load, &relayed, narrator, evidence)?;
+    account(site, load, relayed, narrator, evidence)
 }
 
 fn shares(load: &Load, narrator: &Narrator, evidence: &mut Evidence) -> Result<()> {
@@ -160,6 +162,7 @@ fn backend_dies(
 fn agent_dies(
     site: &mut Site,
     load: &Load,
+    relayed: &Load,
     narrator: &Narrator,
     evidence: &mut Evidence,
 ) -> Result<()> {
@@ -167,7 +170,7 @@ fn agent_dies(
     let plan = Exchange { timeout: SOON, ..Exchange::new(target, 1, STREAM) };
     let client = site.lab.client(0).handle().clone();
     let stream = std::thread::spawn(move || exchange(Some(&client), &plan));
-    let before = load.stats();
+    let (before, relayed_before) = (load.stats(), relayed.wait_connected(SOON)?);
     let chats = |site: &Site| -> Result<BTreeSet<FlowLine>> {
         let flows = site.edge.flows()?.into_iter();
         Ok(flows.filter(|flow| flow.service == CHAT && flow.is_open()).collect())
@@ -179,6 +182,7 @@ fn agent_dies(
     let dead = Instant::now();
     let flows = chats(site)?;
     load.wait_progress(5, SOON)?;
+    relayed.wait_progress(5, SOON)?;
     let alone = format!("{:.1} s", dead.elapsed().as_secs_f64());
     narrator.say(&format!("XDP alone has carried the chats for {alone}; starting lb-agent again"));
     let start = Instant::now();
@@ -191,6 +195,7 @@ fn agent_dies(
         kept = chats(site)?;
     }
     let now = load.wait_progress(5, SOON)?;
+    let relayed = relayed.wait_progress(5, SOON)?;
     stream.join().expect("the stream's thread does not panic").context("the bulk stream")?;
 
     let flows_kept = flows.intersection(&kept).count();
@@ -199,19 +204,28 @@ fn agent_dies(
     evidence.check("flows, agent killed", same, &shown);
     let lost = now.sessions - before.sessions + now.errors - before.errors;
     evidence.check("chats disturbed by that", lost == 0, lost);
+    let cut = relayed.sessions - relayed_before.sessions + relayed.errors - relayed_before.errors;
+    evidence.check("relayed chats disturbed by that", cut == 0, cut);
     let mebibytes = format!("{} MiB of another stream intact", STREAM >> 20);
     evidence.check("and meanwhile", true, mebibytes);
     narrator.say(&format!(
-        "the new lb-agent took {flows_kept} flows over, ready in {} ms; chats disturbed: {lost}",
-        adopted.as_millis()
+        "the new lb-agent took {flows_kept} flows over, ready in {} ms; chats disturbed: {}",
+        adopted.as_millis(),
+        lost + cut
     ));
     Ok(())
 }
 
-fn account(site: &Site, load: Load, narrator: &Narrator, evidence: &mut Evidence) -> Result<()> {
+fn account(
+    site: &Site,
+    load: Load,
+    relayed: Load,
+    narrator: &Narrator,
+    evidence: &mut Evidence,
+) -> Result<()> {
     let status = site.edge.status()?;
     site.smoothen();
-    let stats = load.stop();
+    let (stats, relayed) = (load.stop(), relayed.stop());
     let bytes = stats.bytes as f64 / f64::from(1 << 20);
     narrator.say(&format!("closed all chats: {} messages echoed, {bytes:.1} MiB", stats.messages));
     let sum = |counter: &str| -> u64 {
@@ -226,6 +240,9 @@ fn account(site: &Site, load: Load, narrator: &Narrator, evidence: &mut Evidence
     let shown =
         format!("{} messages, {} bytes, {} wrong", stats.messages, stats.bytes, stats.wrong);
     evidence.check("echoed", stats.wrong == 0 && stats.messages > 0, shown);
-    ensure!(stats.connected == 0, "chats that did not close: {stats}");
+    let shown =
+        format!("{} messages, {} bytes, {} wrong", relayed.messages, relayed.bytes, relayed.wrong);
+    evidence.check("relayed", relayed.wrong == 0 && relayed.messages > 0, shown);
+    ensure!(stats.connected + relayed.connected == 0, "chats that did not close: {stats}");
     Ok(())
 }

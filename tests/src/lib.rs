@@ -22,3 +22,4 @@ pub mod seed;
 pub mod site;
 pub mod sweep;
 pub mod topology;
+pub mod web;

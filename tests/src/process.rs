@@ -90,6 +90,13 @@ fn missing(command: &Command, error: std::io::Error) -> anyhow::Error {
     }
 }
 
+/// Lets this process, and those that it starts from now on, open as many files as the system allows.
+pub fn open_many_files() -> Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+}
+
 /// The path of a program that this workspace builds, beside the one that asks.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;

@@ -1,8 +1,9 @@
 //! A site to test: the networks, chat and echo servers in the backends, and the real agent in the edge.
 //!
 //! There are two services, so that each test also shows that they do not disturb each other: `chat`
-//! (WebSocket, processes that can be killed) and `bulk` (plain TCP echo). The wires are emulated links,
-//! perfect until a test makes them rough: a lost SYN costs a second and shows nothing.
+//! (WebSocket, processes that can be killed) and `bulk` (plain TCP echo). A plan may add a third one, `web`:
+//! the same chat servers through the sidecar. The wires are emulated links, perfect until a test makes them
+//! rough: a lost SYN costs a second and shows nothing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,8 +11,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::chat::{EchoServer, Exchange, ExchangeReport, Load, LoadConfig, LoadStats, exchange};
-use crate::edge::{self, BackendConfig, Edge, EdgeConfig, Forward, HealthConfig, ServiceConfig};
+use crate::chat::{
+    EchoServer, Exchange, ExchangeReport, Knock, Load, LoadConfig, LoadStats, exchange, knock,
+};
+use crate::edge::{
+    self, BackendConfig, Edge, EdgeConfig, Forward, HealthConfig, L7Config, ServiceConfig,
+};
 use crate::link::{Impairment, Link};
 use crate::process::{self, Process, binary};
 use crate::topology::{Arms, Node, Return, Topology};
@@ -19,10 +24,12 @@ use crate::topology::{Arms, Node, Return, Topology};
 /// The services' names.
 pub const CHAT: &str = "chat";
 pub const BULK: &str = "bulk";
+pub const WEB: &str = "web";
 
 /// Where clients find them.
 pub const CHAT_PORT: u16 = 80;
 pub const BULK_PORT: u16 = 81;
+pub const WEB_PORT: u16 = 82;
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -35,6 +42,8 @@ pub struct Plan {
     pub arms: Arms,
     /// IPv4 clients are carried to IPv6 backends (`ipip` only).
     pub v4_in_v6: bool,
+    /// Adds [`WEB`].
+    pub l7: Option<L7Config>,
     /// The links' seed.
     pub seed: u64,
 }
@@ -43,7 +52,7 @@ impl Plan {
     /// A client and three backends at an edge with two arms.
     #[must_use]
     pub fn new(forward: Forward, seed: u64) -> Self {
-        Self { forward, clients: 1, backends: 3, arms: Arms::Two, v4_in_v6: false, seed }
+        Self { forward, clients: 1, backends: 3, arms: Arms::Two, v4_in_v6: false, l7: None, seed }
     }
 
     /// The port at the backends: with `nat` another one than the clients see.
@@ -80,7 +89,22 @@ impl Plan {
         for (name, port) in [(CHAT, CHAT_PORT), (BULK, BULK_PORT)] {
             config.services.push(self.service(lab, name, port));
         }
+        config.services.extend(self.l7.clone().map(|l7| self.web(lab, l7)));
         config
+    }
+
+    /// The backends are called as the servers call themselves, and every second one is reached by IPv6: through the
+    /// sidecar a client's IP version says nothing about its backend's.
+    fn web(&self, lab: &Topology, l7: L7Config) -> ServiceConfig {
+        let listen: Vec<_> = lab.vips().iter().map(|vip| SocketAddr::new(*vip, WEB_PORT)).collect();
+        let mut service = ServiceConfig::new(WEB, listen, self.forward);
+        service.l7 = Some(l7);
+        service.health = HealthConfig::websocket();
+        for (index, node) in lab.backends().iter().enumerate() {
+            let address = node.sockets(self.backend_port(CHAT_PORT))[index % 2];
+            service.backends.push(BackendConfig::new(&server_name(CHAT, index), address));
+        }
+        service
     }
 
     fn service(&self, lab: &Topology, name: &str, port: u16) -> ServiceConfig {
@@ -207,10 +231,21 @@ impl Site {
     /// A load of chats over all listeners, patient with rough wires.
     #[must_use]
     pub fn chats(&self, connections: usize) -> LoadConfig {
+        self.chats_of(CHAT, connections)
+    }
+
+    /// [`Site::chats`] with [`CHAT`] or [`WEB`].
+    #[must_use]
+    pub fn chats_of(&self, service: &str, connections: usize) -> LoadConfig {
         LoadConfig {
             stall: Duration::from_secs(30),
-            ..LoadConfig::new(self.listeners(CHAT), connections, self.plan.seed)
+            ..LoadConfig::new(self.listeners(service), connections, self.plan.seed)
         }
+    }
+
+    /// A chat of one message with [`WEB`], from the first client, with a cookie or without.
+    pub fn knock(&self, target: SocketAddr, cookie: Option<&str>) -> Result<Knock> {
+        knock(self.lab.client(0), target, cookie)
     }
 
     /// Starts a load at the first client and waits until all of it is connected.

@@ -19,6 +19,7 @@ mod runner;
 mod rust_src;
 mod test;
 mod toolchain;
+mod web;
 mod workspace;
 
 #[derive(Parser)]
@@ -67,7 +68,8 @@ struct RunArgs {
 
 #[derive(Args)]
 struct TestArgs {
-    /// Also what takes minutes: more rounds of fuzzing, longer traffic (SLUICE_TEST_FULL=1)
+    /// Also what takes minutes: more rounds of fuzzing, longer traffic (SLUICE_TEST_FULL=1), and clients from
+    /// npm, PyPI and Debian, which are installed
     #[arg(long)]
     full: bool,
     /// Only what needs no root: the host tests

@@ -11,6 +11,7 @@ use crate::{
     build, process,
     provision::{self, Package, program},
     runner::{self, Binary},
+    web,
     workspace::{self, Metadata},
 };
 
@@ -47,6 +48,9 @@ pub fn test(options: &Options) -> Result<()> {
     if privilege == Privilege::Root {
         provision::packages("the namespace tests", PACKAGES)?;
         build::build(build::Profile::Release)?;
+        if options.full {
+            web::install()?;
+        }
     }
     let privileged = match privilege {
         Privilege::Root => privileged_packages()?,
@@ -62,6 +66,11 @@ pub fn test(options: &Options) -> Result<()> {
         let mut command = cargo_test(options);
         command.args(["--package", package, "--features", FEATURE]);
         if package == "tests" {
+            if options.full {
+                command.args(["--features", web::FEATURE]);
+            } else {
+                process::step("test", "skipped", "clients from npm, PyPI and Debian: --full");
+            }
             command.args(["--", &format!("--test-threads={}", options.threads)]);
         }
         tiers.push(run(package, command)?);

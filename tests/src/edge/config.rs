@@ -3,12 +3,16 @@
 //! It only has the keys that tests turn; the rest are the product's defaults, but for the tables: those
 //! of a test are small.
 
+mod l7;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::owner::unique_name;
+
+pub use l7::{DrainConfig, L7Config, SidecarConfig};
 
 /// How packets reach the backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,7 @@ pub struct EdgeConfig {
     pub vip_addresses: &'static str,
     /// Entries of each flow table.
     pub flows: u32,
+    pub sidecar: SidecarConfig,
     pub services: Vec<ServiceConfig>,
 }
 
@@ -59,8 +64,15 @@ impl EdgeConfig {
             reset_rate: 1000,
             vip_addresses: "auto",
             flows: 16_384,
+            sidecar: SidecarConfig::default(),
             services: Vec::new(),
         }
+    }
+
+    /// Whether anything is balanced request by request.
+    #[must_use]
+    pub fn has_l7(&self) -> bool {
+        self.services.iter().any(|service| service.l7.is_some())
     }
 
     /// # Panics
@@ -76,9 +88,12 @@ impl EdgeConfig {
 pub struct ServiceConfig {
     pub name: String,
     pub listen: Vec<SocketAddr>,
+    /// With `mode = "l4"`, as the next two.
     pub forward: Forward,
     pub affinity: &'static str,
     pub idle_timeout: Duration,
+    /// Makes it a service with `mode = "l7"`.
+    pub l7: Option<L7Config>,
     pub fail_open: bool,
     pub health: HealthConfig,
     pub backends: Vec<BackendConfig>,
@@ -93,6 +108,7 @@ impl ServiceConfig {
             forward,
             affinity: "none",
             idle_timeout: Duration::from_secs(3600),
+            l7: None,
             fail_open: true,
             health: HealthConfig::default(),
             backends: Vec::new(),
@@ -154,12 +170,14 @@ pub struct BackendConfig {
     pub name: String,
     pub address: SocketAddr,
     pub weight: u32,
+    /// Gives it no new clients, and takes it from those that it has: `mode = "l7"` only.
+    pub drain: bool,
 }
 
 impl BackendConfig {
     #[must_use]
     pub fn new(name: &str, address: SocketAddr) -> Self {
-        Self { name: name.to_owned(), address, weight: 100 }
+        Self { name: name.to_owned(), address, weight: 100, drain: false }
     }
 }
 
@@ -187,6 +205,9 @@ impl fmt::Display for EdgeConfig {
         writeln!(f, "vip_addresses = \"{}\"", self.vip_addresses)?;
         writeln!(f, "\n[edge.tables]")?;
         writeln!(f, "flows_ipv4 = {0}\nflows_ipv6 = {0}\nhandshakes = 4096", self.flows)?;
+        if self.has_l7() {
+            write!(f, "\n{}", self.sidecar)?;
+        }
         self.services.iter().try_for_each(|service| write!(f, "\n{service}"))
     }
 }
@@ -196,14 +217,22 @@ impl fmt::Display for ServiceConfig {
         writeln!(f, "[[service]]")?;
         writeln!(f, "name = \"{}\"", self.name)?;
         writeln!(f, "listen = {}", quoted(&self.listen))?;
-        writeln!(f, "forward = \"{}\"", self.forward)?;
-        writeln!(f, "affinity = \"{}\"", self.affinity)?;
-        writeln!(f, "idle_timeout = {}", millis(self.idle_timeout))?;
+        match &self.l7 {
+            Some(l7) => write!(f, "{l7}")?,
+            None => {
+                writeln!(f, "forward = \"{}\"", self.forward)?;
+                writeln!(f, "affinity = \"{}\"", self.affinity)?;
+                writeln!(f, "idle_timeout = {}", millis(self.idle_timeout))?;
+            }
+        }
         writeln!(f, "fail_open = {}", self.fail_open)?;
         writeln!(f, "health = {}", self.health)?;
-        for BackendConfig { name, address, weight } in &self.backends {
+        for BackendConfig { name, address, weight, drain } in &self.backends {
             writeln!(f, "\n[[service.backend]]")?;
             writeln!(f, "name = \"{name}\"\naddress = \"{address}\"\nweight = {weight}")?;
+            if *drain {
+                writeln!(f, "drain = true")?;
+            }
         }
         Ok(())
     }

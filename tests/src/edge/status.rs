@@ -95,6 +95,19 @@ impl Status {
         services.chain([&self.0]).map(of).sum()
     }
 
+    /// The sidecar's workers.
+    #[must_use]
+    pub fn workers(&self) -> Vec<Worker> {
+        let workers = self.0["sidecar"]["workers"].as_array().into_iter().flatten();
+        workers.filter_map(|worker| Worker::deserialize(worker).ok()).collect()
+    }
+
+    /// Those workers that take new connections.
+    #[must_use]
+    pub fn serving(&self) -> Vec<Worker> {
+        self.workers().into_iter().filter(Worker::is_serving).collect()
+    }
+
     /// Why the last change of the file was refused, if it was.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {
@@ -105,6 +118,24 @@ impl Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#}", self.0)
+    }
+}
+
+/// One of the sidecar's processes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Worker {
+    pub index: u16,
+    pub pid: u32,
+    pub state: String,
+    /// Client connections that it has open.
+    pub connections: u64,
+}
+
+impl Worker {
+    /// Whether it takes new connections; one that has retired finishes what it has.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.state == "serving"
     }
 }
 

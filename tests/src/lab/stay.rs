@@ -9,7 +9,7 @@ use crate::chat::LoadConfig;
 use crate::edge::EdgeConfig;
 use crate::interrupt::Graceful;
 use crate::process;
-use crate::site::{CHAT, Site};
+use crate::site::{CHAT, Site, WEB};
 
 const CHATS: usize = 20;
 
@@ -38,7 +38,7 @@ fn guide(site: &Site) -> String {
     let (edge, client) = (inside(site.lab.edge()), inside(site.lab.client(0)));
     let agent = site.edge.agent().display();
     let file = site.edge.config_path();
-    let vip = site.listeners(CHAT)[0];
+    let (vip, web) = (site.listeners(CHAT)[0], site.listeners(WEB)[0]);
     let chat_client = process::binary("chat-client")
         .map_or_else(|_| "chat-client".to_owned(), |path| path.display().to_string());
     let mut lines = vec![
@@ -55,6 +55,7 @@ fn guide(site: &Site) -> String {
         format!("  the same as JSON  {edge} curl -s http://{}/v1/status", EdgeConfig::ADMIN),
         format!("  flows             {agent} flows --config {}", file.display()),
         format!("  a request         {client} curl -i http://{vip}/health"),
+        format!("  with a cookie     {client} curl -i http://{web}/health"),
         format!("  more chats        {client} {chat_client} --target {vip} --duration 5 --brief"),
         format!("  configuration     {}  # save it, and the agent takes it over", file.display()),
     ]);

@@ -1,6 +1,6 @@
 //! What is measured: a proxy at its site, or the way without one.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
 use tests::edge::Edge;
@@ -61,7 +61,7 @@ impl Running {
         let haproxy = haproxy.map(|it| Haproxy::start(&site, threads, it)).transpose()?;
         let agent = match target {
             Target::HaproxyXdp => Some(sluice::beside(&site)?),
-            Target::Sluice => bail!("the sidecar cannot be measured yet"),
+            Target::Sluice => Some(sluice::start(&site, threads)?),
             Target::Direct | Target::Haproxy | Target::HaproxySmall => None,
         };
         let account = match (&haproxy, &agent) {
