@@ -13,3 +13,24 @@
 
 pub mod control;
 pub mod settings;
+pub mod worker;
+
+pub mod outcome;
+
+mod body;
+mod connection;
+mod deadline;
+mod exchange;
+mod forwarded;
+mod framing;
+mod headers;
+mod life;
+mod listener;
+mod pool;
+mod relay;
+mod request;
+mod response;
+mod service;
+mod session;
+mod upgrade;
+mod upstream;
