@@ -43,6 +43,7 @@ fn other_answers_pass() {
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert_eq!(field(&answer, "connection"), Some("close"));
         assert!(answer.contains("hello"), "{answer}");
+        drop(client);
         edge.quiet().await;
         assert_eq!(edge.live(), 0);
     });
@@ -93,6 +94,7 @@ fn bad_handshakes_of_backends() {
             let what = String::from_utf8_lossy(bytes);
             assert!(answer.starts_with("HTTP/1.1 502 "), "{what}: {answer}");
             assert_eq!(edge.count(label), 1, "{what}: {:?}", edge.worker.report());
+            drop(client);
             edge.quiet().await;
             assert_eq!(edge.live(), 0);
         }
