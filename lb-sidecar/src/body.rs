@@ -113,9 +113,9 @@ impl Body for RequestBody {
                 body.client.deadline.set(Wait::Response, timeouts.response);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
-                let outcome = body.client.body_broke();
-                Poll::Ready(Some(Err(Cut(outcome))))
+            Poll::Ready(Some(Err(error))) => {
+                body.client.body_broke(&error);
+                Poll::Ready(Some(Err(Cut(Outcome::BodyCut))))
             }
             Poll::Ready(None) => {
                 body.client.deadline.set(Wait::Response, timeouts.response);
@@ -233,7 +233,7 @@ impl BackendBody {
     fn end(&mut self) {
         self.lease = None;
         if let Some((sender, kept)) = self.sender.take() {
-            kept.put(self.backend.address.get(), sender);
+            kept.put(self.backend.address(), sender);
         }
         self.client.answered();
     }

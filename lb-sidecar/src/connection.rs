@@ -7,6 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
+    error::Error as _,
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
@@ -33,9 +34,9 @@ use crate::{
     body::ResponseBody,
     deadline::{Deadline, Wait},
     exchange,
-    framing::{Guarded, Limits},
+    framing::{Guarded, Limits, Violation},
     life::{Life, Open},
-    outcome::Outcome,
+    outcome::{Outcome, Reason},
     response,
     service::{Plan, Service},
     upgrade::{self, Handover},
@@ -70,7 +71,7 @@ pub struct Client {
     /// Something the client sends is left unread.
     unread: Cell<bool>,
     /// What became of the request's body, if it went wrong.
-    body_failed: Cell<Option<Outcome>>,
+    body_failed: Cell<Option<Reason>>,
     /// Why the answer was cut off, and whether the client could take that for its end.
     cut: Cell<Option<(Outcome, bool)>>,
     /// No more requests after this one.
@@ -121,14 +122,21 @@ impl Client {
         self.deadline.set(Wait::Idle, self.timeouts.get().keep_alive);
     }
 
-    /// The request's body could not be read. Says why.
-    pub fn body_broke(&self) -> Outcome {
-        let outcome = Outcome::BodyCut;
-        self.body_failed.set(Some(outcome));
-        outcome
+    /// The request's body could not be read.
+    pub fn body_broke(&self, error: &hyper::Error) {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        let violation = cause.and_then(|e| e.get_ref()?.downcast_ref::<Violation>());
+        let reason = match violation {
+            Some(violation) => Reason::Violation(*violation),
+            None if cause.is_some_and(|e| e.kind() == io::ErrorKind::InvalidInput) => {
+                Reason::Outcome(Outcome::BadBody)
+            }
+            None => Reason::Outcome(Outcome::BodyCut),
+        };
+        self.body_failed.set(Some(reason));
     }
 
-    pub fn body_failed(&self) -> Option<Outcome> {
+    pub fn body_failed(&self) -> Option<Reason> {
         self.body_failed.get()
     }
 
@@ -226,10 +234,10 @@ async fn drive(connection: &mut http1::Connection<Io, Handler>, client: &Client)
 async fn finish(end: End, guarded: Guarded, client: &Client) {
     let service = &client.service;
     let busy = client.busy.get();
-    let violation = guarded.violation().map(|violation| violation.outcome());
+    let violation = guarded.violation().map(Reason::from);
     let stream = guarded.into_inner();
     let refused = match end {
-        End::Expired(Wait::Head) => Some(Outcome::HeadTimeout),
+        End::Expired(Wait::Head) => Some(Outcome::HeadTimeout.into()),
         End::Expired(Wait::Idle) => {
             service.count(Outcome::KeepAliveExpired);
             None
@@ -247,7 +255,8 @@ async fn finish(end: End, guarded: Guarded, client: &Client) {
             }
             return;
         }
-        End::Done(_) if violation.is_some() => violation,
+        // Unless the request of which it was the body had that for its answer.
+        End::Done(_) if violation.is_some() && client.body_failed().is_none() => violation,
         End::Done(Err(error)) if error.is_parse() => {
             // Answered by hyper.
             service.count(if error.is_parse_too_large() {
@@ -264,11 +273,11 @@ async fn finish(end: End, guarded: Guarded, client: &Client) {
         }
         End::Done(Ok(())) => None,
     };
-    if let Some(outcome) = refused {
-        service.count(outcome);
+    if let Some(reason) = refused {
+        service.count(reason);
         if !busy
             && client.heard.get()
-            && let Some(answer) = response::refusal_bytes(outcome)
+            && let Some(answer) = response::refusal_bytes(reason)
         {
             // All that was sent before is a few answers at most: there is room in the socket.
             let _ = stream.try_write(&answer);
@@ -331,7 +340,7 @@ impl Read for Io {
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.guarded).poll_read(cx, buf);
-        if let Poll::Ready(Ok(())) = result {
+        if result.is_ready() {
             self.client.heard.set(true);
             if self.client.deadline.wait() == Wait::Idle {
                 self.client.deadline.set(Wait::Head, self.client.timeouts.get().head);

@@ -19,7 +19,7 @@ use crate::{
     body::{BackendBody, Gate, RequestBody, ResponseBody},
     connection::Client,
     deadline::Wait,
-    outcome::Outcome,
+    outcome::{Outcome, Reason},
     pool::{Ask, Backend, Picked},
     request, response,
     service::Plan,
@@ -45,7 +45,7 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
     let has_body = !body.is_empty();
     let mut asks_upgrade = true;
     let result = match request::check(&mut head, has_body, &plan.settings.upgrades) {
-        Err(outcome) => Err(outcome),
+        Err(outcome) => Err(outcome.into()),
         Ok(checked) => {
             asks_upgrade = checked.asks_upgrade;
             let until_close = head.version == Version::HTTP_10;
@@ -106,14 +106,20 @@ impl Exchange<'_> {
             return Err(tried.last);
         }
         let ask = Ask { client: self.address, headers: &head.headers, uri: &head.uri };
-        self.client.service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)
+        let service = &self.client.service;
+        let picked =
+            service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)?;
+        if tried.backends.is_empty() {
+            service.outcomes.stuck(picked.sticky);
+        }
+        Ok(picked)
     }
 
     /// Connects within the time for it.
     pub async fn connect(&self, backend: &Backend) -> Result<tokio::net::TcpStream, Outcome> {
         let deadline = &self.client.deadline;
         deadline.set(Wait::Connect, self.client.timeouts().connect);
-        match self.in_time(connect(backend.address.get(), &self.plan.sources)).await {
+        match self.in_time(connect(backend.address(), &self.plan.sources)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(_)) => Err(Outcome::ConnectFailed),
             Err(_) => Err(Outcome::ConnectTimeout),
@@ -140,7 +146,7 @@ impl Exchange<'_> {
         mut head: Parts,
         mut body: RequestBody,
         gate: Option<Arc<Gate>>,
-    ) -> Result<Response<ResponseBody>, Outcome> {
+    ) -> Result<Response<ResponseBody>, Reason> {
         let service = &self.client.service;
         if let Some(gate) = &gate {
             body.hold_behind(gate);
@@ -152,7 +158,7 @@ impl Exchange<'_> {
                 service.count(Outcome::RetryConnect);
             }
             body.goes_to(&picked.backend);
-            if let Some(sender) = service.kept.take(picked.backend.address.get()) {
+            if let Some(sender) = service.kept.take(picked.backend.address()) {
                 service.count(Outcome::Reused);
                 match self.send(sender, head, body, &gate, true).await {
                     Ok((sender, response)) => return self.pass(response, Some(sender), picked),
@@ -218,8 +224,8 @@ impl Exchange<'_> {
                     client.deadline.set(Wait::Response, client.timeouts().response);
                     gate.open();
                 }
-                (Err(Wait::Body), _) => return Err(Failed::Over(Outcome::BodyTimeout)),
-                (Err(_), _) => return Err(Failed::Over(Outcome::ResponseTimeout)),
+                (Err(Wait::Body), _) => return Err(Failed::Over(Outcome::BodyTimeout.into())),
+                (Err(_), _) => return Err(Failed::Over(Outcome::ResponseTimeout.into())),
             }
         };
         if let Some(gate) = gate {
@@ -236,9 +242,9 @@ impl Exchange<'_> {
                 }
                 let error = failed.into_error();
                 match copy {
-                    _ if error.is_parse() => Err(Failed::Over(Outcome::BackendGarbage)),
+                    _ if error.is_parse() => Err(Failed::Over(Outcome::BackendGarbage.into())),
                     Some(head) => Err(Failed::Again(Box::new((head, RequestBody::Empty)))),
-                    None => Err(Failed::Over(Outcome::BackendClosed)),
+                    None => Err(Failed::Over(Outcome::BackendClosed.into())),
                 }
             }
         }
@@ -250,17 +256,17 @@ impl Exchange<'_> {
         response: Response<Incoming>,
         sender: Option<Sender>,
         picked: Picked,
-    ) -> Result<Response<ResponseBody>, Outcome> {
+    ) -> Result<Response<ResponseBody>, Reason> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             picked.backend.failed.set(picked.backend.failed.get() + 1);
-            return Err(Outcome::UnaskedSwitch);
+            return Err(Outcome::UnaskedSwitch.into());
         }
         let (mut head, incoming) = response.into_parts();
         response::prepare(&mut head, picked.set_cookie);
         let kept = self.client.service.kept.clone();
         if hyper::body::Body::is_end_stream(&incoming) {
             if let Some(sender) = sender {
-                kept.put(picked.backend.address.get(), sender);
+                kept.put(picked.backend.address(), sender);
             }
             return Ok(Response::from_parts(head, ResponseBody::Empty));
         }
@@ -279,7 +285,7 @@ impl Exchange<'_> {
 /// How a request did not get its answer.
 enum Failed {
     /// There is nothing more to do.
-    Over(Outcome),
+    Over(Reason),
     /// It may be sent again.
     Again(Box<(Parts, RequestBody)>),
 }

@@ -12,10 +12,12 @@
 //! This crate knows nothing of BPF, netlink or TOML.
 
 pub mod control;
+pub mod life;
+pub mod outcome;
+pub mod pool;
+pub mod session;
 pub mod settings;
 pub mod worker;
-
-pub mod outcome;
 
 mod body;
 mod connection;
@@ -24,13 +26,10 @@ mod exchange;
 mod forwarded;
 mod framing;
 mod headers;
-pub mod life;
 mod listener;
-mod pool;
 mod relay;
 mod request;
 mod response;
 mod service;
-pub mod session;
 mod upgrade;
 mod upstream;

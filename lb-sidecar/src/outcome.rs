@@ -1,9 +1,11 @@
 //! Everything that can come of a connection or a request, under a stable name: index of the counters, label of the
 //! reports, and the answer where there is one.
 
-use std::cell::Cell;
+use std::{cell::Cell, collections::BTreeMap};
 
 use hyper::StatusCode;
+
+use crate::{framing::Violation, pool::Sticky};
 
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $name:ident $label:literal $(=> $status:ident $text:literal)?,)*) => {
@@ -106,28 +108,86 @@ impl Outcome {
     }
 }
 
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Outcome(Outcome),
+    Violation(Violation),
+}
+
+impl From<Outcome> for Reason {
+    fn from(outcome: Outcome) -> Self {
+        Self::Outcome(outcome)
+    }
+}
+
+impl From<Violation> for Reason {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+impl Reason {
+    /// What the client is told.
+    pub fn answer(self) -> Option<(StatusCode, &'static str)> {
+        match self {
+            Reason::Outcome(outcome) => outcome.answer(),
+            Reason::Violation(violation) => {
+                Some((StatusCode::from_u16(violation.status()).ok()?, violation.text()))
+            }
+        }
+    }
+}
+
 /// How often each has happened to a service.
-pub struct Outcomes([Cell<u64>; Outcome::ALL.len()]);
+pub struct Outcomes {
+    outcomes: [Cell<u64>; Outcome::ALL.len()],
+    violations: [Cell<u64>; Violation::ALL.len()],
+    sticky: [Cell<u64>; Sticky::ALL.len()],
+}
 
 impl Default for Outcomes {
     fn default() -> Self {
-        Self([const { Cell::new(0) }; Outcome::ALL.len()])
+        Self {
+            outcomes: [const { Cell::new(0) }; Outcome::ALL.len()],
+            violations: [const { Cell::new(0) }; Violation::ALL.len()],
+            sticky: [const { Cell::new(0) }; Sticky::ALL.len()],
+        }
     }
 }
 
 impl Outcomes {
-    pub fn count(&self, outcome: Outcome) {
-        let cell = &self.0[outcome as usize];
+    pub fn count(&self, reason: impl Into<Reason>) {
+        let cell = match reason.into() {
+            Reason::Outcome(outcome) => &self.outcomes[outcome as usize],
+            Reason::Violation(violation) => &self.violations[violation as usize],
+        };
+        cell.set(cell.get() + 1);
+    }
+
+    /// Why a client got its backend.
+    pub fn stuck(&self, sticky: Sticky) {
+        let cell = &self.sticky[sticky as usize];
         cell.set(cell.get() + 1);
     }
 
     pub fn get(&self, outcome: Outcome) -> u64 {
-        self.0[outcome as usize].get()
+        self.outcomes[outcome as usize].get()
     }
 
-    /// Those that have happened at all.
-    pub fn report(&self) -> impl Iterator<Item = (String, u64)> {
-        Outcome::ALL.iter().map(|&o| (o.label().to_owned(), self.get(o))).filter(|(_, n)| *n > 0)
+    /// Those that have happened at all. What two parts of the sidecar may notice, as a head that is too large, has one
+    /// label.
+    pub fn report(&self) -> impl Iterator<Item = (String, u64)> + use<> {
+        let mut sums = BTreeMap::<String, u64>::new();
+        let outcomes = Outcome::ALL.iter().map(|o| o.label().to_owned()).zip(&self.outcomes);
+        let violations = Violation::ALL.iter().map(|v| v.label().to_owned()).zip(&self.violations);
+        let sticky = Sticky::ALL.iter().map(|s| format!("sticky_{}", s.label())).zip(&self.sticky);
+        for (label, cell) in outcomes.chain(violations).chain(sticky) {
+            if cell.get() > 0 {
+                *sums.entry(label).or_default() += cell.get();
+            }
+        }
+        sums.into_iter()
     }
 }
 
@@ -157,10 +217,18 @@ mod tests {
                 outcomes.count(outcome);
             }
         }
-        let report: Vec<_> = outcomes.report().collect();
-        assert_eq!(report.len(), Outcome::ALL.len());
-        for (i, &outcome) in Outcome::ALL.iter().enumerate() {
-            assert_eq!(report[i], (outcome.label().to_owned(), i as u64 + 1));
+        for &violation in Violation::ALL {
+            outcomes.count(violation);
         }
+        for &sticky in &Sticky::ALL {
+            outcomes.stuck(sticky);
+        }
+        let report: BTreeMap<_, _> = outcomes.report().collect();
+        for (i, outcome) in Outcome::ALL.iter().enumerate() {
+            let shared = Violation::ALL.iter().any(|v| v.label() == outcome.label()) as u64;
+            assert_eq!(report[outcome.label()], i as u64 + 1 + shared);
+        }
+        assert!(Violation::ALL.iter().all(|v| report.contains_key(v.label())));
+        assert!(Sticky::ALL.iter().all(|s| report[&format!("sticky_{}", s.label())] == 1));
     }
 }

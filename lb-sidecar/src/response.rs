@@ -9,7 +9,7 @@ use hyper::{
     http::response::Parts,
 };
 
-use crate::{body::ResponseBody, headers, outcome::Outcome};
+use crate::{body::ResponseBody, headers, outcome::Reason};
 
 /// Makes the head that the client gets.
 pub fn prepare(head: &mut Parts, set_cookie: Option<HeaderValue>) {
@@ -34,9 +34,9 @@ pub fn close(headers: &mut HeaderMap) {
 }
 
 /// The answer to a request that came to this end.
-pub fn refusal(outcome: Outcome) -> Response<ResponseBody> {
+pub fn refusal(reason: impl Into<Reason>) -> Response<ResponseBody> {
     let (status, text) =
-        outcome.answer().unwrap_or((StatusCode::INTERNAL_SERVER_ERROR, "internal error"));
+        reason.into().answer().unwrap_or((StatusCode::INTERNAL_SERVER_ERROR, "internal error"));
     let mut response = Response::new(ResponseBody::Text(Some(Bytes::from_static(text.as_bytes()))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -49,8 +49,8 @@ pub fn refusal(outcome: Outcome) -> Response<ResponseBody> {
 }
 
 /// The same answer as bytes, for a client whose request never was one.
-pub fn refusal_bytes(outcome: Outcome) -> Option<Vec<u8>> {
-    let (status, text) = outcome.answer()?;
+pub fn refusal_bytes(reason: impl Into<Reason>) -> Option<Vec<u8>> {
+    let (status, text) = reason.into().answer()?;
     let reason = status.canonical_reason().unwrap_or_default();
     Some(
         format!(
@@ -66,6 +66,7 @@ pub fn refusal_bytes(outcome: Outcome) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Outcome;
 
     #[test]
     fn a_length_beside_chunks_does_not_go_on() {

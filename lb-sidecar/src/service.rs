@@ -10,7 +10,7 @@ use hyper::{header::HeaderName, server::conn::http1};
 use crate::{
     control::{BackendReport, ServiceReport},
     forwarded::Trusted,
-    outcome::{Outcome, Outcomes},
+    outcome::{Outcomes, Reason},
     pool::Pool,
     settings::{self, Settings},
     upstream::{Kept, Sources},
@@ -87,8 +87,8 @@ impl Service {
         self.plan.borrow().clone()
     }
 
-    pub fn count(&self, outcome: Outcome) {
-        self.outcomes.count(outcome);
+    pub fn count(&self, reason: impl Into<Reason>) {
+        self.outcomes.count(reason);
     }
 
     pub fn report(&self) -> ServiceReport {
@@ -102,8 +102,8 @@ impl Service {
                 .backends()
                 .iter()
                 .map(|b| BackendReport {
-                    id: b.id.to_string(),
-                    live: b.live.get(),
+                    id: b.id().to_owned(),
+                    live: b.live(),
                     picked: b.picked.get(),
                     failed: b.failed.get(),
                     bytes_in: b.bytes_in.get(),

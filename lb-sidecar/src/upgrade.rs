@@ -27,7 +27,7 @@ use crate::{
     exchange::{Exchange, RESPONSE_HEAD_BYTES, Tried, open},
     headers,
     life::Open,
-    outcome::Outcome,
+    outcome::{Outcome, Reason},
     pool::{Backend, Lease},
     relay::{self, End, Options},
     response,
@@ -49,7 +49,7 @@ pub async fn handshake(
     to: &Exchange<'_>,
     mut head: Parts,
     protocol: &str,
-) -> Result<Response<ResponseBody>, Outcome> {
+) -> Result<Response<ResponseBody>, Reason> {
     let service = &to.client.service;
     let mut tried = Tried::none();
     head.headers.remove(TE);
@@ -74,12 +74,12 @@ pub async fn handshake(
                 match to.in_time(ask(stream, &request)).await {
                     Err(_) => {
                         fail(&picked.backend);
-                        return Err(Outcome::ResponseTimeout);
+                        return Err(Outcome::ResponseTimeout.into());
                     }
                     Ok(Answer::Switched(mut headers, end)) => {
                         if !switches_to(&headers, protocol) {
                             fail(&picked.backend);
-                            return Err(Outcome::UnaskedSwitch);
+                            return Err(Outcome::UnaskedSwitch.into());
                         }
                         let upgrade = headers.get(UPGRADE).cloned();
                         headers::remove_hop_by_hop(&mut headers);
@@ -113,7 +113,7 @@ pub async fn handshake(
                     Ok(Answer::Closed) => Outcome::BackendClosed,
                     Ok(Answer::Garbage) => {
                         fail(&picked.backend);
-                        return Err(Outcome::BackendGarbage);
+                        return Err(Outcome::BackendGarbage.into());
                     }
                 }
             }
@@ -235,21 +235,21 @@ async fn answered_otherwise(
     head: &Parts,
     end: End,
     picked: crate::pool::Picked,
-) -> Result<Response<ResponseBody>, Outcome> {
+) -> Result<Response<ResponseBody>, Reason> {
     let io = Replay {
         stream: TokioIo::new(end.stream),
         read_ahead: end.read_ahead,
         asked: false,
         reader: None,
     };
-    let mut sender = open(io).await.map_err(|_| Outcome::BackendGarbage)?;
+    let mut sender = open(io).await.map_err(|_| Reason::from(Outcome::BackendGarbage))?;
     // Its bytes go nowhere: the request was written before. The method decides how the response is read.
     let mut asked = Request::new(RequestBody::Empty);
     *asked.method_mut() = head.method.clone();
     let response = match to.in_time(sender.send_request(asked)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(_)) => return Err(Outcome::BackendGarbage),
-        Err(_) => return Err(Outcome::ResponseTimeout),
+        Ok(Err(_)) => return Err(Outcome::BackendGarbage.into()),
+        Err(_) => return Err(Outcome::ResponseTimeout.into()),
     };
     to.pass(response, None, picked)
 }

@@ -151,8 +151,11 @@ fn memory_and_descriptors_stay_flat() {
         let before = round(0, connections / 4).await;
         let after = round(1000, connections).await;
         println!("before {before:?}, after {after:?}: {:?}", edge.worker.report());
-        edge.until(|| descriptors() <= before.0 + 16, || format!("{} descriptors, {} before", descriptors(), before.0))
-            .await;
+        edge.until(
+            || descriptors() <= before.0 + 16,
+            || format!("{} descriptors, {} before", descriptors(), before.0),
+        )
+        .await;
         assert!(after.1 < before.1 + SLACK, "memory: {} after {}", after.1, before.1);
         let mut client = edge.connect().await;
         client.send("GET / HTTP/1.1\r\n\r\n").await;

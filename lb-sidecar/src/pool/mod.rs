@@ -1,83 +1,258 @@
-//! Stand-in until the real one is here.
-use crate::settings;
-use hyper::{HeaderMap, Uri, header::HeaderValue};
+//! Which backend a request gets. The rules, as an operator reads them, are in `docs/affinity.md`.
+//!
+//! Knows headers and addresses, and no connection. What the time is, it is told.
+
+mod backend;
+mod balance;
+mod cookie;
+mod cookies;
+mod ring;
+mod sticky;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     net::SocketAddr,
     rc::Rc,
-    time::SystemTime,
+    time::{SystemTime, UNIX_EPOCH},
 };
-pub struct Pool {
-    backends: RefCell<Vec<Rc<Backend>>>,
-    next: Cell<usize>,
+
+use hyper::{HeaderMap, Uri, header::HeaderValue};
+
+pub use backend::{Backend, Lease};
+use cookie::Signer;
+use ring::Ring;
+pub use sticky::Sticky;
+
+use crate::settings::{self, Affinity, Balance, State};
+
+/// Cookies of the name that are looked at in one request: each costs an HMAC.
+const MOST_COOKIES: usize = 8;
+
+/// The backends of a service, and what decides between them.
+pub struct Pool(RefCell<Inner>);
+
+struct Inner {
+    affinity: Affinity,
+    balance: Balance,
+    /// Some with [`Affinity::Cookie`].
+    signer: Option<Signer>,
+    backends: Vec<Rc<Backend>>,
+    /// Nobody is up, and all with a weight count as up.
+    open: bool,
+    ring: Ring,
+    turn: Cell<usize>,
 }
+
+/// A request that needs a backend.
+#[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     pub client: SocketAddr,
     pub headers: &'a HeaderMap,
     pub uri: &'a Uri,
 }
+
+/// A backend for a request.
+#[derive(Debug)]
 pub struct Picked {
     pub backend: Rc<Backend>,
     pub lease: Lease,
+    pub sticky: Sticky,
+    /// What the response must carry so that the client comes back to this backend.
     pub set_cookie: Option<HeaderValue>,
 }
-pub struct Lease(Rc<Backend>);
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.0.live.set(self.0.live.get() - 1);
-    }
-}
-pub struct Backend {
-    pub name: String,
-    pub id: String,
-    pub address: Cell<SocketAddr>,
-    pub live: Cell<u32>,
-    pub picked: Cell<u64>,
-    pub failed: Cell<u64>,
-    pub bytes_in: Cell<u64>,
-    pub bytes_out: Cell<u64>,
-}
+
 impl Pool {
-    pub fn new(settings: &settings::Settings, service: &settings::Service) -> Rc<Pool> {
-        let pool = Rc::new(Pool { backends: RefCell::default(), next: Cell::new(0) });
-        pool.update(settings, service);
-        pool
+    #[must_use]
+    pub fn new(settings: &settings::Settings, service: &settings::Service) -> Rc<Self> {
+        Rc::new(Self(RefCell::new(Inner::new(settings, service, &[], 0))))
     }
-    pub fn update(&self, _: &settings::Settings, service: &settings::Service) {
-        *self.backends.borrow_mut() = service
-            .backends
-            .iter()
-            .map(|b| {
-                Rc::new(Backend {
-                    name: b.name.clone(),
-                    id: b.id.clone(),
-                    address: Cell::new(b.address),
-                    live: Cell::default(),
-                    picked: Cell::default(),
-                    failed: Cell::default(),
-                    bytes_in: Cell::default(),
-                    bytes_out: Cell::default(),
-                })
-            })
-            .collect();
+
+    /// Other settings from now on. Backends stay the same ones, with all that is counted, as long as their ids do.
+    pub fn update(&self, settings: &settings::Settings, service: &settings::Service) {
+        let mut inner = self.0.borrow_mut();
+        *inner = Inner::new(settings, service, &inner.backends, inner.turn.get());
     }
-    pub fn others(&self, _: &HashMap<String, u32>) {}
-    pub fn pick(&self, _: &Ask<'_>, tried: &[Rc<Backend>], _: SystemTime) -> Option<Picked> {
-        let backends = self.backends.borrow();
-        for _ in 0..backends.len() {
-            let b = &backends[self.next.get() % backends.len()];
-            self.next.set(self.next.get() + 1);
-            if tried.iter().any(|t| t.id == b.id) {
-                continue;
-            }
-            b.live.set(b.live.get() + 1);
-            b.picked.set(b.picked.get() + 1);
-            return Some(Picked { backend: b.clone(), lease: Lease(b.clone()), set_cookie: None });
+
+    /// What other workers have open, by the backends' ids; whoever is missing has none.
+    pub fn others(&self, live: &HashMap<String, u32>) {
+        for backend in &self.0.borrow().backends {
+            backend.set_others(live.get(backend.id()).copied().unwrap_or(0));
         }
-        None
     }
+
+    /// All backends of the settings, in their order.
+    #[must_use]
     pub fn backends(&self) -> Vec<Rc<Backend>> {
-        self.backends.borrow().clone()
+        self.0.borrow().backends.clone()
     }
+
+    /// A backend that can take the request and is none of `tried`; `None` if there is none.
+    #[must_use]
+    pub fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Backend>], now: SystemTime) -> Option<Picked> {
+        self.0.borrow().pick(ask, tried, now)
+    }
+}
+
+impl Inner {
+    fn new(
+        settings: &settings::Settings,
+        service: &settings::Service,
+        before: &[Rc<Backend>],
+        turn: usize,
+    ) -> Self {
+        let known: HashMap<&str, &Rc<Backend>> =
+            before.iter().map(|backend| (backend.id(), backend)).collect();
+        let backends = service.backends.iter().map(|settings| {
+            let Some(known) = known.get(settings.id.as_str()) else {
+                return Backend::new(settings);
+            };
+            known.update(settings);
+            Rc::clone(known)
+        });
+        let backends: Vec<Rc<Backend>> = backends.collect();
+        let up = |backend: &Rc<Backend>| backend.state() == State::Up && backend.weight() > 0;
+        let open = service.fail_open && !backends.iter().any(up);
+        let members = backends.iter().filter(|it| !matches!(it.state(), State::Draining { .. }));
+        let members = members.map(|backend| (Rc::clone(backend), takes_new(backend, open)));
+        let ring = Ring::new(settings.hash_seed, members.collect());
+        let signer = match &service.affinity {
+            Affinity::Cookie(cookie) => {
+                Some(Signer::new(&service.name, cookie, &settings.cookie_keys))
+            }
+            _ => None,
+        };
+        let turn = Cell::new(turn);
+        let (affinity, balance) = (service.affinity.clone(), service.balance);
+        Self { affinity, balance, signer, backends, open, ring, turn }
+    }
+
+    fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Backend>], now: SystemTime) -> Option<Picked> {
+        let was_tried = |backend: &Rc<Backend>| tried.iter().any(|it| Rc::ptr_eq(it, backend));
+        let claim = self.claim(ask, &was_tried, now);
+        let (backend, sticky, keep) = match claim {
+            Ok(Claim { backend, sticky, keep }) => (backend, sticky, keep),
+            Err(sticky) => (self.balanced(ask, &was_tried)?, sticky, false),
+        };
+        let set_cookie = self
+            .signer
+            .as_ref()
+            .filter(|_| !keep)
+            .and_then(|signer| signer.set_cookie(cookie::id(backend.id())?, now));
+        backend.picked.set(backend.picked.get() + 1);
+        let lease = Lease::new(backend);
+        Some(Picked { backend: Rc::clone(backend), lease, sticky, set_cookie })
+    }
+
+    /// The backend that the client belongs to, or why it belongs to none.
+    fn claim(
+        &self,
+        ask: &Ask<'_>,
+        was_tried: &impl Fn(&Rc<Backend>) -> bool,
+        now: SystemTime,
+    ) -> Result<Claim<'_>, Sticky> {
+        let source;
+        let value = match &self.affinity {
+            Affinity::None => return Err(Sticky::Off),
+            Affinity::Cookie(_) => return self.by_cookie(ask.headers, was_tried, now),
+            Affinity::Source => {
+                source = ring::source_bytes(ask.client);
+                Some(&source[..])
+            }
+            Affinity::AppCookie { name } => cookies::values(ask.headers, name).next(),
+            Affinity::Header { name } => ask.headers.get(name).map(HeaderValue::as_bytes),
+            Affinity::Query { name } => parameter(ask.uri, name),
+        };
+        let value = value.filter(|value| !value.is_empty()).ok_or(Sticky::Missing)?;
+        let found = self.ring.get(value, |backend| !was_tried(backend));
+        let backend = found.ok_or(Sticky::Failed)?;
+        Ok(Claim { backend, sticky: Sticky::Keyed, keep: true })
+    }
+
+    /// The first cookie that holds decides; if none does, the first one says why.
+    fn by_cookie(
+        &self,
+        headers: &HeaderMap,
+        was_tried: &impl Fn(&Rc<Backend>) -> bool,
+        now: SystemTime,
+    ) -> Result<Claim<'_>, Sticky> {
+        let signer = self.signer.as_ref().ok_or(Sticky::Off)?;
+        let mut first = None;
+        for value in cookies::values(headers, signer.name()).take(MOST_COOKIES) {
+            match signer.read(value, now) {
+                Ok(read) => {
+                    let backend = self.holder(read.backend, now)?;
+                    if was_tried(backend) {
+                        return Err(Sticky::Failed);
+                    }
+                    return Ok(Claim { backend, sticky: Sticky::Hit, keep: !read.stale });
+                }
+                Err(reason) => _ = first.get_or_insert(reason),
+            }
+        }
+        Err(first.unwrap_or(Sticky::Missing))
+    }
+
+    /// The backend of an id, if it still takes its own clients.
+    fn holder(&self, id: cookie::Id, now: SystemTime) -> Result<&Rc<Backend>, Sticky> {
+        let mut backends = self.backends.iter();
+        let found = backends.find(|backend| cookie::id(backend.id()) == Some(id));
+        let backend = found.ok_or(Sticky::UnknownBackend)?;
+        match backend.state() {
+            State::Up => Ok(backend),
+            State::Draining { until } if millis(now) < until => Ok(backend),
+            State::Draining { .. } => Err(Sticky::Drained),
+            State::Down if takes_new(backend, self.open) => Ok(backend),
+            State::Down => Err(Sticky::Down),
+        }
+    }
+
+    fn balanced(
+        &self,
+        ask: &Ask<'_>,
+        was_tried: &impl Fn(&Rc<Backend>) -> bool,
+    ) -> Option<&Rc<Backend>> {
+        let may = |backend: &&Rc<Backend>| takes_new(backend, self.open) && !was_tried(backend);
+        let candidates = self.backends.iter().filter(may);
+        match self.balance {
+            Balance::RoundRobin => balance::round_robin(candidates),
+            Balance::LeastConnections => balance::least_connections(candidates, &self.turn),
+            Balance::Maglev => {
+                let client = ring::bytes_of(ask.client);
+                let found = self.ring.get(&client, |backend| !was_tried(backend));
+                found.or_else(|| balance::least_connections(candidates, &self.turn))
+            }
+        }
+    }
+}
+
+/// A client that belongs to a backend.
+struct Claim<'a> {
+    backend: &'a Rc<Backend>,
+    sticky: Sticky,
+    /// Whether what the client has shows that well enough.
+    keep: bool,
+}
+
+/// Whether a backend gets clients that belong to nobody.
+fn takes_new(backend: &Backend, open: bool) -> bool {
+    let up = match backend.state() {
+        State::Up => true,
+        State::Down => open,
+        State::Draining { .. } => false,
+    };
+    up && backend.weight() > 0
+}
+
+/// The value of a parameter of the query, as it is written; the first one of the name.
+fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a [u8]> {
+    let mut pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value.as_bytes())
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,115 @@
+//! A client's socket as hyper sees it: only bytes that passed [`Framing`].
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    net::TcpStream,
+};
+
+use super::{Framing, Limits, Violation};
+
+/// Read at once, at most: what a head needs, and most bodies.
+const SCRATCH: usize = 16 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// A stream that gives hyper only bytes that passed. After a violation reads fail with an [`io::Error`] that carries
+/// the [`Violation`]; requests that had ended before it are still given.
+pub struct Guarded {
+    stream: TcpStream,
+    framing: Framing,
+    violation: Option<Violation>,
+}
+
+impl Guarded {
+    pub fn new(stream: TcpStream, limits: Limits) -> Self {
+        Self { stream, framing: Framing::new(limits), violation: None }
+    }
+
+    pub fn violation(&self) -> Option<Violation> {
+        self.violation
+    }
+
+    /// See [`Framing::is_opaque`].
+    pub fn is_opaque(&self) -> bool {
+        self.framing.is_opaque()
+    }
+
+    pub fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+}
+
+impl Read for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(violation) = this.violation {
+            return Poll::Ready(Err(refused(violation)));
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            let room = buf.remaining().min(buffer.len());
+            let mut read = ReadBuf::new(&mut buffer[..room]);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
+            let bytes = read.filled();
+            match this.framing.check(bytes) {
+                Ok(()) => buf.put_slice(bytes),
+                Err((whole, violation)) => {
+                    this.violation = Some(violation);
+                    // Nothing at all would be the end of the stream.
+                    if whole == 0 {
+                        return Poll::Ready(Err(refused(violation)));
+                    }
+                    buf.put_slice(&bytes[..whole]);
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+fn refused(violation: Violation) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, violation)
+}
+
+impl Write for Guarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+}
