@@ -11,10 +11,13 @@
 //!
 //! This crate knows nothing of BPF, netlink or TOML.
 
+pub mod access_log;
 pub mod control;
+pub mod framing;
 pub mod life;
 pub mod outcome;
 pub mod pool;
+pub mod relay;
 pub mod session;
 pub mod settings;
 pub mod worker;
@@ -24,10 +27,8 @@ mod connection;
 mod deadline;
 mod exchange;
 mod forwarded;
-mod framing;
 mod headers;
 mod listener;
-mod relay;
 mod request;
 mod response;
 mod service;

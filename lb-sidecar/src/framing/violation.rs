@@ -21,6 +21,7 @@ macro_rules! violations {
                 match self { $(Violation::$name => $status,)* }
             }
 
+            /// What the client is told.
             pub const fn text(self) -> &'static str {
                 match self { $(Violation::$name => $text,)* }
             }
