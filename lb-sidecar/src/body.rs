@@ -109,6 +109,7 @@ impl Body for RequestBody {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(data), Some(backend)) = (frame.data_ref(), &body.backend) {
                     backend.bytes_in.set(backend.bytes_in.get() + data.len() as u64);
+                    body.client.note(|entry| entry.bytes_in += data.len() as u64);
                 }
                 body.client.deadline.set(Wait::Response, timeouts.response);
                 Poll::Ready(Some(Ok(frame)))
@@ -215,6 +216,7 @@ impl BackendBody {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.backend.bytes_out.set(self.backend.bytes_out.get() + data.len() as u64);
+                    self.client.note(|entry| entry.bytes_out += data.len() as u64);
                 }
                 deadline.set(Wait::Write, timeouts.body);
                 if self.incoming.is_end_stream() || frame.is_trailers() {

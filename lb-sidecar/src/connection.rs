@@ -20,6 +20,7 @@ use std::{
 use hyper::{
     Request, Response,
     body::Incoming,
+    http::request::Parts,
     rt::{Read, ReadBufCursor, Write},
     server::conn::http1,
     service::Service as HyperService,
@@ -33,6 +34,7 @@ use tokio::{
 use crate::{
     body::ResponseBody,
     deadline::{Deadline, Wait},
+    entry::{Entry, Lines},
     exchange,
     framing::{Guarded, Limits, Violation},
     life::{Life, Open},
@@ -77,6 +79,9 @@ pub struct Client {
     /// No more requests after this one.
     closing: Cell<bool>,
     pub handover: RefCell<Option<Handover>>,
+    /// Where its log lines go, if it is in the sample.
+    pub lines: Option<Lines>,
+    entry: RefCell<Option<Box<Entry>>>,
 }
 
 impl Client {
@@ -88,6 +93,8 @@ impl Client {
         plan: &Plan,
     ) -> Self {
         let timeouts = Timeouts::of(plan);
+        let sample = plan.settings.log_sample;
+        let lines = Lines::of(life.log().as_ref(), sample, &plan.edge, &service.name);
         Self {
             peer,
             local,
@@ -102,6 +109,8 @@ impl Client {
             cut: Cell::new(None),
             closing: Cell::new(false),
             handover: RefCell::new(None),
+            lines,
+            entry: RefCell::new(None),
         }
     }
 
@@ -110,15 +119,33 @@ impl Client {
     }
 
     /// A request has come in.
-    pub fn begin(&self, plan: &Plan) {
+    pub fn begin(&self, plan: &Plan, head: &Parts) {
         self.timeouts.set(Timeouts::of(plan));
         self.busy.set(true);
         self.body_failed.set(None);
+        if self.lines.is_some() {
+            *self.entry.borrow_mut() = Some(Box::new(Entry::new(head, self.peer)));
+        }
+    }
+
+    /// Says something about the request to the log.
+    pub fn note(&self, say: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = &mut *self.entry.borrow_mut() {
+            say(entry);
+        }
+    }
+
+    /// Nothing more can be said.
+    fn write_entry(&self) {
+        if let (Some(lines), Some(entry)) = (&self.lines, self.entry.borrow_mut().take()) {
+            lines.request(&entry);
+        }
     }
 
     /// All of the answer is on its way.
     pub fn answered(&self) {
         self.busy.set(false);
+        self.write_entry();
         self.deadline.set(Wait::Idle, self.timeouts.get().keep_alive);
     }
 
@@ -148,6 +175,8 @@ impl Client {
     /// The answer cannot be completed.
     pub fn cut(&self, outcome: Outcome, looks_complete: bool) {
         self.cut.set(Some((outcome, looks_complete)));
+        self.note(|entry| entry.refused = Some(outcome.label()));
+        self.write_entry();
     }
 
     /// Ends the connection after the answer at hand, or now if there is none.
@@ -234,6 +263,8 @@ async fn drive(connection: &mut http1::Connection<Io, Handler>, client: &Client)
 async fn finish(end: End, guarded: Guarded, client: &Client) {
     let service = &client.service;
     let busy = client.busy.get();
+    client.note(|entry| entry.refused = Some(Outcome::ClientGone.label()));
+    client.write_entry();
     let violation = guarded.violation().map(Reason::from);
     let stream = guarded.into_inner();
     let refused = match end {

@@ -36,9 +36,9 @@ const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Answers a request, whatever it takes.
 pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
     let plan = client.service.plan();
-    client.begin(&plan);
-    client.service.count(Outcome::Request);
     let (mut head, body) = request.into_parts();
+    client.begin(&plan, &head);
+    client.service.count(Outcome::Request);
     // hyper's own way of upgrading is not used.
     head.extensions.clear();
     let body = RequestBody::new(body, &client);
@@ -50,6 +50,11 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
             asks_upgrade = checked.asks_upgrade;
             let until_close = head.version == Version::HTTP_10;
             let address = request::prepare(&mut head, &checked, &plan, client.peer, client.local);
+            client.note(|entry| {
+                entry.client = address;
+                entry.request_id =
+                    plan.request_id.as_ref().and_then(|name| head.headers.get(name).cloned());
+            });
             let to = Exchange { client: &client, plan: &plan, address, until_close };
             match &checked.upgrade {
                 Some(protocol) => upgrade::handshake(&to, head, protocol).await,
@@ -57,14 +62,16 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
             }
         }
     };
-    let mut response = result.unwrap_or_else(|outcome| {
-        client.service.count(outcome);
+    let mut response = result.unwrap_or_else(|reason| {
+        client.service.count(reason);
+        client.note(|entry| entry.refused = Some(reason.label()));
         if has_body {
             client.leave_unread();
         }
-        response::refusal(outcome)
+        response::refusal(reason)
     });
     let status = response.status();
+    client.note(|entry| entry.status = status.as_u16());
     client.service.count(Outcome::of_status(status));
     if asks_upgrade && status != StatusCode::SWITCHING_PROTOCOLS {
         // What follows the head may be of the other protocol.
@@ -112,6 +119,11 @@ impl Exchange<'_> {
         if tried.backends.is_empty() {
             service.outcomes.stuck(picked.sticky);
         }
+        self.client.note(|entry| {
+            entry.backend = Some(picked.backend.clone());
+            entry.sticky = Some(picked.sticky);
+            entry.retries = tried.backends.len();
+        });
         Ok(picked)
     }
 

@@ -3,12 +3,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    os::fd::OwnedFd,
     rc::Rc,
 };
 
 use tokio::sync::Notify;
 
-use crate::{connection::Client, service::Service};
+use crate::{access_log::AccessLog, connection::Client, service::Service};
 
 #[derive(Default)]
 pub struct Life {
@@ -18,6 +19,7 @@ pub struct Life {
     open: Cell<usize>,
     next: Cell<u64>,
     clients: RefCell<HashMap<u64, Rc<Client>>>,
+    log: RefCell<Option<Rc<AccessLog>>>,
     /// The end may have come.
     changed: Notify,
 }
@@ -57,6 +59,20 @@ impl Life {
         for client in self.clients.borrow().values().filter(|client| which(client)) {
             client.close_soon();
         }
+    }
+
+    pub fn log(&self) -> Option<Rc<AccessLog>> {
+        self.log.borrow().clone()
+    }
+
+    /// Access log lines go there from now on.
+    pub fn log_to(&self, file: OwnedFd) -> std::io::Result<()> {
+        let mut log = self.log.borrow_mut();
+        match &*log {
+            Some(log) => log.replace(file),
+            None => *log = Some(AccessLog::new(file)?),
+        }
+        Ok(())
     }
 
     pub fn open(&self) -> usize {

@@ -128,6 +128,13 @@ impl From<Violation> for Reason {
 }
 
 impl Reason {
+    pub fn label(self) -> &'static str {
+        match self {
+            Reason::Outcome(outcome) => outcome.label(),
+            Reason::Violation(violation) => violation.label(),
+        }
+    }
+
     /// What the client is told.
     pub fn answer(self) -> Option<(StatusCode, &'static str)> {
         match self {

@@ -18,6 +18,8 @@ use crate::{
 
 /// Settings of a service, made ready for use. A request keeps to the plan that it began with.
 pub struct Plan {
+    /// The edge's name.
+    pub edge: Rc<str>,
     pub settings: settings::Service,
     pub trusted: Trusted,
     pub request_id: Option<HeaderName>,
@@ -35,6 +37,7 @@ impl Plan {
             .max_header_size(head_bytes)
             .max_buf_size(head_bytes.max(64 << 10));
         Self {
+            edge: settings.edge.as_str().into(),
             settings: service.clone(),
             trusted: Trusted::new(&service.forwarded.trusted),
             request_id: service.forwarded.request_id.as_ref().and_then(|name| name.parse().ok()),

@@ -91,7 +91,7 @@ async fn handle(
                 sender.send(&FromWorker::Listener { address }, Some(socket.as_fd())).await?;
             }
         }
-        (ToWorker::AccessLog, Some(file)) => drop(file),
+        (ToWorker::AccessLog, Some(file)) => worker.life.log_to(file).context("access log")?,
         (ToWorker::Others { live }, _) => worker.others(&live.into_iter().collect()),
         (ToWorker::Retire { deadline }, _) => worker.retire(deadline),
         (ToWorker::Stop, _) => worker.life.stop(),

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -18,7 +19,7 @@ use hyper::{
     rt::{Read, ReadBufCursor, Write},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 
 use crate::{
     body::{RequestBody, ResponseBody},
@@ -42,6 +43,8 @@ pub struct Handover {
     lease: Lease,
     end: End,
     websocket: bool,
+    /// Who the client is.
+    address: SocketAddr,
 }
 
 /// Asks a backend to upgrade, and another one if that fails or refuses.
@@ -92,6 +95,7 @@ pub async fn handshake(
                             lease: picked.lease,
                             end,
                             websocket,
+                            address: to.address,
                         });
                         let mut response = Response::new(ResponseBody::Empty);
                         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -315,15 +319,21 @@ pub fn hand_over(
     let service = client.service.clone();
     service.count(Outcome::Upgraded);
     open.relayed();
-    let Handover { backend, lease, end, websocket } = handover;
+    let Handover { backend, lease, end, websocket, address } = handover;
     let options = Options { idle_timeout: service.plan().settings.http.idle_timeout, websocket };
+    let lines = client.lines.clone();
     let client = End { stream, read_ahead };
     service.relayed.set(service.relayed.get() + 1);
     tokio::task::spawn_local(async move {
+        let since = Instant::now();
         let ended = relay::relay(client, end, options).await;
         backend.bytes_in.set(backend.bytes_in.get() + ended.bytes_in);
         backend.bytes_out.set(backend.bytes_out.get() + ended.bytes_out);
         service.relayed.set(service.relayed.get() - 1);
+        if let Some(lines) = lines {
+            let bytes = (ended.bytes_in, ended.bytes_out);
+            lines.close(address, &backend, since, bytes, ended.by.label());
+        }
         drop(lease);
         drop(open);
     });

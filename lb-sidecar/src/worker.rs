@@ -15,9 +15,10 @@ use std::{
 use anyhow::Context as _;
 use tokio::{
     net::UnixListener,
+    runtime::LocalOptions,
     select,
     signal::unix::{SignalKind, signal},
-    task::{JoinHandle, LocalSet},
+    task::JoinHandle,
     time::timeout,
 };
 use tracing::{info, warn};
@@ -28,6 +29,9 @@ use crate::{
 
 /// How long an agent may take to read the last report.
 const LAST_REPORT: Duration = Duration::from_secs(1);
+
+/// How long the access log may take to be written at the end.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// What the command line says.
 #[derive(Clone, Copy, Debug)]
@@ -171,7 +175,7 @@ impl Worker {
                 .chain(removed.iter())
                 .map(|service| service.report())
                 .collect(),
-            log_lines_lost: 0,
+            log_lines_lost: self.life.log().map_or(0, |log| log.lost()),
         }
     }
 }
@@ -183,15 +187,20 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     control
         .set_nonblocking(true)
         .context("standard input: not a socket; a worker is started by the agent")?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    LocalSet::new().block_on(&runtime, live(options, control))
+    // Unlike a `LocalSet` it needs no system call to wake a task.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .context("runtime")?;
+    runtime.block_on(live(options, control))
 }
 
 async fn live(options: Options, control: std::os::unix::net::UnixListener) -> anyhow::Result<()> {
     let control =
         UnixListener::from_std(control).context("standard input: not a listening Unix socket")?;
     let worker = Worker::new(options.index);
+    let output = std::io::stdout().as_fd().try_clone_to_owned().context("standard output")?;
+    worker.life.log_to(output).context("access log")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     // A terminal sends it to the agent's whole process group; the agent decides what becomes of its workers.
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -223,6 +232,9 @@ async fn live(options: Options, control: std::os::unix::net::UnixListener) -> an
     }
     if let Some(agent) = agent {
         let _ = timeout(LAST_REPORT, agent).await;
+    }
+    if let Some(log) = worker.life.log() {
+        log.finish(LAST_LINES);
     }
     Ok(())
 }

@@ -162,3 +162,65 @@ fn a_deadline_ends_all() {
         timeout(LONG, over).await.expect("the end");
     });
 }
+
+#[test]
+fn the_access_log_has_requests_and_ends() {
+    run(|| async {
+        let (plain, upgrading) = (Server::echo("one").await, Server::upgrading("hi").await);
+        let mut edge = Edge::new(&[plain.address], |s| {
+            s.log_sample = 1.0;
+            s.forwarded.request_id = Some("x-request-id".into());
+        });
+        let path = std::env::temp_dir().join(format!(
+            "access-{}-{}",
+            std::process::id(),
+            edge.address.port()
+        ));
+        let file = std::fs::File::create(&path).unwrap();
+        edge.worker.life.log_to(file.into()).unwrap();
+        let mut client = edge.connect().await;
+        client.get("/path?secret").await;
+        edge.settings.services[0].backends = vec![backend(7, upgrading.address)];
+        edge.worker.apply(edge.settings.clone());
+        client.send(ASK).await;
+        client.read_until("hi").await;
+        client.send("12345").await;
+        client.read_until("12345").await;
+        drop(client);
+        edge.quiet().await;
+        let mut refused = edge.connect().await;
+        refused.send("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n").await;
+        refused.read_to_end().await;
+        drop(refused);
+        edge.quiet().await;
+        edge.worker.life.log().unwrap().finish(LONG);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        let id = &lines[0]["connection"];
+        assert_eq!(
+            (lines[0]["path"].as_str(), lines[0]["status"].as_u64()),
+            (Some("/path"), Some(200)),
+            "{text}"
+        );
+        assert_eq!(lines[0]["backend"], "b0");
+        assert_eq!(lines[0]["request_id"].as_str().map(str::len), Some(32));
+        assert_eq!(
+            (lines[1]["status"].as_u64(), &lines[1]["connection"]),
+            (Some(101), id),
+            "{text}"
+        );
+        assert_eq!(
+            (lines[2]["bytes_in"].as_u64(), lines[2]["bytes_out"].as_u64()),
+            (Some(5), Some(7)),
+            "{text}"
+        );
+        assert_eq!(&lines[2]["connection"], id, "{text}");
+        assert_eq!(
+            (lines[3]["status"].as_u64(), lines[3]["refused"].as_str()),
+            (Some(501), Some("connect_method"))
+        );
+    });
+}
