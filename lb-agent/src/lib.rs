@@ -14,5 +14,6 @@ pub mod nexthop;
 pub mod object;
 pub mod reset;
 pub mod run;
+pub mod sidecar;
 pub mod state;
 pub mod unload;

@@ -5,11 +5,14 @@ use anyhow::{Result, bail};
 use crate::{
     build::{self, Profile},
     process,
+    provision::{self, Package, program},
     run::{need_root, testbed_binary},
     workspace::{self, Metadata},
 };
 
 const PREFIX: &str = "bench-";
+/// What `l7` makes networks with, and what it measures the sidecar beside.
+const L7: [Package; 2] = [program("iproute2", "ip"), program("haproxy", "haproxy")];
 
 pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
     let metadata = Metadata::own(&workspace::root().join("Cargo.toml"))?;
@@ -29,6 +32,9 @@ pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
         bail!("no benchmark `{name}`; there is: {}", known.join(", "));
     }
     need_root("the benchmarks run BPF programs", &format!("cargo xtask bench {name}"))?;
+    if name == "l7" {
+        provision::packages("this benchmark", &L7)?;
+    }
     let binaries = build::build(Profile::Release)?;
     let binary = format!("{PREFIX}{name}");
     testbed_binary(&binary)?;

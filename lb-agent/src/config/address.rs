@@ -1,6 +1,7 @@
 //! Addresses, names and other small texts that several tables share.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use super::reader::Field;
 
@@ -117,4 +118,68 @@ pub(super) fn text(field: &Field<'_>, most: usize, example: &str) -> Option<Stri
         return Some(text.to_owned());
     }
     None
+}
+
+/// Reads the absolute path of a file. That it exists is not known here.
+pub(super) fn absolute_path(field: &Field<'_>, example: &str) -> Option<PathBuf> {
+    let path = field.string(example)?;
+    if !path.starts_with('/') || path.contains('\0') {
+        field.refuse("is not an absolute path", format!("write e.g. {example}"));
+        return None;
+    }
+    Some(PathBuf::from(path))
+}
+
+/// Reads `"ip/length"`, or an address alone for itself.
+pub(super) fn prefix(field: &Field<'_>, example: &str) -> Option<(IpAddr, u8)> {
+    let text = field.string(example)?;
+    let (ip, length) = text.split_once('/').map_or((text, None), |(ip, n)| (ip, Some(n)));
+    let digits = |n: &str| n.bytes().all(|b| b.is_ascii_digit()).then(|| n.parse::<u8>().ok())?;
+    let parsed = ip.parse::<IpAddr>().ok().and_then(|ip| {
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        let length = length.map_or(Some(bits), digits).filter(|length| *length <= bits)?;
+        Some((ip, length))
+    });
+    let Some((ip, length)) = parsed else {
+        field.refuse("is not an address and prefix length", format!("write e.g. {example}"));
+        return None;
+    };
+    let network = network(ip, length);
+    if network != ip {
+        field.refuse(
+            format!("has bits beyond the prefix length {length}"),
+            format!("write \"{network}/{length}\""),
+        );
+        return None;
+    }
+    Some((ip, length))
+}
+
+/// The first address of a prefix.
+fn network(ip: IpAddr, length: u8) -> IpAddr {
+    let length = u32::from(length);
+    match ip {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            IpAddr::V4((ip.to_bits() & mask).into())
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            IpAddr::V6((ip.to_bits() & mask).into())
+        }
+    }
+}
+
+/// Labels of letters, digits, `-` and `_`; the last is not a number, or it would be an IPv4 address.
+pub(super) fn is_dns_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(allowed)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last_is_number =
+        name.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()));
+    name.len() <= 253 && name.split('.').all(label) && !last_is_number
 }

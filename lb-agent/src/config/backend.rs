@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use super::address;
 use super::error::{Place, Problems};
 use super::reader::{Reader, Section};
+use super::service::ModeKind;
 use super::unique::Unique;
 
-pub(super) static BACKEND: Section =
-    Section { heading: "[[service.backend]]", keys: &["name", "address", "weight", "zone"] };
+pub(super) static BACKEND: Section = Section {
+    heading: "[[service.backend]]",
+    keys: &["name", "address", "weight", "drain", "zone"],
+};
 
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,13 +22,20 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share among the weights of the pool, 0 to 1,000; with 0 it gets no new connection.
     pub weight: u32,
+    /// Whether it only gets clients that belong to it, and loses them after [`Drain`](super::Drain); false in an l4
+    /// service.
+    pub drain: bool,
     /// Where it stands: 1 to 63 of `A-Za-z0-9._-`. Nothing depends on it yet.
     pub zone: Option<String>,
 }
 
 /// The backends of a service, each with the place of its address. `None` if an address is wrong or
 /// there is no backend.
-pub(super) fn read(outer: &Reader<'_>, problems: &Problems<'_>) -> Option<Vec<(Backend, Place)>> {
+pub(super) fn read(
+    outer: &Reader<'_>,
+    mode: Option<ModeKind>,
+    problems: &Problems<'_>,
+) -> Option<Vec<(Backend, Place)>> {
     const EXAMPLE: &str = r#"add e.g. [[service.backend]] with address = "10.2.0.2:9000""#;
     let (number, readers) = outer.tables("backend", &BACKEND);
     if number == 0 {
@@ -38,21 +48,28 @@ pub(super) fn read(outer: &Reader<'_>, problems: &Problems<'_>) -> Option<Vec<(B
     let read: Vec<_> = readers
         .into_iter()
         .enumerate()
-        .map(|(n, reader)| read_one(reader, &outer.place, n + 1, &mut names, &mut addresses))
+        .map(|(n, reader)| {
+            let reader = reader.named_by(&outer.place, "backend", n + 1, &["name", "address"]);
+            if mode == Some(ModeKind::L4)
+                && let Some(field) = reader.field("drain")
+            {
+                let remedy = "remove it; weight = 0 keeps new connections away";
+                field.refuse(r#"is not for mode "l4""#, remedy);
+            }
+            read_one(&reader, &mut names, &mut addresses)
+        })
         .collect();
     read.into_iter().collect::<Option<Vec<_>>>().filter(|_| all_tables)
 }
 
 fn read_one(
-    reader: Reader<'_>,
-    outer: &Place,
-    position: usize,
+    reader: &Reader<'_>,
     names: &mut Unique<'_, String>,
     addresses: &mut Unique<'_, SocketAddr>,
 ) -> Option<(Backend, Place)> {
     const EXAMPLE: &str = r#""10.2.0.2:9000""#;
-    let reader = reader.named_by(outer, "backend", position, &["name", "address"]);
     let weight = reader.integer("weight", 0..=1_000, 100);
+    let drain = reader.flag("drain", false);
     let zone = reader.field("zone").and_then(|field| address::name(&field, "._-", r#""rack-1""#));
     let named = reader.field("name");
     let name = named.as_ref().and_then(|field| address::name(field, "._-:[]", r#""chat-1""#));
@@ -79,5 +96,5 @@ fn read_one(
             name
         }
     };
-    Some((Backend { name, address, weight, zone }, place))
+    Some((Backend { name, address, weight, drain, zone }, place))
 }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use super::address;
 use super::error::Problems;
 use super::reader::{Field, Reader, Section};
+use super::sidecar::{self, SIDECAR, Sidecar};
 use super::unique::Unique;
 use lb_common::abi::MAX_SOURCES;
 
@@ -22,6 +23,7 @@ pub(super) static EDGE: Section = Section {
         "reset_rate",
         "vip_addresses",
         "tables",
+        "sidecar",
     ],
 };
 
@@ -57,6 +59,8 @@ pub struct Edge {
     pub vip_addresses: VipAddresses,
     /// Sizes of the BPF tables.
     pub tables: Tables,
+    /// The processes that serve l7 services.
+    pub sidecar: Sidecar,
 }
 
 /// How the XDP program is attached.
@@ -92,9 +96,9 @@ pub struct Tables {
     pub handshakes: u32,
     /// Whether the flow tables take their memory at start (fast) or as they fill (small when idle).
     pub preallocate: bool,
-    /// Services, 1 to 1,024.
+    /// Services of `mode = "l4"`, 1 to 1,024.
     pub services: u32,
-    /// Backends of all services together, 1 to 16,384.
+    /// Backends of all of them together, 1 to 16,384.
     pub backends: u32,
 }
 
@@ -103,11 +107,14 @@ pub(super) struct ReadEdge {
     pub edge: Edge,
     /// False if a source address could not be read: conclusions from the others would mislead.
     pub sources_complete: bool,
+    /// Whether `sidecar.cookie_keys` is there, be it right or wrong.
+    pub keys_written: bool,
 }
 
 pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
     let name = reader.required("name", r#""edge-1""#);
     let seed = reader.required("hash_seed", r#""same on every edge""#);
+    let sidecar = reader.table_or_empty("sidecar", &SIDECAR);
     let (source_addresses, sources_complete) = source_addresses(reader, problems);
     let edge = Edge {
         name: name
@@ -137,8 +144,10 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
             ],
         ),
         tables: tables(&reader.table_or_empty("tables", &TABLES)),
+        sidecar: sidecar::read(&sidecar),
     };
-    ReadEdge { edge, sources_complete }
+    let keys_written = sidecar.field("cookie_keys").is_some();
+    ReadEdge { edge, sources_complete, keys_written }
 }
 
 fn tables(reader: &Reader<'_>) -> Tables {

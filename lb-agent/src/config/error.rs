@@ -52,8 +52,14 @@ impl ConfigErrors {
         self.0.iter()
     }
 
+    /// None if there are none.
+    pub(crate) fn of(mut problems: Vec<Problem>) -> Option<Self> {
+        problems.sort_by_key(|problem| problem.line);
+        (!problems.is_empty()).then_some(Self(problems))
+    }
+
     /// An error about the file as a whole.
-    pub(super) fn of_file(file: &str, what: String, remedy: String) -> Self {
+    pub(crate) fn of_file(file: &str, what: String, remedy: String) -> Self {
         Self(vec![Problem {
             file: file.to_owned(),
             line: None,
@@ -179,10 +185,8 @@ impl<'a> Problems<'a> {
 
     /// The warnings if there was no error, else the errors; both ordered by line.
     pub fn finish(self) -> Result<Vec<Warning>, ConfigErrors> {
-        let mut errors = self.errors.into_inner();
-        if !errors.is_empty() {
-            errors.sort_by_key(|problem| problem.line);
-            return Err(ConfigErrors(errors));
+        if let Some(errors) = ConfigErrors::of(self.errors.into_inner()) {
+            return Err(errors);
         }
         let mut warnings = self.warnings.into_inner();
         warnings.sort_by_key(|problem| problem.line);

@@ -266,20 +266,17 @@ fn tls(reader: &Reader<'_>, host: Option<&str>) -> TlsProbe {
     let verify = reader.flag("verify", true);
     let ca = reader.field("ca").and_then(|field| {
         const EXAMPLE: &str = r#""/etc/sluice/ca.pem""#;
-        let ca = field.string(EXAMPLE)?;
-        if !ca.starts_with('/') || ca.contains('\0') {
-            field.refuse("is not an absolute path", format!("write e.g. {EXAMPLE}"));
-        } else if !verify {
+        let ca = address::absolute_path(&field, EXAMPLE)?;
+        if !verify {
             field.refuse("is without use while verify = false", "remove one of the two");
-        } else {
-            return Some(PathBuf::from(ca));
+            return None;
         }
-        None
+        Some(ca)
     });
     let sni = reader.field("sni").and_then(|field| {
         const EXAMPLE: &str = r#""chat.example""#;
         let name = field.string(EXAMPLE)?;
-        if !is_dns_name(name) {
+        if !address::is_dns_name(name) {
             field.refuse("is not a DNS name", format!("write e.g. {EXAMPLE}"));
             return None;
         }
@@ -288,7 +285,7 @@ fn tls(reader: &Reader<'_>, host: Option<&str>) -> TlsProbe {
     let host_name = || {
         let host = host?;
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        is_dns_name(name).then(|| name.to_owned())
+        address::is_dns_name(name).then(|| name.to_owned())
     };
     TlsProbe {
         verify: match (verify, ca) {
@@ -298,20 +295,6 @@ fn tls(reader: &Reader<'_>, host: Option<&str>) -> TlsProbe {
         },
         server_name: sni.or_else(host_name),
     }
-}
-
-/// Labels of letters, digits, `-` and `_`; the last is not a number, or it would be an IPv4 address.
-fn is_dns_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(allowed)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let last_is_number =
-        name.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()));
-    name.len() <= 253 && name.split('.').all(label) && !last_is_number
 }
 
 const fn milliseconds(n: u64) -> Duration {

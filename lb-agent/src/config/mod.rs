@@ -5,18 +5,25 @@
 //! answer. What may stand in the file is in `docs/config.md`; a test holds that page to this module.
 
 mod address;
+mod affinity;
 mod backend;
 mod duration;
 mod edge;
 mod error;
+mod forwarded;
 mod health;
+mod http;
+mod l7;
 mod nearest;
 mod pool;
 mod reader;
 mod service;
+mod share;
+mod sidecar;
 mod status;
 #[cfg(test)]
 mod tests;
+mod token;
 mod unique;
 
 use std::fs::File;
@@ -32,7 +39,10 @@ pub use backend::Backend;
 pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
 pub use health::{Health, HttpProbe, Probe, Target, TlsProbe, Verify};
+pub use l7::{Drain, L7};
 pub use service::{Affinity, Forward, Mode, Service};
+pub use share::Share;
+pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
 
 /// A configuration that can be put to work.
@@ -44,14 +54,36 @@ pub struct Config {
     pub services: Vec<Service>,
 }
 
+impl Config {
+    /// The services of `mode = "l4"`, which are all that the data plane knows.
+    pub fn l4(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().filter(|service| service.l7().is_none())
+    }
+
+    /// The services of `mode = "l7"`, which the sidecar serves.
+    pub fn l7(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().filter(|service| service.l7().is_some())
+    }
+}
+
 /// The largest file that is read, in bytes (16 MiB).
 pub const MOST_BYTES: u64 = 16 << 20;
 
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 5] =
-    [&edge::EDGE, &edge::TABLES, &service::SERVICE, &health::HEALTH, &backend::BACKEND];
+static SECTIONS: [&Section; 10] = [
+    &edge::EDGE,
+    &edge::TABLES,
+    &sidecar::SIDECAR,
+    &service::SERVICE,
+    &affinity::AFFINITY,
+    &http::HTTP,
+    &forwarded::FORWARDED,
+    &l7::DRAIN,
+    &health::HEALTH,
+    &backend::BACKEND,
+];
 
 /// Reads and checks a configuration file; warnings go to the log.
 pub fn load(path: impl AsRef<Path>) -> Result<Config, ConfigErrors> {

@@ -4,6 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use lb_sidecar::settings::Affinity;
+
 use super::address::family;
 use super::backend::Backend;
 use super::edge::ReadEdge;
@@ -16,16 +18,23 @@ pub(super) fn check(edge: &ReadEdge, services: &[ReadService], problems: &Proble
     listeners_are_unique(services, problems);
     backends_are_elsewhere(edge, services, problems);
     for read in services.iter().filter(|read| read.complete) {
-        versions_meet(read, problems);
-        ports_are_kept(read, problems);
-        sources_exist(read, edge, problems);
+        if read.is_l4() {
+            versions_meet(read, problems);
+            ports_are_kept(read, problems);
+            sources_exist(read, edge, problems);
+        }
         weights_are_given(read, problems);
     }
+    cookies_are_signed(edge, services, problems);
     tables_hold_all(edge, services, problems);
     listeners_fit(services, problems);
 }
 
 impl ReadService {
+    fn is_l4(&self) -> bool {
+        self.service.l7().is_none()
+    }
+
     fn listeners(&self) -> impl Iterator<Item = (SocketAddr, &Place)> {
         self.service.listen.iter().copied().zip(&self.listen)
     }
@@ -152,11 +161,35 @@ fn sources_exist(read: &ReadService, edge: &ReadEdge, problems: &Problems<'_>) {
 
 fn weights_are_given(read: &ReadService, problems: &Problems<'_>) {
     for (listener, place) in read.first_of_each_version() {
-        let mut weights = read.service.pool(listener).map(|backend| backend.weight).peekable();
-        if weights.peek().is_some() && weights.all(|weight| weight == 0) {
+        let mut backends = read.service.pool(listener).peekable();
+        if backends.peek().is_none() || backends.any(|it| it.weight > 0 && !it.drain) {
+            continue;
+        }
+        if read.service.backends.iter().any(|backend| backend.drain) {
+            let what =
+                "has only backends that drain or have weight 0: no new client will be accepted";
+            problems.warn(place, what, "give at least one of them a weight and no drain");
+        } else {
             let what = "has only backends of weight 0: no new connection will be accepted";
             problems.warn(place, what, "give at least one of them a weight");
         }
+    }
+}
+
+fn cookies_are_signed(edge: &ReadEdge, services: &[ReadService], problems: &Problems<'_>) {
+    if edge.keys_written {
+        return;
+    }
+    let cookie = |read: &&ReadService| {
+        read.service.l7().is_some_and(|l7| matches!(l7.affinity, Affinity::Cookie(_)))
+    };
+    for read in services.iter().filter(cookie) {
+        problems.error(
+            &read.affinity,
+            "signs cookies, and edge.sidecar.cookie_keys names no keys",
+            "write cookie_keys = \"/etc/sluice/cookie.keys\" in [edge.sidecar], and make the file, the same on every \
+             edge: (umask 077; echo \"k1 $(openssl rand -base64 32)\" > /etc/sluice/cookie.keys)",
+        );
     }
 }
 
@@ -168,10 +201,11 @@ fn tables_hold_all(edge: &ReadEdge, services: &[ReadService], problems: &Problem
         );
         problems.error(place, what, format!("raise edge.tables.{things}"));
     };
-    if let Some(over) = services.get(tables.services as usize) {
+    let l4 = || services.iter().filter(|read| read.is_l4());
+    if let Some(over) = l4().nth(tables.services as usize) {
         refuse(&over.place, "services", tables.services);
     }
-    let mut backends = services.iter().flat_map(ReadService::backends);
+    let mut backends = l4().flat_map(ReadService::backends);
     if let Some((_, place)) = backends.nth(tables.backends as usize) {
         refuse(place, "backends", tables.backends);
     }
@@ -181,7 +215,8 @@ fn tables_hold_all(edge: &ReadEdge, services: &[ReadService], problems: &Problem
 fn listeners_fit(services: &[ReadService], problems: &Problems<'_>) {
     for v4 in [true, false] {
         let mut entries = HashSet::new();
-        let listeners = services.iter().flat_map(ReadService::listeners);
+        let l4 = services.iter().filter(|read| read.is_l4());
+        let listeners = l4.flat_map(ReadService::listeners);
         let over =
             listeners.filter(|(listener, _)| listener.is_ipv4() == v4).find(|(listener, _)| {
                 entries.insert((listener.ip(), None));

@@ -13,6 +13,7 @@ use toml_edit::{ArrayOfTables, Item, Table, TableLike, Value};
 use super::duration;
 use super::error::{Place, Problems, shorten};
 use super::nearest::nearest;
+use super::share::Share;
 
 /// A kind of table and the keys that it may hold: what the reference documents.
 pub(super) struct Section {
@@ -123,9 +124,60 @@ impl<'a> Field<'a> {
         matches!(self.node, Node::Value(Value::Array(_)))
     }
 
+    /// Whether the value is a string.
+    pub fn is_string(&self) -> bool {
+        matches!(self.node, Node::Value(Value::String(_)))
+    }
+
     /// Whether the value is an integer.
     pub fn is_integer(&self) -> bool {
         matches!(self.node, Node::Value(Value::Integer(_)))
+    }
+
+    /// The number from 0 to 1, if it is one.
+    pub fn share(&self, example: &str) -> Option<Share> {
+        let number = match self.node {
+            Node::Value(Value::Float(number)) => *number.value(),
+            Node::Value(Value::Integer(number)) => match *number.value() {
+                0 => 0.0,
+                1 => 1.0,
+                _ => f64::NAN,
+            },
+            _ => {
+                self.refuse_type("a number", example);
+                return None;
+            }
+        };
+        let share = Share::new(number);
+        if share.is_none() {
+            self.refuse("is out of range", "write 0 to 1");
+        }
+        share
+    }
+
+    /// The duration, if it is one and in range.
+    pub fn duration(
+        &self,
+        range: &RangeInclusive<Duration>,
+        example: Duration,
+    ) -> Option<Duration> {
+        let example = format!("{:?}", duration::format(example));
+        let Node::Value(Value::String(text)) = self.node else {
+            self.refuse_type("a duration", example);
+            return None;
+        };
+        match duration::parse(text.value()) {
+            Ok(duration) if range.contains(&duration) => return Some(duration),
+            Ok(_) => {
+                let (least, most) =
+                    (duration::format(*range.start()), duration::format(*range.end()));
+                self.refuse("is out of range", format!("write {least:?} to {most:?}"));
+            }
+            Err(what) => {
+                self.refuse(what, format!("write a number and ms, s, m, h or d, e.g. {example}"));
+            }
+        }
+        None
     }
 
     fn element(&self, node: Node<'a>) -> Field<'a> {
@@ -264,27 +316,7 @@ impl<'a> Reader<'a> {
         range: RangeInclusive<Duration>,
         default: Duration,
     ) -> Duration {
-        let example = format!("{:?}", duration::format(default));
-        let Some(field) = self.field(key) else {
-            return default;
-        };
-        let Node::Value(Value::String(text)) = field.node else {
-            field.refuse_type("a duration", example);
-            return default;
-        };
-        match duration::parse(text.value()) {
-            Ok(duration) if range.contains(&duration) => duration,
-            Ok(_) => {
-                let (least, most) =
-                    (duration::format(*range.start()), duration::format(*range.end()));
-                field.refuse("is out of range", format!("write {least:?} to {most:?}"));
-                default
-            }
-            Err(what) => {
-                field.refuse(what, format!("write a number and ms, s, m, h or d, e.g. {example}"));
-                default
-            }
-        }
+        self.field(key).and_then(|field| field.duration(&range, default)).unwrap_or(default)
     }
 
     /// One word out of a fixed set; the first is the default.

@@ -7,6 +7,7 @@ use super::address;
 use super::backend::{self, Backend};
 use super::error::{Place, Problems};
 use super::health::{self, HEALTH, Health};
+use super::l7::{self, L7};
 use super::reader::{Reader, Section};
 use super::unique::Unique;
 
@@ -18,14 +19,26 @@ pub(super) static SERVICE: Section = Section {
         "mode",
         "forward",
         "affinity",
+        "balance",
         "idle_timeout",
         "close_timeout",
         "fail_open",
         "reset_on_backend_death",
+        "upgrades",
+        "access_log",
+        "http",
+        "forwarded",
+        "drain",
         "health",
         "backend",
     ],
 };
+
+const CLOSE_TIMEOUT: Duration = seconds(30);
+
+const L4_ONLY: [&str; 3] = ["forward", "close_timeout", "reset_on_backend_death"];
+pub(super) const L7_ONLY: [&str; 6] =
+    ["balance", "upgrades", "access_log", "http", "forwarded", "drain"];
 
 /// Listeners with their pool of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,17 +49,17 @@ pub struct Service {
     pub listen: Vec<SocketAddr>,
     /// Whether connections or requests are balanced.
     pub mode: Mode,
-    /// How packets reach the backends.
+    /// l4: how packets reach the backends.
     pub forward: Forward,
-    /// What decides the backend of a new connection.
+    /// l4: what decides the backend of a new connection. See [`L7::affinity`].
     pub affinity: Affinity,
-    /// How long a flow may be silent before both ends get a RST, 1 s to 7 d.
+    /// How long a flow (l7: an upgraded connection) may be silent before both ends are closed, 1 s to 7 d.
     pub idle_timeout: Duration,
-    /// How long a flow is kept after FIN both ways or RST, 1 s to 10 min.
+    /// l4: how long a flow is kept after FIN both ways or RST, 1 s to 10 min.
     pub close_timeout: Duration,
     /// Whether all backends get traffic when all are down.
     pub fail_open: bool,
-    /// Whether the flows of a backend that dies are reset, at [`Edge::reset_rate`](super::Edge::reset_rate).
+    /// l4: whether the flows of a backend that dies are reset, at [`Edge::reset_rate`](super::Edge::reset_rate).
     pub reset_on_backend_death: bool,
     /// How backends are checked.
     pub health: Health,
@@ -55,10 +68,19 @@ pub struct Service {
 }
 
 /// What is balanced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// TCP connections, by XDP alone.
     L4,
+    /// Requests, by the sidecar.
+    L7(Box<L7>),
+}
+
+/// [`Mode`] as it is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ModeKind {
+    L4,
+    L7,
 }
 
 /// How packets reach the backends.
@@ -91,11 +113,21 @@ pub enum Affinity {
 }
 
 impl Service {
-    /// The backends that a listener of this service can use, see [`Forward::carries`]; at least one.
+    /// The backends that a listener of this service can use, at least one: all of an l7 service, else see
+    /// [`Forward::carries`].
     pub fn pool(&self, listener: SocketAddr) -> impl Iterator<Item = &Backend> {
-        self.backends
-            .iter()
-            .filter(move |backend| self.forward.carries(listener.ip(), backend.address.ip()))
+        self.backends.iter().filter(move |backend| {
+            self.l7().is_some() || self.forward.carries(listener.ip(), backend.address.ip())
+        })
+    }
+
+    /// What makes it an l7 service, if it is one.
+    #[must_use]
+    pub fn l7(&self) -> Option<&L7> {
+        match &self.mode {
+            Mode::L4 => None,
+            Mode::L7(l7) => Some(l7),
+        }
     }
 }
 
@@ -108,6 +140,8 @@ pub(super) struct ReadService {
     pub listen: Vec<Place>,
     /// The backends' addresses' places, in the order of `service.backends`.
     pub backends: Vec<Place>,
+    /// The place of its affinity.
+    pub affinity: Place,
     /// False if `forward` or an address could not be read: conclusions from the rest would mislead.
     pub complete: bool,
 }
@@ -142,35 +176,52 @@ fn read_one(
             .insert(name.clone(), &field.place, "give each service a name of its own")
             .then_some(name)
     });
-    mode(&reader);
-    let forward = forward(&reader);
+    let mode = mode(&reader);
+    if let Some(mode) = mode {
+        // And reads them no further.
+        refuse_keys_of_other_modes(&reader, mode);
+    }
+    let is_l7 = mode == Some(ModeKind::L7);
+    let forward = if is_l7 { Some(Forward::Nat) } else { forward(&reader) };
     let listeners = listeners(&reader);
-    let backends = backend::read(&reader, problems);
-    let complete = forward.is_some() && listeners.is_some() && backends.is_some();
+    let backends = backend::read(&reader, mode, problems);
+    let complete = mode.is_some() && forward.is_some() && listeners.is_some() && backends.is_some();
     let (listen, listen_places) = listeners.unwrap_or_default().into_iter().unzip();
     let (backends, backend_places) = backends.unwrap_or_default().into_iter().unzip();
+    let idle_timeout =
+        reader.duration("idle_timeout", seconds(1)..=seconds(7 * 86_400), seconds(3_600));
+    let (mode, affinity) = match mode {
+        Some(ModeKind::L4) => (Mode::L4, affinity(&reader)),
+        Some(ModeKind::L7) => {
+            let l7 = l7::read(&reader, idle_timeout, problems);
+            (Mode::L7(Box::new(l7)), Affinity::None)
+        }
+        // What may stand elsewhere depends on it.
+        None => (Mode::L4, Affinity::None),
+    };
     let service = Service {
         name: name.unwrap_or_default(),
         listen,
-        mode: Mode::L4,
+        mode,
         forward: forward.unwrap_or(Forward::Nat),
-        affinity: reader
-            .choice("affinity", &[("none", Affinity::None), ("source", Affinity::Source)]),
-        idle_timeout: reader.duration(
-            "idle_timeout",
-            seconds(1)..=seconds(7 * 86_400),
-            seconds(3_600),
-        ),
-        close_timeout: reader.duration("close_timeout", seconds(1)..=seconds(600), seconds(30)),
+        affinity,
+        idle_timeout,
+        close_timeout: if is_l7 {
+            CLOSE_TIMEOUT
+        } else {
+            reader.duration("close_timeout", seconds(1)..=seconds(600), CLOSE_TIMEOUT)
+        },
         fail_open: reader.flag("fail_open", true),
-        reset_on_backend_death: reader.flag("reset_on_backend_death", true),
+        reset_on_backend_death: is_l7 || reader.flag("reset_on_backend_death", true),
         health: reader
             .table("health", &HEALTH)
             .map_or_else(Health::default, |table| health::read(&table)),
         backends,
     };
+    let affinity = reader.field("affinity").map_or_else(|| reader.place.clone(), |it| it.place);
     ReadService {
         service,
+        affinity,
         place: reader.place,
         listen: listen_places,
         backends: backend_places,
@@ -178,16 +229,37 @@ fn read_one(
     }
 }
 
-fn mode(reader: &Reader<'_>) {
-    let Some(field) = reader.field("mode") else {
-        return;
-    };
-    let Some(mode) = field.choice(&[("l4", "l4"), ("l7", "l7")]) else {
-        return;
-    };
-    if mode == "l7" {
-        field.refuse("is not available in this version", r#"write mode = "l4""#);
+/// `None` if it is there and wrong.
+fn mode(reader: &Reader<'_>) -> Option<ModeKind> {
+    match reader.field("mode") {
+        None => Some(ModeKind::L4),
+        Some(field) => field.choice(&[("l4", ModeKind::L4), ("l7", ModeKind::L7)]),
     }
+}
+
+fn refuse_keys_of_other_modes(reader: &Reader<'_>, mode: ModeKind) {
+    let (mode, other, keys) = match mode {
+        ModeKind::L4 => ("l4", "l7", &L7_ONLY[..]),
+        ModeKind::L7 => ("l7", "l4", &L4_ONLY[..]),
+    };
+    for field in keys.iter().filter_map(|key| reader.field(key)) {
+        let remedy = format!("remove it, or write mode = {other:?}");
+        field.refuse(format!("is not for mode {mode:?}"), remedy);
+    }
+}
+
+/// Of an l4 service.
+fn affinity(reader: &Reader<'_>) -> Affinity {
+    const CHOICES: [(&str, Affinity); 2] = [("none", Affinity::None), ("source", Affinity::Source)];
+    let Some(field) = reader.field("affinity") else {
+        return Affinity::None;
+    };
+    if !field.is_string() || field.string("") == Some("cookie") {
+        let remedy = r#"write "none" or "source", or mode = "l7""#;
+        field.refuse(r#"is not for mode "l4", which reads no requests"#, remedy);
+        return Affinity::None;
+    }
+    field.choice(&CHOICES).unwrap_or(Affinity::None)
 }
 
 /// `None` if it is there and wrong.

@@ -6,6 +6,7 @@ use std::{
     rc::Rc,
 };
 
+use super::cookie;
 use crate::settings::{self, State};
 
 /// A server behind a service. It stays the same through changes of its settings for as long as its id does, and lives
@@ -13,6 +14,8 @@ use crate::settings::{self, State};
 #[derive(Debug)]
 pub struct Backend {
     id: String,
+    /// The id as cookies write it.
+    pub(super) cookie: Option<cookie::Id>,
     name: RefCell<Rc<str>>,
     address: Cell<SocketAddr>,
     weight: Cell<u32>,
@@ -32,9 +35,10 @@ pub struct Backend {
 }
 
 impl Backend {
-    pub(super) fn new(settings: &settings::Backend) -> Rc<Self> {
+    pub(crate) fn new(settings: &settings::Backend) -> Rc<Self> {
         Rc::new(Self {
             id: settings.id.clone(),
+            cookie: cookie::id(&settings.id),
             name: RefCell::new(settings.name.as_str().into()),
             address: Cell::new(settings.address),
             weight: Cell::new(settings.weight),

@@ -26,6 +26,14 @@ pub fn round_robin<'a>(
     best
 }
 
+/// Bounds what is owed by weights of the past, which could be far more than today's are worth.
+pub fn settle(backends: &[Rc<Backend>]) {
+    let total: i64 = backends.iter().map(|backend| i64::from(backend.weight())).sum();
+    for backend in backends {
+        backend.credit.set(backend.credit.get().clamp(-total, total));
+    }
+}
+
 /// The one with the fewest live connections for its weight, counting the one that comes; ties go round.
 pub fn least_connections<'a>(
     candidates: impl Iterator<Item = &'a Rc<Backend>> + Clone,

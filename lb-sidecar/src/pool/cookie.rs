@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Times are seconds of Unix time, big-endian; `expires` 0 is a cookie for the browser's session. The HMAC (RFC 2104)
-//! covers the names of service and cookie too: a cookie of one service means nothing to another.
+//! is made with a key of the service's own, derived from the file's key and the names of service, cookie and key: a cookie
+//! of one service means nothing to another.
 
 use std::{
     fmt::Write as _,
@@ -49,9 +50,8 @@ pub struct Read {
 
 /// Makes and reads the cookies of a service.
 pub struct Signer {
+    /// Ids and the keys derived for this service.
     keys: Vec<(String, hmac::Key)>,
-    /// What is signed before key id and payload.
-    context: Vec<u8>,
     name: String,
     ttl: Option<u32>,
     attributes: String,
@@ -62,13 +62,10 @@ impl Signer {
     pub fn new(service: &str, cookie: &settings::Cookie, keys: &[CookieKey]) -> Self {
         let keys = keys.iter().filter_map(|key| {
             let secret = STANDARD.decode(&key.secret).ok()?;
-            Some((key.id.clone(), hmac::Key::new(hmac::HMAC_SHA256, &secret)))
+            Some((key.id.clone(), derived(&secret, [service, &cookie.name, &key.id])))
         });
-        // Neither name has a NUL.
-        let context = format!("sluice cookie 1\0{service}\0{}\0", cookie.name).into_bytes();
         Self {
             keys: keys.collect(),
-            context,
             name: cookie.name.clone(),
             ttl: cookie.ttl.map(seconds),
             attributes: attributes(cookie),
@@ -89,7 +86,7 @@ impl Signer {
         whole[..BACKEND].copy_from_slice(&backend);
         whole[BACKEND..BACKEND + 4].copy_from_slice(&issued.to_be_bytes());
         whole[BACKEND + 4..SIGNED].copy_from_slice(&expires.to_be_bytes());
-        let tag = hmac::sign(key, &self.signed(id, &whole[..SIGNED]));
+        let tag = hmac::sign(key, &whole[..SIGNED]);
         whole[SIGNED..].copy_from_slice(tag.as_ref());
         let payload = URL_SAFE_NO_PAD.encode(whole);
         HeaderValue::try_from(format!("{}=1.{id}.{payload}{}", self.name, self.attributes)).ok()
@@ -100,9 +97,9 @@ impl Signer {
         let (id, whole) = parts(value).ok_or(Sticky::Tampered)?;
         let place = self.keys.iter().position(|(known, _)| known.as_bytes() == id);
         let place = place.ok_or(Sticky::UnknownKey)?;
-        let (id, key) = &self.keys[place];
+        let key = &self.keys[place].1;
         let (payload, tag) = whole.split_at(SIGNED);
-        hmac::verify(key, &self.signed(id, payload), tag).map_err(|_| Sticky::Tampered)?;
+        hmac::verify(key, payload, tag).map_err(|_| Sticky::Tampered)?;
 
         let (backend, times) = payload.split_first_chunk().ok_or(Sticky::Tampered)?;
         let (issued, expires) = times.split_first_chunk().ok_or(Sticky::Tampered)?;
@@ -120,10 +117,18 @@ impl Signer {
         let stale = place > 0 || expires != wanted || half_over;
         Ok(Read { backend: *backend, stale })
     }
+}
 
-    fn signed(&self, key: &str, payload: &[u8]) -> Vec<u8> {
-        [&self.context, key.as_bytes(), b"\0", payload].concat()
+/// The key that signs for some names only.
+fn derived(secret: &[u8], names: [&str; 3]) -> hmac::Key {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+    context.update(b"sluice cookie 1");
+    for name in names {
+        // No name has a NUL.
+        context.update(b"\0");
+        context.update(name.as_bytes());
     }
+    hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref())
 }
 
 /// Key id and payload of a cookie that has the form of one.

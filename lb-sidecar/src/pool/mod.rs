@@ -15,7 +15,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     net::SocketAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -40,6 +40,8 @@ struct Inner {
     /// Some with [`Affinity::Cookie`].
     signer: Option<Signer>,
     backends: Vec<Rc<Backend>>,
+    /// Backends that were removed.
+    gone: Vec<Weak<Backend>>,
     /// Nobody is up, and all with a weight count as up.
     open: bool,
     ring: Ring,
@@ -67,13 +69,14 @@ pub struct Picked {
 impl Pool {
     #[must_use]
     pub fn new(settings: &settings::Settings, service: &settings::Service) -> Rc<Self> {
-        Rc::new(Self(RefCell::new(Inner::new(settings, service, &[], 0))))
+        Rc::new(Self(RefCell::new(Inner::new(settings, service, None))))
     }
 
-    /// Other settings from now on. Backends stay the same ones, with all that is counted, as long as their ids do.
+    /// Other settings from now on. Backends stay the same ones, with all that is counted, as long as their ids do, even
+    /// if they come back while somebody still uses them.
     pub fn update(&self, settings: &settings::Settings, service: &settings::Service) {
         let mut inner = self.0.borrow_mut();
-        *inner = Inner::new(settings, service, &inner.backends, inner.turn.get());
+        *inner = Inner::new(settings, service, Some(&inner));
     }
 
     /// What other workers have open, by the backends' ids; whoever is missing has none.
@@ -100,33 +103,40 @@ impl Inner {
     fn new(
         settings: &settings::Settings,
         service: &settings::Service,
-        before: &[Rc<Backend>],
-        turn: usize,
+        before: Option<&Self>,
     ) -> Self {
-        let known: HashMap<&str, &Rc<Backend>> =
-            before.iter().map(|backend| (backend.id(), backend)).collect();
-        let backends = service.backends.iter().map(|settings| {
-            let Some(known) = known.get(settings.id.as_str()) else {
-                return Backend::new(settings);
-            };
-            known.update(settings);
-            Rc::clone(known)
+        let known = before.into_iter().flat_map(Self::known);
+        let mut known: HashMap<String, Rc<Backend>> =
+            known.map(|backend| (backend.id().to_owned(), backend)).collect();
+        let backends = service.backends.iter().map(|settings| match known.remove(&settings.id) {
+            Some(known) => {
+                known.update(settings);
+                known
+            }
+            None => Backend::new(settings),
         });
         let backends: Vec<Rc<Backend>> = backends.collect();
+        balance::settle(&backends);
+        let gone = known.values().map(Rc::downgrade).collect();
         let up = |backend: &Rc<Backend>| backend.state() == State::Up && backend.weight() > 0;
         let open = service.fail_open && !backends.iter().any(up);
         let members = backends.iter().filter(|it| !matches!(it.state(), State::Draining { .. }));
         let members = members.map(|backend| (Rc::clone(backend), takes_new(backend, open)));
-        let ring = Ring::new(settings.hash_seed, members.collect());
+        let ring = Ring::new(settings.hash_seed, members.collect(), before.map(|it| &it.ring));
         let signer = match &service.affinity {
             Affinity::Cookie(cookie) => {
                 Some(Signer::new(&service.name, cookie, &settings.cookie_keys))
             }
             _ => None,
         };
-        let turn = Cell::new(turn);
+        let turn = before.map(|before| before.turn.clone()).unwrap_or_default();
         let (affinity, balance) = (service.affinity.clone(), service.balance);
-        Self { affinity, balance, signer, backends, open, ring, turn }
+        Self { affinity, balance, signer, backends, gone, open, ring, turn }
+    }
+
+    /// All backends that are there, and those removed that somebody still uses.
+    fn known(&self) -> impl Iterator<Item = Rc<Backend>> {
+        self.backends.iter().cloned().chain(self.gone.iter().filter_map(Weak::upgrade))
     }
 
     fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Backend>], now: SystemTime) -> Option<Picked> {
@@ -140,7 +150,7 @@ impl Inner {
             .signer
             .as_ref()
             .filter(|_| !keep)
-            .and_then(|signer| signer.set_cookie(cookie::id(backend.id())?, now));
+            .and_then(|signer| signer.set_cookie(backend.cookie?, now));
         backend.picked.set(backend.picked.get() + 1);
         let lease = Lease::new(backend);
         Some(Picked { backend: Rc::clone(backend), lease, sticky, set_cookie })
@@ -171,7 +181,10 @@ impl Inner {
         Ok(Claim { backend, sticky: Sticky::Keyed, keep: true })
     }
 
-    /// The first cookie that holds decides; if none does, the first one says why.
+    /// The first cookie decides that holds and whose backend takes the request; without any, the first one says why.
+    ///
+    /// Not simply the first that holds: a browser may have two of different paths or domains, of which one can no more
+    /// be replaced. Were its backend gone, the client would move with each request.
     fn by_cookie(
         &self,
         headers: &HeaderMap,
@@ -181,14 +194,15 @@ impl Inner {
         let signer = self.signer.as_ref().ok_or(Sticky::Off)?;
         let mut first = None;
         for value in cookies::values(headers, signer.name()).take(MOST_COOKIES) {
-            match signer.read(value, now) {
-                Ok(read) => {
-                    let backend = self.holder(read.backend, now)?;
-                    if was_tried(backend) {
-                        return Err(Sticky::Failed);
-                    }
-                    return Ok(Claim { backend, sticky: Sticky::Hit, keep: !read.stale });
+            let claim = signer.read(value, now).and_then(|read| {
+                let backend = self.holder(read.backend, now)?;
+                match was_tried(backend) {
+                    true => Err(Sticky::Failed),
+                    false => Ok(Claim { backend, sticky: Sticky::Hit, keep: !read.stale }),
                 }
+            });
+            match claim {
+                Ok(claim) => return Ok(claim),
                 Err(reason) => _ = first.get_or_insert(reason),
             }
         }
@@ -198,7 +212,7 @@ impl Inner {
     /// The backend of an id, if it still takes its own clients.
     fn holder(&self, id: cookie::Id, now: SystemTime) -> Result<&Rc<Backend>, Sticky> {
         let mut backends = self.backends.iter();
-        let found = backends.find(|backend| cookie::id(backend.id()) == Some(id));
+        let found = backends.find(|backend| backend.cookie == Some(id));
         let backend = found.ok_or(Sticky::UnknownBackend)?;
         match backend.state() {
             State::Up => Ok(backend),

@@ -1,29 +1,32 @@
-//! Both directions of an upgraded connection, until either ends. Knows nothing of HTTP.
+//! Both directions of an upgraded connection, until it ends. Knows nothing of HTTP.
 //!
-//! An idle relay owns no buffer: what is read goes through one buffer of the whole worker, and only what the other end
-//! does not take at once is kept. Nothing more is read in that direction until it is gone.
+//! An idle relay is two sockets, a timer and this module's few hundred bytes: no buffer, see [`direction`].
+
+mod direction;
+pub mod registry;
+#[cfg(test)]
+mod tests;
+mod websocket;
 
 use std::{
-    cell::RefCell,
     future::Future,
-    io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep},
 };
 
-const SCRATCH: usize = 64 * 1024;
+use direction::{Direction, Failed};
+use registry::{Entry, Order};
+pub use websocket::{GOING_AWAY, SERVICE_RESTART};
 
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
+/// How long a peer that was told to close may take.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// One side, and what was read of it before: forwarded first.
 pub struct End {
@@ -31,10 +34,14 @@ pub struct End {
     pub read_ahead: Bytes,
 }
 
+/// How a connection is relayed.
 pub struct Options {
     /// How long both directions may be silent.
     pub idle_timeout: Duration,
+    /// Whether it consists of WebSocket frames, so that a Close frame can be sent.
     pub websocket: bool,
+    /// By whom it can be ended, and whose bytes are counted.
+    pub entry: Entry,
 }
 
 /// Who ended it.
@@ -45,93 +52,36 @@ pub enum By {
     ClientReset,
     BackendReset,
     Idle,
+    /// The backend or the edge drains.
+    Drain,
+    /// It was still there when the drain's time was over.
+    Deadline,
 }
 
 impl By {
-    pub fn label(self) -> &'static str {
+    /// In logs and counters.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
         match self {
-            By::Client => "client",
-            By::Backend => "backend",
-            By::ClientReset => "client_reset",
-            By::BackendReset => "backend_reset",
-            By::Idle => "idle",
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::ClientReset => "client_reset",
+            Self::BackendReset => "backend_reset",
+            Self::Idle => "idle",
+            Self::Drain => "drain",
+            Self::Deadline => "deadline",
         }
     }
 }
 
+/// What it was in the end.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// From the client to the backend.
+    /// Bytes from the client to the backend.
     pub bytes_in: u64,
+    /// Bytes from the backend to the client.
     pub bytes_out: u64,
     pub by: By,
-}
-
-/// One direction: what is still to be written, and how far it is.
-#[derive(Default)]
-struct Direction {
-    kept: Bytes,
-    bytes: u64,
-    read_all: bool,
-    done: bool,
-}
-
-/// Which socket failed.
-enum Failed {
-    Reader,
-    Writer,
-}
-
-impl Direction {
-    fn poll(
-        &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failed>> {
-        loop {
-            while !self.kept.is_empty() {
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.kept));
-                let written = written.map_err(|_| Failed::Writer)?;
-                self.bytes += written as u64;
-                self.kept.advance(written);
-            }
-            self.kept = Bytes::new();
-            if self.read_all {
-                if !self.done {
-                    // A peer that is gone already shows when it is read.
-                    let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
-                    self.done = true;
-                }
-                return Poll::Ready(Ok(()));
-            }
-            ready!(BUFFER.with_borrow_mut(|buffer| self.pass(buffer, from, to, cx)))?;
-        }
-    }
-
-    fn pass(
-        &mut self,
-        buffer: &mut [u8],
-        from: &mut TcpStream,
-        to: &mut TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failed>> {
-        // Of the same stream, `try_read` would ask the kernel once more after a short read.
-        let mut read = ReadBuf::new(buffer);
-        ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Failed::Reader)?;
-        let bytes = read.filled();
-        self.read_all = bytes.is_empty();
-        let written = match Pin::new(to).poll_write(cx, bytes) {
-            _ if bytes.is_empty() => 0,
-            Poll::Ready(result) => result.map_err(|_: io::Error| Failed::Writer)?,
-            Poll::Pending => 0,
-        };
-        self.bytes += written as u64;
-        if written < bytes.len() {
-            self.kept = Bytes::copy_from_slice(&bytes[written..]);
-        }
-        Poll::Ready(Ok(()))
-    }
 }
 
 /// See [`relay`].
@@ -142,39 +92,27 @@ pub struct Relay {
     outward: Direction,
     first: Option<By>,
     idle_timeout: Duration,
-    seen: u64,
+    entry: Entry,
+    /// Bytes in and out that the backend's counters know of.
+    counted: (u64, u64),
     active: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
-/// Relays until both directions are at their end, one side fails, or nothing came for too long.
+/// Relays until both directions are at their end, one side fails, nothing came for too long, or it is told to end.
 pub fn relay(client: End, backend: End, options: Options) -> Relay {
-    let kept = |kept| Direction { kept, ..Direction::default() };
+    let Options { idle_timeout, websocket, entry } = options;
     Relay {
         client: client.stream,
         backend: backend.stream,
-        inward: kept(client.read_ahead),
-        outward: kept(backend.read_ahead),
+        inward: Direction::new(client.read_ahead, false),
+        outward: Direction::new(backend.read_ahead, websocket),
         first: None,
-        idle_timeout: options.idle_timeout,
-        seen: 0,
+        idle_timeout,
+        entry,
+        counted: (0, 0),
         active: Instant::now(),
-        timer: Box::pin(tokio::time::sleep(options.idle_timeout)),
-    }
-}
-
-impl Relay {
-    fn ended(&self, by: By) -> Poll<Ended> {
-        let gone = match by {
-            By::ClientReset => Some(&self.backend),
-            By::BackendReset => Some(&self.client),
-            _ => None,
-        };
-        if let Some(stream) = gone {
-            // Whoever reads until the end must not take this for it.
-            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
-        Poll::Ready(Ended { bytes_in: self.inward.bytes, bytes_out: self.outward.bytes, by })
+        timer: Box::pin(tokio::time::sleep(idle_timeout)),
     }
 }
 
@@ -183,6 +121,12 @@ impl Future for Relay {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let this = &mut *self;
+        this.entry.wake(cx.waker());
+        match this.entry.order() {
+            Some(Order::Abort) => return this.ended(By::Deadline),
+            Some(Order::Close(code)) if this.first.is_none() => this.begin_to_close(code),
+            _ => {}
+        }
         let inward = this.inward.poll(&mut this.client, &mut this.backend, cx);
         if this.inward.read_all {
             this.first.get_or_insert(By::Client);
@@ -191,31 +135,77 @@ impl Future for Relay {
         if this.outward.read_all {
             this.first.get_or_insert(By::Backend);
         }
+        this.count();
         match (inward, outward) {
             (Poll::Ready(Err(Failed::Reader)), _) | (_, Poll::Ready(Err(Failed::Writer))) => {
-                return this.ended(By::ClientReset);
+                this.ended(By::ClientReset)
             }
             (Poll::Ready(Err(Failed::Writer)), _) | (_, Poll::Ready(Err(Failed::Reader))) => {
-                return this.ended(By::BackendReset);
+                this.ended(By::BackendReset)
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
-                return this.ended(this.first.unwrap_or(By::Client));
+                this.ended(this.first.unwrap_or(By::Client))
             }
-            _ => {}
+            _ => this.poll_timer(cx),
         }
-        let bytes = this.inward.bytes + this.outward.bytes;
-        if bytes != this.seen {
-            this.seen = bytes;
-            this.active = Instant::now();
+    }
+}
+
+impl Relay {
+    /// The client gets a Close frame, or at least a FIN, in place of what the backend would still send. What it sends
+    /// itself is passed on until it closes, or the time for that is over.
+    fn begin_to_close(&mut self, code: u16) {
+        self.first = Some(By::Drain);
+        self.outward.end_with(websocket::close_frame(code));
+        self.idle_timeout = GRACE;
+        self.active = Instant::now();
+        self.timer.as_mut().reset(self.active + GRACE);
+    }
+
+    fn count(&mut self) {
+        let now = (self.inward.bytes, self.outward.bytes);
+        if now == self.counted {
+            return;
         }
-        // The timer is not touched by a message: it goes off, and then it is seen whether anything has come.
-        while this.timer.as_mut().poll(cx).is_ready() {
-            let expiry = this.active + this.idle_timeout;
+        let backend = self.entry.backend();
+        backend.bytes_in.set(backend.bytes_in.get() + now.0 - self.counted.0);
+        backend.bytes_out.set(backend.bytes_out.get() + now.1 - self.counted.1);
+        self.counted = now;
+        // Whoever was told to close has that much time and no more, however much he still sends.
+        if self.first != Some(By::Drain) {
+            self.active = Instant::now();
+        }
+    }
+
+    /// The timer is not touched by a message: it goes off, and then it is seen whether anything has come.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let expiry = self.active + self.idle_timeout;
             if expiry <= Instant::now() {
-                return this.ended(By::Idle);
+                let by = self.first.filter(|first| *first == By::Drain);
+                return self.ended(by.unwrap_or(By::Idle));
             }
-            this.timer.as_mut().reset(expiry);
+            self.timer.as_mut().reset(expiry);
         }
         Poll::Pending
+    }
+
+    fn ended(&mut self, by: By) -> Poll<Ended> {
+        let by = match self.first {
+            // That its peer hung up on it is no news.
+            Some(By::Drain) if by != By::Deadline => By::Drain,
+            _ => by,
+        };
+        let gone = match by {
+            By::ClientReset => Some(&self.backend),
+            By::BackendReset => Some(&self.client),
+            _ => None,
+        };
+        if let Some(stream) = gone {
+            // Whoever reads until the end must not take this for it.
+            _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        self.count();
+        Poll::Ready(Ended { bytes_in: self.inward.bytes, bytes_out: self.outward.bytes, by })
     }
 }

@@ -35,6 +35,12 @@ fn every_default_is_applied() {
                 services: 64,
                 backends: 4_096,
             },
+            sidecar: Sidecar {
+                user: "nobody".to_owned(),
+                workers: None,
+                cookie_keys: None,
+                access_log: AccessLog::Stdout,
+            },
         },
         services: vec![Service {
             name: "chat".to_owned(),
@@ -60,6 +66,7 @@ fn every_default_is_applied() {
                 name: "10.2.0.2:9000".to_owned(),
                 address: socket("10.2.0.2:9000"),
                 weight: 100,
+                drain: false,
                 zone: None,
             }],
         }],
@@ -71,7 +78,7 @@ fn every_default_is_applied() {
 fn the_example_means_what_it_says() {
     let config = valid(include_str!("../../../../edge.example.toml"));
     assert_eq!(config.edge.xdp, XdpMode::Native);
-    let [chat, uploads] = &config.services[..] else { panic!("{config:?}") };
+    let [chat, uploads, rooms] = &config.services[..] else { panic!("{config:?}") };
 
     let target = Target { path: "/chat".to_owned(), host: None };
     assert_eq!(chat.health.probe, Probe::Websocket(target));
@@ -90,6 +97,11 @@ fn the_example_means_what_it_says() {
     assert_eq!(http.body, "ready");
     let server_name = Some("uploads.example".to_owned());
     assert_eq!(*tls, TlsProbe { verify: Verify::System, server_name });
+
+    assert!(config.l4().eq([chat, uploads]));
+    assert!(config.l7().eq([rooms]));
+    assert_eq!(rooms.pool(socket("[2001:db8::12]:80")).count(), 2);
+    assert_eq!(config.edge.sidecar.cookie_keys, Some(PathBuf::from("/etc/sluice/cookie.keys")));
 }
 
 /// The same in another notation means the same.

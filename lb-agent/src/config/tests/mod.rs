@@ -1,11 +1,13 @@
 //! The whole configuration, as an operator meets it: a file goes in, a [`Config`] or messages come out.
 
 mod accepted;
+mod accepted_l7;
 mod files;
 mod reference;
 mod refused;
 mod refused_edge;
 mod refused_health;
+mod refused_l7;
 mod refused_pool;
 
 use super::*;
@@ -25,6 +27,29 @@ listen = ["203.0.113.10:80"]
 [[service.backend]]
 address = "10.2.0.2:9000"
 "#;
+
+/// The least that an l7 service needs; follows [`EDGE`], so that it begins on line 6.
+const L7_SERVICE: &str = r#"[[service]]
+name = "chat"
+listen = ["203.0.113.10:80"]
+mode = "l7"
+[[service.backend]]
+address = "10.2.0.2:9000"
+"#;
+
+/// The least that is valid with an l7 service.
+fn minimal_l7() -> String {
+    format!("{EDGE}{L7_SERVICE}")
+}
+
+/// Each case adds lines to the l7 service, from line 10 on, and gives all messages that follow.
+fn l7_refused(cases: &[(&str, &str)]) {
+    for (lines, messages) in cases {
+        let text =
+            with(&minimal_l7(), "[[service.backend]]", &format!("{lines}\n[[service.backend]]"));
+        assert_eq!(errors(&text), *messages, "\n{text}");
+    }
+}
 
 /// The least that is valid.
 fn minimal() -> String {

@@ -39,8 +39,30 @@ fn code(cell: &str) -> Option<String> {
 
 /// A minimal file with `line` added to a section.
 fn with_line(section: &Section, line: &str) -> String {
-    let text = minimal();
+    let key = line.split_once(' ').map_or(line, |(key, _)| key);
+    let l7_only = service::L7_ONLY.contains(&key);
+    let text = if l7_only { minimal_l7() } else { minimal() };
     match section.heading {
+        "[edge.sidecar]" => {
+            with(&text, "[[service]]", &format!("[edge.sidecar]\n{line}\n[[service]]"))
+        }
+        "[service.affinity]" => {
+            let text = with(
+                &minimal_l7(),
+                "[[service]]",
+                "[edge.sidecar]\ncookie_keys = \"/k\"\n[[service]]",
+            );
+            with(
+                &text,
+                "[[service.backend]]",
+                &format!("[service.affinity]\nkind = \"cookie\"\n{line}\n[[service.backend]]"),
+            )
+        }
+        "[service.http]" | "[service.forwarded]" | "[service.drain]" => with(
+            &minimal_l7(),
+            "[[service.backend]]",
+            &format!("{}\n{line}\n[[service.backend]]", section.heading),
+        ),
         "[edge]" => with(&text, "[edge]\n", &format!("[edge]\n{line}\n")),
         "[edge.tables]" => {
             with(&text, "[[service]]", &format!("[edge.tables]\n{line}\n[[service]]"))
@@ -82,7 +104,12 @@ fn required_keys_are_required_and_the_others_are_not() {
     for (section, required) in [
         ("[edge]", vec!["name", "interfaces", "hash_seed"]),
         ("[edge.tables]", vec![]),
+        ("[edge.sidecar]", vec![]),
         ("[[service]]", vec!["name", "listen", "backend"]),
+        ("[service.affinity]", vec!["kind"]),
+        ("[service.http]", vec![]),
+        ("[service.forwarded]", vec![]),
+        ("[service.drain]", vec![]),
         ("[service.health]", vec!["kind"]),
         ("[[service.backend]]", vec!["address"]),
     ] {
@@ -113,7 +140,7 @@ fn documented_defaults_are_the_defaults() {
             checked += 1;
         }
     }
-    assert!(checked >= 25, "{checked}");
+    assert!(checked >= 50, "{checked}");
 }
 
 /// Both ends of a documented range are accepted, and what lies beyond is refused.
@@ -153,20 +180,23 @@ fn documented_ranges_are_the_ranges() {
             checked += 1;
         }
     }
-    assert!(checked >= 17, "{checked}");
+    assert!(checked >= 32, "{checked}");
 }
 
 #[test]
 fn the_example_is_valid_without_warnings() {
     let config = valid(EXAMPLE);
-    assert_eq!(config.services.len(), 2);
+    assert_eq!(config.services.len(), 3);
 }
 
 #[test]
 fn the_example_shows_most_keys() {
-    let left_out = ["port", "verify", "ca", "sni", "tables", "backend"];
-    for key in
-        SECTIONS.iter().flat_map(|section| section.keys).filter(|key| !left_out.contains(key))
+    let left_out = ["port", "verify", "ca", "sni"];
+    let tables = ["tables", "sidecar", "http", "forwarded", "backend"];
+    for key in SECTIONS
+        .iter()
+        .flat_map(|section| section.keys)
+        .filter(|key| !left_out.contains(key) && !tables.contains(key))
     {
         assert!(EXAMPLE.contains(&format!("{key} = ")), "{key}");
     }

@@ -29,7 +29,7 @@ fn keys_that_are_not_known() {
             "address = ",
             "colour = \"red\"\naddress = ",
             "edge.toml:10: service \"chat\": backend \"10.2.0.2:9000\": key \"colour\" is not known: \
-             known here are name, address, weight, zone",
+             known here are name, address, weight, drain, zone",
         ),
         (
             "name = \"chat\"",
@@ -201,11 +201,6 @@ fn values_of_a_service() {
         ),
         (
             "\"chat\"",
-            "\"chat\"\nmode = \"l7\"",
-            "edge.toml:8: service \"chat\": mode \"l7\" is not available in this version: write mode = \"l4\"",
-        ),
-        (
-            "\"chat\"",
             "\"chat\"\nmode = \"tcp\"",
             "edge.toml:8: service \"chat\": mode \"tcp\" is not a choice here: write \"l4\" or \"l7\"",
         ),
@@ -282,7 +277,7 @@ flows_ipv4 = 3
 [[service]]
 name = "chat"
 listen = ["203.0.113.10:80", "203.0.113.10"]
-mode = "l7"
+mode = "l5"
 forward = "net"
 health = { kind = "tcp", path = "/", interval = "2" }
 [[service.backend]]
@@ -298,7 +293,7 @@ edge.toml:4: edge: key "hash_sed" is not known: did you mean "hash_seed"?
 edge.toml:5: edge: reset_rate "many" is a string, not an integer: write e.g. reset_rate = 1000
 edge.toml:7: edge: tables: flows_ipv4 3 is out of range: write 1024 to 16777216
 edge.toml:11: service "chat": listen "203.0.113.10" has no port: write e.g. "203.0.113.10:9000"
-edge.toml:12: service "chat": mode "l7" is not available in this version: write mode = "l4"
+edge.toml:12: service "chat": mode "l5" is not a choice here: write "l4" or "l7"
 edge.toml:13: service "chat": forward "net" is not a choice here: write "nat", "dsr" or "ipip"
 edge.toml:14: service "chat": health: path "/" is not for kind "tcp": remove it, or write kind = "http", "https" or "websocket"
 edge.toml:14: service "chat": health: interval "2" has no unit: write a number and ms, s, m, h or d, e.g. "2s"

@@ -1,0 +1,102 @@
+//! What a service of `mode = "l7"` has and one of `mode = "l4"` has not.
+//!
+//! Where the sidecar takes a part as it stands here, its own type is used.
+
+use std::time::Duration;
+
+use lb_sidecar::settings::{Affinity, Balance, Forwarded, Http};
+
+use super::affinity;
+use super::error::Problems;
+use super::forwarded;
+use super::http;
+use super::reader::{Reader, Section};
+use super::share::Share;
+use super::token::token;
+use super::unique::Unique;
+
+pub(super) static DRAIN: Section =
+    Section { heading: "[service.drain]", keys: &["deadline", "rate"] };
+
+/// How requests and what they upgrade to are treated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct L7 {
+    /// What keeps a client on its backend. Of the two with a counterpart in `mode = "l4"`, the one that is written.
+    pub affinity: Affinity,
+    /// Who gets a client that belongs to nobody.
+    pub balance: Balance,
+    /// Protocols that a client may upgrade to, in lower case; at most 16, no duplicates.
+    pub upgrades: Vec<String>,
+    /// Limits and timeouts, [`Service::idle_timeout`](super::Service::idle_timeout) among them.
+    pub http: Http,
+    /// What backends are told about clients.
+    pub forwarded: Forwarded,
+    /// How a backend that drains loses its clients.
+    pub drain: Drain,
+    /// Share of the connections that the access log tells of.
+    pub access_log: Share,
+}
+
+/// How a backend that drains loses its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long clients that belong to it stay, 0 (not at all) to 7 d.
+    pub deadline: Duration,
+    /// Relayed connections closed each second after that, by the whole edge, 1 to 100,000.
+    pub rate: u32,
+}
+
+/// Reads the rest of an l7 service. `idle_timeout` is the service's.
+pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Problems<'_>) -> L7 {
+    L7 {
+        affinity: affinity::read(reader),
+        balance: reader.choice(
+            "balance",
+            &[
+                ("least-connections", Balance::LeastConnections),
+                ("round-robin", Balance::RoundRobin),
+                ("maglev", Balance::Maglev),
+            ],
+        ),
+        upgrades: upgrades(reader, problems),
+        http: http::read(&reader.table_or_empty("http", &http::HTTP), idle_timeout),
+        forwarded: forwarded::read(
+            &reader.table_or_empty("forwarded", &forwarded::FORWARDED),
+            problems,
+        ),
+        drain: drain(&reader.table_or_empty("drain", &DRAIN)),
+        access_log: reader
+            .field("access_log")
+            .and_then(|field| field.share("1.0"))
+            .unwrap_or(Share::ALL),
+    }
+}
+
+fn upgrades(reader: &Reader<'_>, problems: &Problems<'_>) -> Vec<String> {
+    const EXAMPLE: &str = r#""websocket""#;
+    let Some(field) = reader.field("upgrades") else {
+        return vec!["websocket".to_owned()];
+    };
+    let Some(elements) = field.elements(16, r#"["websocket"]"#) else {
+        return Vec::new();
+    };
+    let mut unique = Unique::new(problems);
+    let read = elements.iter().filter_map(|element| {
+        let protocol = token(element, "a protocol", EXAMPLE)?.to_ascii_lowercase();
+        if protocol == "h2c" {
+            let what = "would carry requests past the sidecar, unread";
+            element.refuse(what, "remove it");
+            return None;
+        }
+        unique.insert(protocol.clone(), &element.place, "remove it").then_some(protocol)
+    });
+    read.collect()
+}
+
+fn drain(reader: &Reader<'_>) -> Drain {
+    let days = |n: u64| Duration::from_secs(n * 86_400);
+    Drain {
+        deadline: reader.duration("deadline", Duration::ZERO..=days(7), Duration::from_secs(300)),
+        rate: reader.integer("rate", 1..=100_000, 100),
+    }
+}

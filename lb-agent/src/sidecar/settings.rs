@@ -1,0 +1,94 @@
+//! From the configuration and what is known of its backends to what a worker is told. Pure: no clock, no I/O.
+
+use lb_common::hash;
+use lb_sidecar::settings::{self, CookieKey, Settings, State};
+use ring::hmac;
+
+use crate::config::{Backend, Config, L7, Service};
+
+/// What is known of a backend at this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether it counts as live.
+    pub up: bool,
+    /// Its weight, slow start included.
+    pub weight: u32,
+}
+
+/// What each of so many workers is told.
+///
+/// `draining_since` is asked only about backends with `drain = true`: since when they drain, in milliseconds of Unix time.
+pub fn settings(
+    config: &Config,
+    keys: &[CookieKey],
+    workers: u32,
+    seen: impl Fn(&Service, &Backend) -> Seen,
+    draining_since: impl Fn(&Service, &Backend) -> u64,
+) -> Settings {
+    let edge = &config.edge;
+    let ids = Ids::new(&edge.hash_seed);
+    let services = config.l7().filter_map(|service| {
+        let l7 = service.l7()?;
+        let backends = service.backends.iter().map(|backend| {
+            let Seen { up, weight } = seen(service, backend);
+            settings::Backend {
+                name: backend.name.clone(),
+                id: ids.of(&service.name, &backend.name),
+                address: backend.address,
+                weight,
+                state: match (up, backend.drain) {
+                    (false, _) => State::Down,
+                    (true, false) => State::Up,
+                    (true, true) => {
+                        State::Draining { until: until(l7, draining_since(service, backend)) }
+                    }
+                },
+            }
+        });
+        Some(settings::Service {
+            name: service.name.clone(),
+            listen: service.listen.clone(),
+            affinity: l7.affinity.clone(),
+            balance: l7.balance,
+            fail_open: service.fail_open,
+            upgrades: l7.upgrades.clone(),
+            http: l7.http.clone(),
+            forwarded: l7.forwarded.clone(),
+            drain: settings::Drain { rate: (l7.drain.rate / workers.max(1)).max(1) },
+            log_sample: l7.access_log.get(),
+            backends: backends.collect(),
+        })
+    });
+    Settings {
+        edge: edge.name.clone(),
+        source_addresses: edge.source_addresses.clone(),
+        hash_seed: hash::seed(&edge.hash_seed),
+        cookie_keys: keys.to_vec(),
+        services: services.collect(),
+    }
+}
+
+fn until(l7: &L7, since: u64) -> u64 {
+    // At most 7 days.
+    let deadline = u64::try_from(l7.drain.deadline.as_millis()).unwrap_or(u64::MAX);
+    since.saturating_add(deadline)
+}
+
+/// Makes [`settings::Backend::id`]: opaque, so that cookies tell clients nothing of the pool, and the same on every edge
+/// with the same seed.
+struct Ids(hmac::Key);
+
+impl Ids {
+    fn new(hash_seed: &str) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, hash_seed.as_bytes()))
+    }
+
+    fn of(&self, service: &str, backend: &str) -> String {
+        // No name has a NUL.
+        let tag = hmac::sign(&self.0, format!("{service}\0{backend}").as_bytes());
+        tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

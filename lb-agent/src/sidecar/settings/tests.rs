@@ -1,0 +1,144 @@
+use std::collections::HashSet;
+
+use super::*;
+use crate::config;
+
+const EDGE: &str = r#"
+    [edge]
+    name = "e"
+    interfaces = ["eth0"]
+    hash_seed = "s"
+    source_addresses = ["10.2.0.1"]
+    sidecar = { cookie_keys = "/k" }
+"#;
+
+const POOL: &str = r#"
+    [[service.backend]]
+    name = "b1"
+    address = "10.2.0.2:9000"
+    [[service.backend]]
+    name = "b2"
+    address = "[2001:db8::2]:9000"
+    weight = 50
+"#;
+
+fn config(services: &str) -> Config {
+    config::parse("edge.toml", &format!("{EDGE}{services}")).unwrap_or_else(|it| panic!("{it}")).0
+}
+
+fn service(keys: &str) -> Config {
+    config(&format!(
+        "[[service]]\nname = \"chat\"\nlisten = [\"203.0.113.10:80\"]\nmode = \"l7\"\n{keys}\n{POOL}"
+    ))
+}
+
+fn whole(_: &Service, backend: &Backend) -> Seen {
+    Seen { up: true, weight: backend.weight }
+}
+
+fn never(_: &Service, backend: &Backend) -> u64 {
+    panic!("{} does not drain", backend.name)
+}
+
+fn built(config: &Config) -> Settings {
+    settings(config, &[], 1, whole, never)
+}
+
+#[test]
+fn only_l7_services_and_all_of_them() {
+    let l4 = "[[service]]\nname = \"l4\"\nlisten = [\"203.0.113.10:81\"]\n\
+              [[service.backend]]\naddress = \"10.2.0.2:9000\"\n";
+    let l7 = |name: &str, port: u16| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nlisten = [\"203.0.113.10:{port}\"]\nmode = \"l7\"\n{POOL}"
+        )
+    };
+    let settings = built(&config(&format!("{}{l4}{}", l7("a", 80), l7("b", 82))));
+    let names: Vec<_> = settings.services.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    let listen: Vec<_> = settings.services.iter().map(|it| it.listen[0].port()).collect();
+    assert_eq!(listen, [80, 82]);
+    assert_eq!(settings.edge, "e");
+    assert_eq!(settings.hash_seed, hash::seed("s"));
+    assert_eq!(settings.source_addresses, ["10.2.0.1".parse::<std::net::IpAddr>().unwrap()]);
+}
+
+#[test]
+fn what_is_configured_arrives() {
+    let config = service(
+        "fail_open = false\nidle_timeout = \"5m\"\nbalance = \"maglev\"\nupgrades = [\"a\", \"b\"]\n\
+         access_log = 0.25\naffinity = { kind = \"header\", name = \"X-User\" }\n\
+         http = { retries = 3 }\nforwarded = { mode = \"keep\" }",
+    );
+    let key = CookieKey { id: "k1".into(), secret: "s".into() };
+    let settings = settings(&config, std::slice::from_ref(&key), 1, whole, never);
+    assert_eq!(settings.cookie_keys, [key]);
+    let chat = &settings.services[0];
+    assert!(!chat.fail_open);
+    assert_eq!(chat.balance, settings::Balance::Maglev);
+    assert_eq!(chat.upgrades, ["a", "b"]);
+    assert_eq!(chat.affinity, settings::Affinity::Header { name: "X-User".into() });
+    assert_eq!(chat.http.retries, 3);
+    assert_eq!(chat.http.idle_timeout.as_secs(), 300);
+    assert_eq!(chat.forwarded.mode, settings::ForwardedMode::Keep);
+    assert!((chat.log_sample - 0.25).abs() < f64::EPSILON);
+    let backends: Vec<_> =
+        chat.backends.iter().map(|it| (it.name.as_str(), it.address.port(), it.weight)).collect();
+    assert_eq!(backends, [("b1", 9000, 100), ("b2", 9000, 50)]);
+}
+
+#[test]
+fn health_and_drains_make_the_state() {
+    let drains = POOL.replace("weight = 50", "weight = 50\ndrain = true");
+    let config = config(&format!(
+        "[[service]]\nname = \"chat\"\nlisten = [\"203.0.113.10:80\"]\nmode = \"l7\"\n\
+         drain = {{ deadline = \"2m\" }}\n{drains}"
+    ));
+    let states = |up: bool| {
+        let seen = |_: &Service, _: &Backend| Seen { up, weight: 7 };
+        let since = |service: &Service, backend: &Backend| {
+            assert_eq!((service.name.as_str(), backend.name.as_str()), ("chat", "b2"));
+            1_000
+        };
+        let settings = settings(&config, &[], 1, seen, since);
+        settings.services[0].backends.iter().map(|it| (it.state, it.weight)).collect::<Vec<_>>()
+    };
+    assert_eq!(states(true), [(State::Up, 7), (State::Draining { until: 121_000 }, 7)]);
+    assert_eq!(states(false), [(State::Down, 7), (State::Down, 7)]);
+}
+
+#[test]
+fn workers_share_the_rate_of_a_drain() {
+    for (rate, workers, expected) in
+        [(100, 1, 100), (100, 4, 25), (10, 3, 3), (1, 64, 1), (7, 0, 7)]
+    {
+        let config = service(&format!("drain = {{ rate = {rate} }}"));
+        let settings = settings(&config, &[], workers, whole, never);
+        assert_eq!(settings.services[0].drain.rate, expected, "{rate} by {workers}");
+    }
+}
+
+/// Cookies in browsers hold these: they must not change with the version.
+#[test]
+fn ids_are_what_they_always_were() {
+    let settings = built(&service(""));
+    let ids: Vec<_> = settings.services[0].backends.iter().map(|it| it.id.as_str()).collect();
+    assert_eq!(ids, ["ef76cdcee8471d82", "a5783346f1411732"]);
+}
+
+#[test]
+fn an_id_depends_on_seed_service_and_backend() {
+    let mut seen = HashSet::new();
+    for seed in ["s", "t"] {
+        for (service, backend) in [("a", "bc"), ("ab", "c"), ("a", "b"), ("b", "a")] {
+            let id = Ids::new(seed).of(service, backend);
+            assert_eq!(id.len(), 16);
+            assert!(
+                id.bytes().all(|it| it.is_ascii_digit() || (b'a'..=b'f').contains(&it)),
+                "{id}"
+            );
+            assert_eq!(id, Ids::new(seed).of(service, backend));
+            assert!(seen.insert(id));
+        }
+    }
+}

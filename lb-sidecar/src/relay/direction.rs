@@ -1,0 +1,155 @@
+//! One direction of a relay: bytes from one socket to the other.
+//!
+//! What is read goes through one buffer of the whole worker; only what the other end does not take at once is kept, and
+//! nothing more is read until it is gone. An idle direction owns no buffer.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    net::TcpStream,
+};
+
+use super::websocket::Frames;
+
+const SCRATCH: usize = 64 << 10;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Which socket failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    Reader,
+    Writer,
+}
+
+/// What is still to be written, and how far it is.
+#[derive(Default)]
+pub struct Direction {
+    kept: Bytes,
+    /// Written up to now.
+    pub bytes: u64,
+    /// Nothing more will be read: the reader has ended, or something was put in place of the rest.
+    pub read_all: bool,
+    done: bool,
+    /// Follows the frames, in a direction into which one may be put.
+    frames: Option<Frames>,
+    /// To be put in place of the rest at the end of a frame.
+    last_words: Option<Bytes>,
+}
+
+impl Direction {
+    /// Begins with what was read before.
+    pub fn new(read_ahead: Bytes, follow_frames: bool) -> Self {
+        let mut frames = follow_frames.then(Frames::default);
+        if let Some(frames) = &mut frames {
+            frames.feed(&read_ahead);
+        }
+        Self { kept: read_ahead, frames, ..Self::default() }
+    }
+
+    /// Ends with these words in place of all that would still come: at the end of the frame at hand, or at once where
+    /// frames are not followed.
+    pub fn end_with(&mut self, words: &'static [u8]) {
+        if self.read_all {
+            return;
+        }
+        match &self.frames {
+            Some(frames) if !frames.at_boundary() => {
+                self.last_words = Some(Bytes::from_static(words));
+            }
+            Some(frames) => {
+                // After a Close frame no other may follow (RFC 6455, section 5.5.1).
+                let words = if frames.closed() { &[] } else { words };
+                self.append(words);
+                self.read_all = true;
+            }
+            None => self.read_all = true,
+        }
+    }
+
+    /// Takes bytes on until there are none, or the writer takes no more. Ready once the end has been passed on.
+    pub fn poll(
+        &mut self,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        loop {
+            while !self.kept.is_empty() {
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.kept));
+                let written = written.map_err(|_| Failed::Writer)?;
+                self.bytes += written as u64;
+                self.kept.advance(written);
+            }
+            self.kept = Bytes::new();
+            if self.read_all {
+                if !self.done {
+                    // A peer that is gone already shows when it is read.
+                    _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                    self.done = true;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            ready!(BUFFER.with_borrow_mut(|buffer| self.pass(buffer, from, to, cx)))?;
+        }
+    }
+
+    fn pass(
+        &mut self,
+        buffer: &mut [u8],
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        // Not `try_read`: after a short read that would ask the kernel once more.
+        let mut read = ReadBuf::new(buffer);
+        ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Failed::Reader)?;
+        let bytes = read.filled();
+        if bytes.is_empty() {
+            self.read_all = true;
+            return Poll::Ready(Ok(()));
+        }
+        let bytes = self.follow(bytes);
+        let written = match Pin::new(to).poll_write(cx, bytes) {
+            Poll::Ready(result) => result.map_err(|_| Failed::Writer)?,
+            Poll::Pending => 0,
+        };
+        self.bytes += written as u64;
+        if written < bytes.len() {
+            self.kept = Bytes::copy_from_slice(&bytes[written..]);
+        }
+        if self.read_all
+            && let Some(words) = self.last_words.take()
+        {
+            self.append(&words);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Follows the frames; what stands behind the end that was asked for is cut off.
+    fn follow<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let Some(frames) = &mut self.frames else { return bytes };
+        if self.last_words.is_none() {
+            frames.feed(bytes);
+            return bytes;
+        }
+        let Some(end) = frames.up_to_boundary(bytes) else { return bytes };
+        self.read_all = true;
+        if frames.closed() {
+            self.last_words = None;
+        }
+        &bytes[..end]
+    }
+
+    fn append(&mut self, words: &[u8]) {
+        self.kept = [&self.kept[..], words].concat().into();
+    }
+}

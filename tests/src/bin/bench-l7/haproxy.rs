@@ -1,0 +1,97 @@
+//! HAProxy, set up as its manual advises for this job.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use nix::sys::resource::{Resource, getrlimit};
+use tests::{owner::OwnedDir, process::Process};
+
+use crate::site::{Site, VIP, VIP_PORT, backends};
+
+const SOON: Duration = Duration::from_secs(5);
+/// Descriptors that are not for connections.
+const OTHER_FILES: u64 = 500;
+
+/// A running one.
+pub struct Haproxy {
+    pub process: Process,
+    _scratch: OwnedDir,
+}
+
+/// How large its buffers are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Buffers {
+    /// 16 KiB.
+    Default,
+    /// What one sets to save memory.
+    Small,
+}
+
+/// Most connections: each takes two descriptors, and all threads are of one process.
+pub fn most_connections() -> Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok((hard - OTHER_FILES) / 2)
+}
+
+impl Haproxy {
+    pub fn start(site: &Site, threads: u32, buffers: Buffers) -> Result<Self> {
+        site.edge.ip(&format!("address replace {VIP}/32 dev lo"))?;
+        let scratch = OwnedDir::scratch("haproxy")?;
+        let file = scratch.path().join("haproxy.cfg");
+        fs::write(&file, config(threads, buffers)?)?;
+        let mut command = site.edge.command("haproxy");
+        command.args(["-db", "-f"]).arg(&file);
+        let mut process = Process::spawn("haproxy", command)?;
+        let deadline = Instant::now() + SOON;
+        while site.client.run(|| TcpStream::connect((VIP, VIP_PORT))).is_err() {
+            if !process.is_running() || Instant::now() > deadline {
+                bail!("haproxy does not listen; it said:\n{}", process.output().join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Self { process, _scratch: scratch })
+    }
+}
+
+/// Stickiness by an inserted cookie, probes, the client's address for the backend; no log.
+///
+/// `http-reuse always`, as the sidecar shares its connections to backends among clients.
+fn config(threads: u32, buffers: Buffers) -> Result<String> {
+    let tune = match buffers {
+        Buffers::Default => "",
+        Buffers::Small => "tune.bufsize 4096\n    tune.maxrewrite 1024",
+    };
+    let mut config = format!(
+        "global
+    nbthread {threads}
+    maxconn {}
+    {tune}
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    timeout http-request 10s
+    timeout http-keep-alive 60s
+    timeout tunnel 1h
+    option forwardfor
+    http-reuse always
+frontend chat
+    bind {VIP}:{VIP_PORT}
+    default_backend chat
+backend chat
+    balance roundrobin
+    cookie SRV insert indirect nocache
+",
+        most_connections()?
+    );
+    for (n, address) in backends().iter().enumerate() {
+        writeln!(config, "    server chat-{n} {address} check inter 5s cookie chat-{n}")?;
+    }
+    Ok(config)
+}

@@ -1,0 +1,106 @@
+//! Plain requests on connections that stay open.
+
+use std::net::TcpStream;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    BUFFER, Effort, STUCK, Sample,
+    connection::{Entrance, receive, send},
+    measure,
+};
+use crate::{
+    account::Account,
+    backend::BODY,
+    poll::{Poll, Ready},
+};
+
+struct Browser {
+    stream: TcpStream,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+/// Keeps a request under way on so many connections. Like a browser, a client sends the cookie that the first
+/// answer has set.
+pub fn plain(
+    entrance: &Entrance,
+    clients: usize,
+    effort: &Effort,
+    account: &Account,
+) -> Result<Sample> {
+    let poll = Poll::new()?;
+    let mut ready = Ready::new();
+    let mut buffer = vec![0; BUFFER];
+    let mut browsers = Vec::with_capacity(clients);
+    for number in 0..clients {
+        let address = entrance.addresses[number % entrance.addresses.len()];
+        let mut browser = Browser::open(TcpStream::connect(address)?)?;
+        poll.readable(&browser.stream, number)?;
+        browser.ask()?;
+        browsers.push(browser);
+    }
+    measure(effort, account, || {
+        poll.wait(&mut ready, STUCK)?;
+        ensure!(!ready.is_empty(), "no request was answered for {STUCK:?}");
+        let mut done = 0;
+        for number in ready.numbers() {
+            let browser = &mut browsers[number];
+            if browser.receive(&mut buffer)? {
+                done += 1;
+                browser.ask()?;
+            }
+        }
+        Ok(done)
+    })
+}
+
+impl Browser {
+    fn open(stream: TcpStream) -> Result<Self> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, request: request(None), answer: Vec::new() })
+    }
+
+    fn ask(&mut self) -> Result<()> {
+        self.answer.clear();
+        ensure!(send(&mut self.stream, &self.request)?, "a request found no room");
+        Ok(())
+    }
+
+    /// Returns whether the answer is complete.
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<bool> {
+        let Some(len) = receive(&mut self.stream, buffer)? else { return Ok(false) };
+        self.answer.extend(&buffer[..len]);
+        if !self.answer.ends_with(BODY) {
+            ensure!(self.answer.len() < BUFFER, "an answer without an end");
+            return Ok(false);
+        }
+        let head = &self.answer[..self.answer.len() - BODY.len()];
+        let text = || String::from_utf8_lossy(&self.answer);
+        let is_whole = head.starts_with(b"HTTP/1.1 200 ") && head.ends_with(b"\r\n\r\n");
+        ensure!(is_whole, "a wrong answer: {}", text());
+        if let Some(cookie) = cookie(&self.answer).with_context(|| text().into_owned())? {
+            self.request = request(Some(&cookie));
+        }
+        Ok(true)
+    }
+}
+
+fn request(cookie: Option<&str>) -> Vec<u8> {
+    let cookie = cookie.map(|it| format!("Cookie: {it}\r\n")).unwrap_or_default();
+    format!("GET /api HTTP/1.1\r\nHost: chat.example\r\nUser-Agent: bench\r\n{cookie}\r\n")
+        .into_bytes()
+}
+
+/// The cookie that an answer sets: its name and value.
+fn cookie(answer: &[u8]) -> Result<Option<String>> {
+    const NAME: &[u8] = b"set-cookie:";
+    let found = answer.split(|byte| *byte == b'\n').find_map(|line| {
+        let (name, value) = line.split_at_checked(NAME.len())?;
+        name.eq_ignore_ascii_case(NAME).then_some(value)
+    });
+    let Some(value) = found else { return Ok(None) };
+    let pair = value.split(|byte| *byte == b';').next().unwrap_or_default();
+    Ok(Some(std::str::from_utf8(pair)?.trim().to_owned()))
+}
