@@ -1,0 +1,139 @@
+//! Upgrades through a worker.
+
+mod harness;
+
+use harness::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[test]
+fn frames_with_the_handshake_in_both_directions() {
+    run(|| async {
+        let server = Server::upgrading("hello from the server").await;
+        let edge = Edge::new(&[server.address], |_| {});
+        let mut client = edge.connect().await;
+        client.send(format!("{ASK}early frames")).await;
+        let head = client.read_until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+        assert_eq!(field(&head, "upgrade"), Some("websocket"));
+        assert_eq!(field(&head, "connection"), Some("upgrade"));
+        assert_eq!(field(&head, "sec-websocket-accept"), Some("x"));
+        assert_eq!(client.read_until("early frames").await, "hello from the serverearly frames");
+        client.send("more").await;
+        client.read_until("more").await;
+        assert_eq!((edge.live(), edge.count("upgraded")), (1, 1));
+        assert_eq!(edge.worker.report().services[0].relayed, 1);
+        client.0.shutdown().await.unwrap();
+        assert_eq!(client.read_to_end().await, "", "half-closed, then closed");
+        edge.quiet().await;
+        assert_eq!(edge.live(), 0);
+    });
+}
+
+#[test]
+fn other_answers_pass() {
+    run(|| async {
+        let server = Server::answering(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        )
+        .await;
+        let edge = Edge::new(&[server.address], |_| {});
+        let mut client = edge.connect().await;
+        client.send(ASK).await;
+        let answer = client.read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert_eq!(field(&answer, "connection"), Some("close"));
+        assert!(answer.contains("hello"), "{answer}");
+        drop(client);
+        edge.quiet().await;
+        assert_eq!(edge.live(), 0);
+    });
+}
+
+#[test]
+fn a_refused_handshake_is_retried() {
+    run(|| async {
+        let busy = Server::answering(b"HTTP/1.1 503 Full\r\ncontent-length: 4\r\n\r\nfull").await;
+        let closing = Server::answering(b"").await;
+        let good = Server::upgrading("").await;
+        let edge = Edge::new(&[busy.address, closing.address, good.address], |_| {});
+        let mut client = edge.connect().await;
+        client.send(ASK).await;
+        assert!(client.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
+        assert_eq!(edge.count("retry_handshake"), 2);
+
+        let edge = Edge::new(&[busy.address], |_| {});
+        let mut client = edge.connect().await;
+        client.send(ASK).await;
+        assert!(client.read_to_end().await.ends_with("full"), "the last one's word is passed on");
+        let edge = Edge::new(&[closing.address], |_| {});
+        let mut client = edge.connect().await;
+        client.send(ASK).await;
+        assert!(client.read_to_end().await.starts_with("HTTP/1.1 502 "));
+        assert_eq!(edge.count("backend_closed"), 1);
+    });
+}
+
+#[test]
+fn bad_handshakes_of_backends() {
+    run(|| async {
+        for (bytes, label) in [
+            (
+                &b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+                    [..],
+                "unasked_switch",
+            ),
+            (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "unasked_switch"),
+            (b"HTTP/1.1 101 Switching Proto", "backend_garbage"),
+            (b"\x00\x01\x02\x03", "backend_garbage"),
+        ] {
+            let server = Server::answering(bytes).await;
+            let edge = Edge::new(&[server.address], |_| {});
+            let mut client = edge.connect().await;
+            client.send(ASK).await;
+            let answer = client.read_to_end().await;
+            let what = String::from_utf8_lossy(bytes);
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{what}: {answer}");
+            assert_eq!(edge.count(label), 1, "{what}: {:?}", edge.worker.report());
+            drop(client);
+            edge.quiet().await;
+            assert_eq!(edge.live(), 0);
+        }
+    });
+}
+
+#[test]
+fn an_unlisted_protocol_is_not_offered() {
+    run(|| async {
+        let server = Server::echo("one").await;
+        let edge = Edge::new(&[server.address], |s| s.upgrades.clear());
+        let mut client = edge.connect().await;
+        client.send(ASK).await;
+        let answer = client.read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert_eq!(field(answer.split_once("\r\n\r\n").unwrap().1, "upgrade"), None, "{answer}");
+    });
+}
+
+#[test]
+fn much_data_both_ways() {
+    run(|| async {
+        let server = Server::upgrading("").await;
+        let edge = Edge::new(&[server.address], |_| {});
+        let mut client = edge.connect().await;
+        client.send(ASK).await;
+        client.read_until("\r\n\r\n").await;
+        let (mut read, mut write) = client.0.into_split();
+        let sent: Vec<u8> =
+            (0..4u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let copy = sent.clone();
+        let writer = tokio::task::spawn_local(async move {
+            write.write_all(&copy).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        let mut got = Vec::new();
+        tokio::time::timeout(LONG, read.read_to_end(&mut got)).await.expect("the end").unwrap();
+        writer.await.unwrap();
+        assert!(got == sent, "{} bytes of {}", got.len(), sent.len());
+        edge.quiet().await;
+    });
+}
