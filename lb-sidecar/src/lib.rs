@@ -25,6 +25,7 @@ pub mod worker;
 mod body;
 mod connection;
 mod deadline;
+mod drain;
 mod entry;
 mod exchange;
 mod forwarded;

@@ -14,6 +14,8 @@ use crate::{access_log::AccessLog, connection::Client, service::Service};
 #[derive(Default)]
 pub struct Life {
     retired: Cell<bool>,
+    /// Relays are closed as well.
+    drains: Cell<bool>,
     stopped: Cell<bool>,
     /// Connections that are open, relayed ones included.
     open: Cell<usize>,
@@ -34,6 +36,15 @@ impl Life {
         self.retired.set(true);
         self.close_soon(|_| true);
         self.changed.notify_waiters();
+    }
+
+    pub fn drains(&self) -> bool {
+        self.drains.get()
+    }
+
+    /// From now on relays are closed too.
+    pub fn drain(&self) {
+        self.drains.set(true);
     }
 
     /// Ends everything now.

@@ -12,6 +12,7 @@ use crate::{
     forwarded::Trusted,
     outcome::{Outcomes, Reason},
     pool::Pool,
+    relay::registry::Registry,
     settings::{self, Settings},
     upstream::{Kept, Sources},
 };
@@ -59,7 +60,9 @@ pub struct Service {
     pub outcomes: Outcomes,
     /// Client connections, relayed ones included.
     pub connections: Cell<u64>,
-    pub relayed: Cell<u64>,
+    pub relays: Rc<Registry>,
+    /// Relays are being closed at the service's pace.
+    pub pacing: Cell<bool>,
     /// It is not among the settings any more: its connections end with their next answer.
     pub removed: Cell<bool>,
 }
@@ -73,7 +76,8 @@ impl Service {
             kept: Rc::new(Kept::new(service.http.pool)),
             outcomes: Outcomes::default(),
             connections: Cell::new(0),
-            relayed: Cell::new(0),
+            relays: Rc::default(),
+            pacing: Cell::new(false),
             removed: Cell::new(false),
         })
     }
@@ -98,7 +102,7 @@ impl Service {
         ServiceReport {
             name: self.name.clone(),
             connections: self.connections.get(),
-            relayed: self.relayed.get(),
+            relayed: self.relays.len() as u64,
             outcomes: self.outcomes.report().collect(),
             backends: self
                 .pool

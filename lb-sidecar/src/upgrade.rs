@@ -320,16 +320,14 @@ pub fn hand_over(
     service.count(Outcome::Upgraded);
     open.relayed();
     let Handover { backend, lease, end, websocket, address } = handover;
-    let options = Options { idle_timeout: service.plan().settings.http.idle_timeout, websocket };
+    let entry = service.relays.enter(backend.clone());
+    let idle_timeout = service.plan().settings.http.idle_timeout;
+    let options = Options { idle_timeout, websocket, entry };
     let lines = client.lines.clone();
     let client = End { stream, read_ahead };
-    service.relayed.set(service.relayed.get() + 1);
     tokio::task::spawn_local(async move {
         let since = Instant::now();
         let ended = relay::relay(client, end, options).await;
-        backend.bytes_in.set(backend.bytes_in.get() + ended.bytes_in);
-        backend.bytes_out.set(backend.bytes_out.get() + ended.bytes_out);
-        service.relayed.set(service.relayed.get() - 1);
         if let Some(lines) = lines {
             let bytes = (ended.bytes_in, ended.bytes_out);
             lines.close(address, &backend, since, bytes, ended.by.label());

@@ -24,7 +24,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    control::Report, life::Life, listener::Listener, service::Service, session, settings::Settings,
+    control::Report, drain, life::Life, listener::Listener, service::Service, session,
+    settings::Settings,
 };
 
 /// How long an agent may take to read the last report.
@@ -148,6 +149,8 @@ impl Worker {
             service.kept.clear();
         }
         if let Some(deadline) = deadline {
+            self.life.drain();
+            self.tick();
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let left = Duration::from_millis(deadline).saturating_sub(now);
             let life = self.life.clone();
@@ -162,6 +165,10 @@ impl Worker {
     pub fn tick(&self) {
         for service in self.services.borrow().values() {
             service.kept.expire();
+            drain::pace(service, &self.life);
+        }
+        for service in &*self.removed.borrow() {
+            drain::pace(service, &self.life);
         }
         self.removed.borrow_mut().retain(|service| service.connections.get() > 0);
     }

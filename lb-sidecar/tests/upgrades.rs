@@ -3,6 +3,7 @@
 mod harness;
 
 use harness::*;
+use lb_sidecar::settings::State;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[test]
@@ -135,5 +136,72 @@ fn much_data_both_ways() {
         writer.await.unwrap();
         assert!(got == sent, "{} bytes of {}", got.len(), sent.len());
         edge.quiet().await;
+    });
+}
+
+/// Upgraded clients, and what their backends said first: three letters.
+async fn relayed(edge: &Edge, clients: usize) -> Vec<(Client, String)> {
+    let mut all = Vec::new();
+    for _ in 0..clients {
+        let mut client = edge.connect().await;
+        client.send(ASK).await;
+        client.read_until("\r\n\r\n").await;
+        let mut name = [0; 3];
+        client.0.read_exact(&mut name).await.unwrap();
+        all.push((client, String::from_utf8(name.to_vec()).unwrap()));
+    }
+    all
+}
+
+#[test]
+fn a_backend_that_was_drained_loses_its_relays_and_no_other_does() {
+    run(|| async {
+        let (one, two) = (Server::upgrading("one").await, Server::upgrading("two").await);
+        let mut edge = Edge::new(&[one.address, two.address], |s| s.drain.rate = 50);
+        let mut clients = relayed(&edge, 10).await;
+        edge.settings.services[0].backends[0].state = State::Draining { until: u64::MAX };
+        edge.worker.apply(edge.settings.clone());
+        edge.worker.tick();
+        for (client, _) in &mut clients {
+            client.send("ping!").await;
+            client.read_until("ping!").await;
+        }
+        edge.settings.services[0].backends[0].state = State::Draining { until: 1 };
+        edge.worker.apply(edge.settings.clone());
+        let start = std::time::Instant::now();
+        edge.worker.tick();
+        for (client, _) in clients.iter_mut().filter(|(_, name)| name == "one") {
+            let mut frame = [0; 4];
+            client.0.read_exact(&mut frame).await.unwrap();
+            assert_eq!(frame, [0x88, 2, 0x03, 0xf4], "service restart");
+            client.0.shutdown().await.unwrap();
+        }
+        assert!(start.elapsed().as_millis() >= 70, "five at 50 a second: {:?}", start.elapsed());
+        edge.until(|| edge.live() == 5, || format!("{:?}", edge.worker.report())).await;
+        for (client, _) in clients.iter_mut().filter(|(_, name)| name == "two") {
+            client.send("still").await;
+            client.read_until("still").await;
+        }
+    });
+}
+
+#[test]
+fn a_worker_that_must_end_closes_its_relays_at_their_pace() {
+    run(|| async {
+        let server = Server::upgrading("one").await;
+        let edge = Edge::new(&[server.address], |s| s.drain.rate = 100);
+        let mut clients = relayed(&edge, 5).await;
+        let soon = std::time::SystemTime::now() + LONG;
+        let deadline = soon.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+        edge.worker.retire(Some(deadline));
+        for (client, _) in &mut clients {
+            let mut read = [0; 4];
+            client.0.read_exact(&mut read).await.unwrap();
+            assert_eq!(read, [0x88, 2, 0x03, 0xe9], "going away");
+            client.0.shutdown().await.unwrap();
+        }
+        tokio::time::timeout(LONG / 2, edge.worker.life.over())
+            .await
+            .expect("the end, before the deadline");
     });
 }
