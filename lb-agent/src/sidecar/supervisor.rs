@@ -418,6 +418,9 @@ impl Supervisor {
             restarts: self.fleet.restarts(index),
             connections: self.reports.connections(generation),
         });
-        Sidecar { workers: workers.collect(), sums: self.reports.sums() }
+        let mut workers: Vec<_> = workers.collect();
+        // Of a place, the oldest first.
+        workers.sort_by_key(|worker| worker.index);
+        Sidecar { workers, sums: self.reports.sums() }
     }
 }
