@@ -14,6 +14,25 @@
 pub mod access_log;
 pub mod control;
 pub mod framing;
+pub mod life;
+pub mod outcome;
 pub mod pool;
 pub mod relay;
+pub mod session;
 pub mod settings;
+pub mod worker;
+
+mod body;
+mod connection;
+mod deadline;
+mod drain;
+mod entry;
+mod exchange;
+mod forwarded;
+mod headers;
+mod listener;
+mod request;
+mod response;
+mod service;
+mod upgrade;
+mod upstream;

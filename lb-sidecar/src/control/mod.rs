@@ -6,11 +6,15 @@
 //!
 //! A worker greets with [`FromWorker::Hello`]. Then the agent says what it wants, and the worker reports.
 
+mod channel;
+
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::settings::Settings;
+
+pub use channel::{MOST_BYTES, Receiver, Sender, channel};
 
 /// Of this description. Raised with every change that an older side would misread.
 pub const VERSION: u32 = 1;

@@ -21,7 +21,8 @@ macro_rules! violations {
                 match self { $(Violation::$name => $status,)* }
             }
 
-            const fn text(self) -> &'static str {
+            /// What the client is told.
+            pub const fn text(self) -> &'static str {
                 match self { $(Violation::$name => $text,)* }
             }
         }

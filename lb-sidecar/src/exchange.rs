@@ -1,0 +1,324 @@
+//! One request and its answer: checked, sent to a backend, or to another one, and answered.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use hyper::{
+    Method, Request, Response, StatusCode, Version, body::Incoming, client::conn::http1,
+    header::CONTENT_LENGTH, http::request::Parts,
+};
+use hyper_util::rt::TokioIo;
+
+use crate::{
+    body::{BackendBody, Gate, RequestBody, ResponseBody},
+    connection::Client,
+    deadline::Wait,
+    outcome::{Outcome, Reason},
+    pool::{Ask, Backend, Picked},
+    request, response,
+    service::Plan,
+    upgrade,
+    upstream::{Sender, connect},
+};
+
+/// Largest head of a backend's response, and what is read from it at a time.
+pub const RESPONSE_HEAD_BYTES: usize = 64 << 10;
+
+/// How long a backend may think about `Expect: 100-continue`. Many do not know it and wait for the body.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Answers a request, whatever it takes.
+pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let plan = client.service.plan();
+    let (mut head, body) = request.into_parts();
+    client.begin(&plan, &head);
+    client.service.count(Outcome::Request);
+    // hyper's own way of upgrading is not used.
+    head.extensions.clear();
+    let body = RequestBody::new(body, &client);
+    let has_body = !body.is_empty();
+    let mut asks_upgrade = true;
+    let result = match request::check(&mut head, has_body, &plan.settings.upgrades) {
+        Err(outcome) => Err(outcome.into()),
+        Ok(checked) => {
+            asks_upgrade = checked.asks_upgrade;
+            let until_close = head.version == Version::HTTP_10;
+            let address = request::prepare(&mut head, &checked, &plan, client.peer, client.local);
+            client.note(|entry| {
+                entry.client = address;
+                entry.request_id =
+                    plan.request_id.as_ref().and_then(|name| head.headers.get(name).cloned());
+            });
+            let to = Exchange { client: &client, plan: &plan, address, until_close };
+            match &checked.upgrade {
+                Some(protocol) => upgrade::handshake(&to, head, protocol).await,
+                None => to.forward(head, body, checked.expects_continue.then(Arc::default)).await,
+            }
+        }
+    };
+    let mut response = result.unwrap_or_else(|reason| {
+        client.service.count(reason);
+        client.note(|entry| entry.refused = Some(reason.label()));
+        if has_body {
+            client.leave_unread();
+        }
+        response::refusal(reason)
+    });
+    let status = response.status();
+    client.note(|entry| entry.status = status.as_u16());
+    client.service.count(Outcome::of_status(status));
+    if asks_upgrade && status != StatusCode::SWITCHING_PROTOCOLS {
+        // What follows the head may be of the other protocol.
+        client.leave_unread();
+        response::close(response.headers_mut());
+    }
+    if !matches!(response.body(), ResponseBody::Backend(_)) {
+        client.answered();
+    }
+    response
+}
+
+/// A request on its way.
+pub struct Exchange<'a> {
+    pub client: &'a Rc<Client>,
+    pub plan: &'a Plan,
+    /// Who the client is.
+    pub address: std::net::SocketAddr,
+    /// The client knows no other end of a body than the connection's, unless there is a length.
+    pub until_close: bool,
+}
+
+/// Backends that failed, and how the last one did.
+pub struct Tried {
+    pub backends: Vec<Rc<Backend>>,
+    pub last: Outcome,
+}
+
+impl Tried {
+    pub fn none() -> Self {
+        Self { backends: Vec::new(), last: Outcome::NoBackend }
+    }
+}
+
+impl Exchange<'_> {
+    /// Chooses a backend; none is left when `tried` has as many as the settings allow.
+    pub fn pick(&self, head: &Parts, tried: &Tried) -> Result<Picked, Outcome> {
+        if tried.backends.len() > self.plan.settings.http.retries as usize {
+            return Err(tried.last);
+        }
+        let ask = Ask { client: self.address, headers: &head.headers, uri: &head.uri };
+        let service = &self.client.service;
+        let picked =
+            service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)?;
+        if tried.backends.is_empty() {
+            service.outcomes.stuck(picked.sticky);
+        }
+        self.client.note(|entry| {
+            entry.backend = Some(picked.backend.clone());
+            entry.sticky = Some(picked.sticky);
+            entry.retries = tried.backends.len();
+        });
+        Ok(picked)
+    }
+
+    /// Connects within the time for it.
+    pub async fn connect(&self, backend: &Backend) -> Result<tokio::net::TcpStream, Outcome> {
+        let deadline = &self.client.deadline;
+        deadline.set(Wait::Connect, self.client.timeouts().connect);
+        match self.in_time(connect(backend.address(), &self.plan.sources)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(_)) => Err(Outcome::ConnectFailed),
+            Err(_) => Err(Outcome::ConnectTimeout),
+        }
+    }
+
+    /// Waits for what the connection's deadline is about.
+    pub async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Wait> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(value));
+            }
+            match self.client.deadline.take_expired() {
+                Some(wait) => Poll::Ready(Err(wait)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    async fn forward(
+        &self,
+        mut head: Parts,
+        mut body: RequestBody,
+        gate: Option<Arc<Gate>>,
+    ) -> Result<Response<ResponseBody>, Reason> {
+        let service = &self.client.service;
+        if let Some(gate) = &gate {
+            body.hold_behind(gate);
+        }
+        let mut tried = Tried::none();
+        loop {
+            let picked = self.pick(&head, &tried)?;
+            if !tried.backends.is_empty() {
+                service.count(Outcome::RetryConnect);
+            }
+            body.goes_to(&picked.backend);
+            if let Some(sender) = service.kept.take(picked.backend.address()) {
+                service.count(Outcome::Reused);
+                match self.send(sender, head, body, &gate, true).await {
+                    Ok((sender, response)) => return self.pass(response, Some(sender), picked),
+                    Err(Failed::Over(outcome)) => return Err(outcome),
+                    Err(Failed::Again(again)) => {
+                        service.count(Outcome::RetryReused);
+                        (head, body) = *again;
+                    }
+                }
+            }
+            let failed = match self.connect(&picked.backend).await {
+                Ok(stream) => match open(TokioIo::new(stream)).await {
+                    Ok(sender) => match self.send(sender, head, body, &gate, false).await {
+                        Ok((sender, response)) => return self.pass(response, Some(sender), picked),
+                        Err(Failed::Over(outcome)) => {
+                            picked.backend.failed.set(picked.backend.failed.get() + 1);
+                            return Err(outcome);
+                        }
+                        Err(Failed::Again(again)) => {
+                            (head, body) = *again;
+                            Outcome::BackendClosed
+                        }
+                    },
+                    Err(_) => Outcome::ConnectFailed,
+                },
+                Err(outcome) => outcome,
+            };
+            picked.backend.failed.set(picked.backend.failed.get() + 1);
+            tried.last = failed;
+            tried.backends.push(picked.backend);
+        }
+    }
+
+    /// Sends the request and waits for the head of the response. `reused`: the backend may have closed the connection
+    /// just before, so that a request without effect may be sent again (RFC 9110, section 9.2.2).
+    async fn send(
+        &self,
+        mut sender: Sender,
+        head: Parts,
+        body: RequestBody,
+        gate: &Option<Arc<Gate>>,
+        reused: bool,
+    ) -> Result<(Sender, Response<Incoming>), Failed> {
+        let client = self.client;
+        let copy = (reused && body.is_empty() && is_idempotent(&head.method)).then(|| head.clone());
+        let mut request = Request::from_parts(head, body);
+        if let Some(gate) = gate {
+            let gate = gate.clone();
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    gate.open();
+                }
+            });
+            client.deadline.set(Wait::Continue, CONTINUE_TIMEOUT);
+        } else {
+            client.deadline.set(Wait::Response, client.timeouts().response);
+        }
+        let mut answer = pin!(sender.try_send_request(request));
+        let answer = loop {
+            match (self.in_time(answer.as_mut()).await, gate) {
+                (Ok(answer), _) => break answer,
+                (Err(Wait::Continue), Some(gate)) => {
+                    client.deadline.set(Wait::Response, client.timeouts().response);
+                    gate.open();
+                }
+                (Err(Wait::Body), _) => return Err(Failed::Over(Outcome::BodyTimeout.into())),
+                (Err(_), _) => return Err(Failed::Over(Outcome::ResponseTimeout.into())),
+            }
+        };
+        if let Some(gate) = gate {
+            gate.shut();
+        }
+        match answer {
+            Ok(response) => Ok((sender, response)),
+            Err(mut failed) => {
+                if let Some(outcome) = client.body_failed() {
+                    return Err(Failed::Over(outcome));
+                }
+                if let Some(request) = failed.take_message() {
+                    return Err(Failed::Again(Box::new(request.into_parts())));
+                }
+                let error = failed.into_error();
+                match copy {
+                    _ if error.is_parse() => Err(Failed::Over(Outcome::BackendGarbage.into())),
+                    Some(head) => Err(Failed::Again(Box::new((head, RequestBody::Empty)))),
+                    None => Err(Failed::Over(Outcome::BackendClosed.into())),
+                }
+            }
+        }
+    }
+
+    /// Makes the client's response of the backend's. The connection is kept if it can carry another request: `sender`.
+    pub fn pass(
+        &self,
+        response: Response<Incoming>,
+        sender: Option<Sender>,
+        picked: Picked,
+    ) -> Result<Response<ResponseBody>, Reason> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            picked.backend.failed.set(picked.backend.failed.get() + 1);
+            return Err(Outcome::UnaskedSwitch.into());
+        }
+        let (mut head, incoming) = response.into_parts();
+        response::prepare(&mut head, picked.set_cookie);
+        let kept = self.client.service.kept.clone();
+        if hyper::body::Body::is_end_stream(&incoming) {
+            if let Some(sender) = sender {
+                kept.put(picked.backend.address(), sender);
+            }
+            return Ok(Response::from_parts(head, ResponseBody::Empty));
+        }
+        let body = BackendBody {
+            incoming,
+            client: self.client.clone(),
+            backend: picked.backend,
+            lease: Some(picked.lease),
+            sender: sender.map(|sender| (sender, kept)),
+            until_close: self.until_close && !head.headers.contains_key(CONTENT_LENGTH),
+        };
+        Ok(Response::from_parts(head, ResponseBody::Backend(body)))
+    }
+}
+
+/// How a request did not get its answer.
+enum Failed {
+    /// There is nothing more to do.
+    Over(Reason),
+    /// It may be sent again.
+    Again(Box<(Parts, RequestBody)>),
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE]
+        .contains(method)
+}
+
+/// Makes a connection ready for requests. A task of its own drives it to its end.
+pub async fn open<T>(io: T) -> hyper::Result<Sender>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(RESPONSE_HEAD_BYTES)
+        .handshake::<_, RequestBody>(io)
+        .await?;
+    tokio::task::spawn_local(async move {
+        // Whoever waits for an answer learns of an error.
+        let _ = connection.await;
+    });
+    Ok(sender)
+}

@@ -1,0 +1,115 @@
+//! Accepting connections for a listener.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    os::fd::OwnedFd,
+    rc::Rc,
+    time::Duration,
+};
+
+use nix::errno::Errno;
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tracing::warn;
+
+use crate::{connection, life::Life, outcome::Outcome, service::Service, upstream::guard};
+
+/// How long nothing is accepted after the kernel had no means for it.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often that is logged.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// A socket that accepts for whatever service has its address now.
+pub struct Listener {
+    pub socket: Rc<StdListener>,
+    service: Rc<RefCell<Option<Rc<Service>>>>,
+    life: Rc<Life>,
+    task: RefCell<Option<JoinHandle<()>>>,
+}
+
+impl Listener {
+    pub fn new(fd: OwnedFd, life: Rc<Life>) -> io::Result<Self> {
+        let socket = StdListener::from(fd);
+        socket.set_nonblocking(true)?;
+        // Accepted sockets inherit it.
+        socket2::SockRef::from(&socket).set_tcp_nodelay(true)?;
+        Ok(Self { socket: Rc::new(socket), service: Rc::default(), life, task: RefCell::default() })
+    }
+
+    /// Accepts for this service from now on, or, without one, not at all: clients wait in the backlog.
+    pub fn serve(&self, service: Option<Rc<Service>>) -> io::Result<()> {
+        let serves = service.is_some();
+        if let Some(service) = &service {
+            let http = &service.plan().settings.http;
+            let socket = socket2::Socket::from(OwnedFd::from(self.socket.try_clone()?));
+            guard(&socket, http.tcp_keepalive, http.tcp_user_timeout)?;
+        }
+        *self.service.borrow_mut() = service;
+        let mut task = self.task.borrow_mut();
+        if serves && task.is_none() {
+            // The socket itself stays here, for whoever comes after.
+            let socket = TcpListener::from_std(self.socket.try_clone()?)?;
+            let accept = accept(socket, self.service.clone(), self.life.clone());
+            *task = Some(tokio::task::spawn_local(accept));
+        } else if !serves && let Some(task) = task.take() {
+            task.abort();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.abort();
+        }
+    }
+}
+
+async fn accept(socket: TcpListener, service: Rc<RefCell<Option<Rc<Service>>>>, life: Rc<Life>) {
+    let logged = Cell::new(None::<Instant>);
+    let Ok(local) = socket.local_addr() else { return };
+    loop {
+        // Tokio makes way for other tasks after a number of connections.
+        match socket.accept().await {
+            Ok((stream, peer)) => {
+                let Some(service) = service.borrow().clone() else { continue };
+                service.count(Outcome::Connection);
+                let local = local_address(&stream, local);
+                tokio::task::spawn_local(connection::serve(
+                    stream,
+                    peer,
+                    local,
+                    service,
+                    life.clone(),
+                ));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                if let Some(service) = &*service.borrow() {
+                    service.count(Outcome::AcceptFailed);
+                }
+                if logged.get().is_none_or(|at| at.elapsed() > LOG_EVERY) {
+                    logged.set(Some(Instant::now()));
+                    warn!(
+                        "{local}: accept: {error}: clients wait; raise the limit of open files or add workers"
+                    );
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Where the client connected to; a listener of all addresses does not know.
+fn local_address(stream: &tokio::net::TcpStream, listener: SocketAddr) -> SocketAddr {
+    if listener.ip().is_unspecified() { stream.local_addr().unwrap_or(listener) } else { listener }
+}
+
+/// Errors that Linux passes on from a connection that failed in the backlog (accept(2)).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    let Some(code) = error.raw_os_error() else { return false };
+    !matches!(Errno::from_raw(code), Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+}

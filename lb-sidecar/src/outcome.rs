@@ -1,0 +1,241 @@
+//! Everything that can come of a connection or a request, under a stable name: index of the counters, label of the
+//! reports, and the answer where there is one.
+
+use std::{cell::Cell, collections::BTreeMap};
+
+use hyper::StatusCode;
+
+use crate::{framing::Violation, pool::Sticky};
+
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $name:ident $label:literal $(=> $status:ident $text:literal)?,)*) => {
+        /// See the module.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Outcome { $($(#[$doc])* $name,)* }
+
+        impl Outcome {
+            pub const ALL: &[Outcome] = &[$(Outcome::$name,)*];
+
+            /// The name in reports and metrics; it never changes.
+            pub const fn label(self) -> &'static str {
+                match self { $(Outcome::$name => $label,)* }
+            }
+
+            /// What the client is told, for those that are the end of a request.
+            pub const fn answer(self) -> Option<(StatusCode, &'static str)> {
+                match self { $(Outcome::$name => answer!($($status $text)?),)* }
+            }
+        }
+    };
+}
+
+macro_rules! answer {
+    () => {
+        None
+    };
+    ($status:ident $text:literal) => {
+        Some((StatusCode::$status, $text))
+    };
+}
+
+outcomes! {
+    /// A client connection was accepted.
+    Connection "connection",
+    /// A request head came in whole.
+    Request "request",
+    /// A 101 was passed on, and the connection is relayed.
+    Upgraded "upgraded",
+    Status1xx "status_1xx",
+    Status2xx "status_2xx",
+    Status3xx "status_3xx",
+    Status4xx "status_4xx",
+    Status5xx "status_5xx",
+
+    /// Another backend was asked after a connect had failed.
+    RetryConnect "retry_connect",
+    /// Another backend was asked after an upgrade had been refused.
+    RetryHandshake "retry_handshake",
+    /// A kept connection turned out to be closed, and the request went over another one.
+    RetryReused "retry_reused",
+    /// A kept connection carried another request.
+    Reused "reused",
+
+    /// The kernel had no descriptor or memory for a connection.
+    AcceptFailed "accept_failed",
+    /// The client went away before its answer was complete.
+    ClientGone "client_gone",
+    /// Nothing came on a kept connection for its keep-alive time.
+    KeepAliveExpired "keep_alive_expired",
+    /// The client did not take its answer.
+    WriteTimeout "write_timeout",
+    /// The backend ended in the middle of a body, and so did the client's connection.
+    BackendCut "backend_cut",
+
+    HeadTimeout "head_timeout" => REQUEST_TIMEOUT "the request's head took too long",
+    BodyTimeout "body_timeout" => REQUEST_TIMEOUT "the request's body took too long",
+    HeadTooLarge "head_too_large" => REQUEST_HEADER_FIELDS_TOO_LARGE "the request's head is too large",
+    TargetTooLong "target_too_long" => URI_TOO_LONG "the request's target is too long",
+    BadHead "bad_head" => BAD_REQUEST "the request's head is malformed",
+    BadBody "bad_body" => BAD_REQUEST "the request's body is malformed",
+    BodyCut "body_cut" => BAD_REQUEST "the request's body ended early",
+    HostMissing "host_missing" => BAD_REQUEST "the request has no Host",
+    HostRepeated "host_repeated" => BAD_REQUEST "the request has more than one Host",
+    HostInvalid "host_invalid" => BAD_REQUEST "the request's Host is not an authority",
+    TargetInvalid "target_invalid" => BAD_REQUEST "the request's target is not in a form that its method allows",
+    ConnectMethod "connect_method" => NOT_IMPLEMENTED "CONNECT is not served here",
+    UpgradeWithBody "upgrade_with_body" => BAD_REQUEST "an upgrade cannot have a body",
+    UnknownExpectation "unknown_expectation" => EXPECTATION_FAILED "the only expectation known here is 100-continue",
+
+    NoBackend "no_backend" => SERVICE_UNAVAILABLE "no backend is available",
+    ConnectFailed "connect_failed" => BAD_GATEWAY "the backend could not be reached",
+    ConnectTimeout "connect_timeout" => GATEWAY_TIMEOUT "the backend did not accept the connection in time",
+    ResponseTimeout "response_timeout" => GATEWAY_TIMEOUT "the backend did not answer in time",
+    BackendClosed "backend_closed" => BAD_GATEWAY "the backend closed the connection before its answer",
+    BackendGarbage "backend_garbage" => BAD_GATEWAY "the backend's answer is not HTTP",
+    UnaskedSwitch "unasked_switch" => BAD_GATEWAY "the backend switched to a protocol that was not asked for",
+}
+
+impl Outcome {
+    /// The class of a final status.
+    pub fn of_status(status: StatusCode) -> Self {
+        match status.as_u16() / 100 {
+            1 => Outcome::Status1xx,
+            2 => Outcome::Status2xx,
+            3 => Outcome::Status3xx,
+            4 => Outcome::Status4xx,
+            _ => Outcome::Status5xx,
+        }
+    }
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Outcome(Outcome),
+    Violation(Violation),
+}
+
+impl From<Outcome> for Reason {
+    fn from(outcome: Outcome) -> Self {
+        Self::Outcome(outcome)
+    }
+}
+
+impl From<Violation> for Reason {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+impl Reason {
+    pub fn label(self) -> &'static str {
+        match self {
+            Reason::Outcome(outcome) => outcome.label(),
+            Reason::Violation(violation) => violation.label(),
+        }
+    }
+
+    /// What the client is told.
+    pub fn answer(self) -> Option<(StatusCode, &'static str)> {
+        match self {
+            Reason::Outcome(outcome) => outcome.answer(),
+            Reason::Violation(violation) => {
+                Some((StatusCode::from_u16(violation.status()).ok()?, violation.text()))
+            }
+        }
+    }
+}
+
+/// How often each has happened to a service.
+pub struct Outcomes {
+    outcomes: [Cell<u64>; Outcome::ALL.len()],
+    violations: [Cell<u64>; Violation::ALL.len()],
+    sticky: [Cell<u64>; Sticky::ALL.len()],
+}
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        Self {
+            outcomes: [const { Cell::new(0) }; Outcome::ALL.len()],
+            violations: [const { Cell::new(0) }; Violation::ALL.len()],
+            sticky: [const { Cell::new(0) }; Sticky::ALL.len()],
+        }
+    }
+}
+
+impl Outcomes {
+    pub fn count(&self, reason: impl Into<Reason>) {
+        let cell = match reason.into() {
+            Reason::Outcome(outcome) => &self.outcomes[outcome as usize],
+            Reason::Violation(violation) => &self.violations[violation as usize],
+        };
+        cell.set(cell.get() + 1);
+    }
+
+    /// Why a client got its backend.
+    pub fn stuck(&self, sticky: Sticky) {
+        let cell = &self.sticky[sticky as usize];
+        cell.set(cell.get() + 1);
+    }
+
+    pub fn get(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize].get()
+    }
+
+    /// Those that have happened at all. What two parts of the sidecar may notice, as a head that is too large, has one
+    /// label.
+    pub fn report(&self) -> impl Iterator<Item = (String, u64)> + use<> {
+        let mut sums = BTreeMap::<String, u64>::new();
+        let outcomes = Outcome::ALL.iter().map(|o| o.label().to_owned()).zip(&self.outcomes);
+        let violations = Violation::ALL.iter().map(|v| v.label().to_owned()).zip(&self.violations);
+        let sticky = Sticky::ALL.iter().map(|s| format!("sticky_{}", s.label())).zip(&self.sticky);
+        for (label, cell) in outcomes.chain(violations).chain(sticky) {
+            if cell.get() > 0 {
+                *sums.entry(label).or_default() += cell.get();
+            }
+        }
+        sums.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct() {
+        let labels: HashSet<_> = Outcome::ALL.iter().map(|o| o.label()).collect();
+        assert_eq!(labels.len(), Outcome::ALL.len());
+        assert!(
+            labels.iter().all(|l| l
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
+        );
+    }
+
+    #[test]
+    fn every_outcome_has_its_own_counter() {
+        let outcomes = Outcomes::default();
+        for (i, &outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(outcome as usize, i);
+            for _ in 0..=i {
+                outcomes.count(outcome);
+            }
+        }
+        for &violation in Violation::ALL {
+            outcomes.count(violation);
+        }
+        for &sticky in &Sticky::ALL {
+            outcomes.stuck(sticky);
+        }
+        let report: BTreeMap<_, _> = outcomes.report().collect();
+        for (i, outcome) in Outcome::ALL.iter().enumerate() {
+            let shared = Violation::ALL.iter().any(|v| v.label() == outcome.label()) as u64;
+            assert_eq!(report[outcome.label()], i as u64 + 1 + shared);
+        }
+        assert!(Violation::ALL.iter().all(|v| report.contains_key(v.label())));
+        assert!(Sticky::ALL.iter().all(|s| report[&format!("sticky_{}", s.label())] == 1));
+    }
+}

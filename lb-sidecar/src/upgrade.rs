@@ -1,0 +1,384 @@
+//! Upgrades: the handshake with a backend, and what is handed over to the relay after it.
+//!
+//! The handshake is written and read here, not by hyper: it is one message each way, and what was written must be at
+//! hand when it is written again to another backend. Any answer but a 101 is an ordinary response, and read by hyper.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    header::{CONNECTION, HeaderName, HeaderValue, TE, UPGRADE},
+    http::request::Parts,
+    rt::{Read, ReadBufCursor, Write},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
+
+use crate::{
+    body::{RequestBody, ResponseBody},
+    connection::Client,
+    deadline::Wait,
+    exchange::{Exchange, RESPONSE_HEAD_BYTES, Tried, open},
+    headers,
+    life::Open,
+    outcome::{Outcome, Reason},
+    pool::{Backend, Lease},
+    relay::{self, End, Options},
+    response,
+};
+
+/// Most header fields of an answer, as with hyper.
+const MOST_FIELDS: usize = 100;
+
+/// A backend's side of an upgraded connection, for the relay.
+pub struct Handover {
+    backend: Rc<Backend>,
+    lease: Lease,
+    end: End,
+    websocket: bool,
+    /// Who the client is.
+    address: SocketAddr,
+}
+
+/// Asks a backend to upgrade, and another one if that fails or refuses.
+pub async fn handshake(
+    to: &Exchange<'_>,
+    mut head: Parts,
+    protocol: &str,
+) -> Result<Response<ResponseBody>, Reason> {
+    let service = &to.client.service;
+    let mut tried = Tried::none();
+    head.headers.remove(TE);
+    head.headers.remove(CONNECTION);
+    let request = serialize(&head, protocol);
+    let mut chosen = None;
+    loop {
+        let mut picked = match chosen.take() {
+            Some(picked) => picked,
+            None => to.pick(&head, &tried)?,
+        };
+        if !tried.backends.is_empty() {
+            service.count(match tried.last {
+                Outcome::ConnectFailed | Outcome::ConnectTimeout => Outcome::RetryConnect,
+                _ => Outcome::RetryHandshake,
+            });
+        }
+        let failed = match to.connect(&picked.backend).await {
+            Err(outcome) => outcome,
+            Ok(stream) => {
+                to.client.deadline.set(Wait::Response, to.client.timeouts().response);
+                match to.in_time(ask(stream, &request)).await {
+                    Err(_) => {
+                        fail(&picked.backend);
+                        return Err(Outcome::ResponseTimeout.into());
+                    }
+                    Ok(Answer::Switched(mut headers, end)) => {
+                        if !switches_to(&headers, protocol) {
+                            fail(&picked.backend);
+                            return Err(Outcome::UnaskedSwitch.into());
+                        }
+                        let upgrade = headers.get(UPGRADE).cloned();
+                        headers::remove_hop_by_hop(&mut headers);
+                        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                        headers.extend(upgrade.map(|value| (UPGRADE, value)));
+                        response::stick(&mut headers, picked.set_cookie.take());
+                        let websocket = protocol == "websocket";
+                        *to.client.handover.borrow_mut() = Some(Handover {
+                            backend: picked.backend,
+                            lease: picked.lease,
+                            end,
+                            websocket,
+                            address: to.address,
+                        });
+                        let mut response = Response::new(ResponseBody::Empty);
+                        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                        *response.headers_mut() = headers;
+                        return Ok(response);
+                    }
+                    Ok(Answer::Other(status, end)) => {
+                        tried.backends.push(picked.backend.clone());
+                        tried.last = Outcome::BackendClosed;
+                        let refused = status == StatusCode::SERVICE_UNAVAILABLE.as_u16();
+                        chosen = if refused { to.pick(&head, &tried).ok() } else { None };
+                        if chosen.is_none() {
+                            // Nobody else is there: the client may know what to make of it.
+                            return answered_otherwise(to, &head, end, picked).await;
+                        }
+                        fail(&picked.backend);
+                        continue;
+                    }
+                    Ok(Answer::Closed) => Outcome::BackendClosed,
+                    Ok(Answer::Garbage) => {
+                        fail(&picked.backend);
+                        return Err(Outcome::BackendGarbage.into());
+                    }
+                }
+            }
+        };
+        fail(&picked.backend);
+        tried.last = failed;
+        tried.backends.push(picked.backend);
+    }
+}
+
+fn fail(backend: &Backend) {
+    backend.failed.set(backend.failed.get() + 1);
+}
+
+/// A request head that asks for one protocol.
+fn serialize(head: &Parts, protocol: &str) -> Vec<u8> {
+    let target = head.uri.path_and_query().map_or("/", |p| p.as_str());
+    let fields: usize =
+        head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let mut bytes = Vec::with_capacity(target.len() + fields + 80);
+    for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    for (name, value) in &head.headers {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"connection: Upgrade\r\nupgrade: ");
+    bytes.extend_from_slice(protocol.as_bytes());
+    bytes.extend_from_slice(b"\r\n\r\n");
+    bytes
+}
+
+/// What a backend says to an upgrade.
+enum Answer {
+    Switched(HeaderMap, End),
+    /// An ordinary response, unread: all bytes of it are in the end's read-ahead or still to come.
+    Other(u16, End),
+    /// The connection ended before the first byte.
+    Closed,
+    Garbage,
+}
+
+async fn ask(mut stream: TcpStream, request: &[u8]) -> Answer {
+    if stream.write_all(request).await.is_err() {
+        return Answer::Closed;
+    }
+    let mut read = BytesMut::with_capacity(1024);
+    loop {
+        match parse(&read) {
+            Ok(Some(Parsed { status: 101, headers, len })) => {
+                read.advance(len);
+                return Answer::Switched(headers, End { stream, read_ahead: read.freeze() });
+            }
+            // Another answer follows (RFC 9110, section 15.2).
+            Ok(Some(Parsed { status: 100..200, len, .. })) => {
+                read.advance(len);
+                continue;
+            }
+            Ok(Some(Parsed { status, .. })) => {
+                return Answer::Other(status, End { stream, read_ahead: read.freeze() });
+            }
+            Ok(None) if read.len() < RESPONSE_HEAD_BYTES => {}
+            Ok(None) | Err(_) => return Answer::Garbage,
+        }
+        if stream.readable().await.is_err() {
+            return Answer::Closed;
+        }
+        match stream.try_read_buf(&mut read) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(n) if n > 0 => {}
+            _ if read.is_empty() => return Answer::Closed,
+            // A head that ends in the middle is none.
+            _ => return Answer::Garbage,
+        }
+    }
+}
+
+struct Parsed {
+    status: u16,
+    headers: HeaderMap,
+    len: usize,
+}
+
+/// The head at the beginning, when all of it is there. The fields are read for a 101 only.
+fn parse(bytes: &[u8]) -> Result<Option<Parsed>, httparse::Error> {
+    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    let httparse::Status::Complete(len) = response.parse(bytes)? else { return Ok(None) };
+    let status = response.code.unwrap_or_default();
+    let mut headers = HeaderMap::new();
+    if status == 101 {
+        headers.reserve(response.headers.len() + 2);
+        for field in response.headers.iter() {
+            let name = HeaderName::from_bytes(field.name.as_bytes())
+                .map_err(|_| httparse::Error::HeaderName)?;
+            let value =
+                HeaderValue::from_bytes(field.value).map_err(|_| httparse::Error::HeaderValue)?;
+            headers.append(name, value);
+        }
+    }
+    Ok(Some(Parsed { status, headers, len }))
+}
+
+/// Whether a 101 is to what was asked for.
+fn switches_to(headers: &HeaderMap, protocol: &str) -> bool {
+    let mut values = headers.get_all(UPGRADE).iter();
+    let first = values
+        .next()
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()));
+    first && values.next().is_none() && headers::lists(headers, CONNECTION, "upgrade")
+}
+
+/// The backend answered as to any request: so does the sidecar, through hyper.
+async fn answered_otherwise(
+    to: &Exchange<'_>,
+    head: &Parts,
+    end: End,
+    picked: crate::pool::Picked,
+) -> Result<Response<ResponseBody>, Reason> {
+    let io = Replay {
+        stream: TokioIo::new(end.stream),
+        read_ahead: end.read_ahead,
+        asked: false,
+        reader: None,
+    };
+    let mut sender = open(io).await.map_err(|_| Reason::from(Outcome::BackendGarbage))?;
+    // Its bytes go nowhere: the request was written before. The method decides how the response is read.
+    let mut asked = Request::new(RequestBody::Empty);
+    *asked.method_mut() = head.method.clone();
+    let response = match to.in_time(sender.send_request(asked)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => return Err(Outcome::BackendGarbage.into()),
+        Err(_) => return Err(Outcome::ResponseTimeout.into()),
+    };
+    to.pass(response, None, picked)
+}
+
+/// A connection whose request was written and whose response was read in part.
+struct Replay {
+    stream: TokioIo<TcpStream>,
+    read_ahead: Bytes,
+    asked: bool,
+    reader: Option<Waker>,
+}
+
+impl Read for Replay {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        // To hyper, a response before its request would be an error.
+        if !self.asked {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if self.read_ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let n = self.read_ahead.len().min(buf.remaining());
+        buf.put_slice(&self.read_ahead.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Replay {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.asked = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Starts the relay, in a task of its own: what the handshake needed is dropped with the connection's.
+pub fn hand_over(
+    stream: TcpStream,
+    read_ahead: Bytes,
+    handover: Handover,
+    client: &Client,
+    open: Open,
+) {
+    let service = client.service.clone();
+    service.count(Outcome::Upgraded);
+    open.relayed();
+    let Handover { backend, lease, end, websocket, address } = handover;
+    let entry = service.relays.enter(backend.clone());
+    let idle_timeout = service.plan().settings.http.idle_timeout;
+    let options = Options { idle_timeout, websocket, entry };
+    let lines = client.lines.clone();
+    let client = End { stream, read_ahead };
+    tokio::task::spawn_local(async move {
+        let since = Instant::now();
+        let ended = relay::relay(client, end, options).await;
+        if let Some(lines) = lines {
+            let bytes = (ended.bytes_in, ended.bytes_out);
+            lines.close(address, &backend, since, bytes, ended.by.label());
+        }
+        drop(lease);
+        drop(open);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_asks_for_one_protocol() {
+        let head = Request::get("/chat?room=1")
+            .header("host", "a")
+            .header("cookie", "b=c")
+            .body(())
+            .unwrap();
+        let bytes = serialize(&head.into_parts().0, "websocket");
+        assert_eq!(
+            String::from_utf8(bytes).unwrap(),
+            "GET /chat?room=1 HTTP/1.1\r\nhost: a\r\ncookie: b=c\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_switched_to() {
+        for (head, switches) in [
+            ("Upgrade: WebSocket\r\nConnection: Upgrade\r\n", true),
+            ("Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\n", true),
+            ("Upgrade: h2c\r\nConnection: Upgrade\r\n", false),
+            ("Upgrade: websocket, h2c\r\nConnection: Upgrade\r\n", false),
+            ("Upgrade: websocket\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n", false),
+            ("Upgrade: websocket\r\n", false),
+            ("Connection: Upgrade\r\n", false),
+        ] {
+            let bytes = format!("HTTP/1.1 101 Switching Protocols\r\n{head}\r\nframes");
+            let parsed = parse(bytes.as_bytes()).unwrap().unwrap();
+            assert_eq!(switches_to(&parsed.headers, "websocket"), switches, "{head}");
+            assert_eq!(&bytes[parsed.len..], "frames");
+        }
+    }
+
+    #[test]
+    fn heads_in_parts_and_heads_that_are_none() {
+        assert!(parse(b"").unwrap().is_none());
+        assert!(parse(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: w").unwrap().is_none());
+        assert!(parse(b"\x16\x03\x01").is_err());
+        assert!(parse(b"SSH-2.0-OpenSSH\r\n").is_err());
+        assert_eq!(parse(b"HTTP/1.0 200\r\n\r\n").unwrap().unwrap().status, 200);
+    }
+}

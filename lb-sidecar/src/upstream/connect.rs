@@ -1,0 +1,85 @@
+//! A connection to a backend.
+
+use std::{
+    cell::Cell,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Where connections come from, and what their sockets are told.
+pub struct Sources {
+    v4: Vec<IpAddr>,
+    v6: Vec<IpAddr>,
+    next: Cell<usize>,
+    keepalive: Duration,
+    user_timeout: Duration,
+}
+
+impl Sources {
+    pub fn new(addresses: &[IpAddr], keepalive: Duration, user_timeout: Duration) -> Self {
+        let (v4, v6) = addresses.iter().partition(|address| address.is_ipv4());
+        Self { v4, v6, next: Cell::new(0), keepalive, user_timeout }
+    }
+
+    /// The next address in turn; none: the kernel's choice.
+    fn next(&self, to: SocketAddr) -> Option<IpAddr> {
+        let of_version = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        if of_version.is_empty() {
+            return None;
+        }
+        let next = self.next.get();
+        self.next.set(next.wrapping_add(1));
+        Some(of_version[next % of_version.len()])
+    }
+}
+
+/// Connects. Whoever calls watches the time.
+pub async fn connect(to: SocketAddr, sources: &Sources) -> io::Result<TcpStream> {
+    let socket = Socket::new(
+        Domain::for_address(to),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_tcp_nodelay(true)?;
+    guard(&socket, sources.keepalive, sources.user_timeout)?;
+    if let Some(from) = sources.next(to) {
+        // The port is chosen at connect, so that one port serves many destinations.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    TcpSocket::from_std_stream(socket.into()).connect(to).await
+}
+
+/// Tells the kernel when to give a silent peer up. Accepted sockets have it from their listener.
+pub fn guard(socket: &Socket, keepalive: Duration, user_timeout: Duration) -> io::Result<()> {
+    if !keepalive.is_zero() {
+        // The kernel takes whole seconds.
+        let idle = keepalive.max(Duration::from_secs(1));
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(idle))?;
+    }
+    if !user_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(user_timeout))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_take_turns_within_their_version() {
+        let addresses = ["127.0.0.1", "::1", "127.0.0.2"].map(|a| a.parse().unwrap());
+        let sources = Sources::new(&addresses, Duration::ZERO, Duration::ZERO);
+        let v4 = "127.0.0.9:1".parse().unwrap();
+        let turns: Vec<_> = (0..4).map(|_| sources.next(v4).unwrap().to_string()).collect();
+        assert_eq!(turns, ["127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.2"]);
+        assert_eq!(sources.next("[::9]:1".parse().unwrap()).unwrap().to_string(), "::1");
+        assert_eq!(Sources::new(&[], Duration::ZERO, Duration::ZERO).next(v4), None);
+    }
+}
