@@ -298,7 +298,9 @@ impl Drop for Edge {
             eprintln!("the agent of {} said:\n{}", self.name(), self.log().join("\n"));
         }
         drop(self.process.take());
-        if self.pins().exists()
+        // Workers outlive the agent, and need no data plane.
+        let workers = Path::new(lb_agent::bpf::lock::RUN_DIR).join(self.name());
+        if (self.pins().exists() || workers.exists())
             && let Err(error) = self.unload()
         {
             eprintln!("{}: cannot unload: {error:#}", self.name());

@@ -1,6 +1,9 @@
 //! Where the log goes: standard error, for people or for machines.
 
-use std::io::{self, IsTerminal};
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal},
+};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
@@ -27,6 +30,22 @@ pub struct LogArguments {
     log_level: Option<String>,
 }
 
+impl LogArguments {
+    /// The same, for a process that is to log like this one.
+    pub fn to_arguments(&self) -> Vec<OsString> {
+        let format = match self.log_format {
+            Format::Auto => "auto",
+            Format::Human => "human",
+            Format::Json => "json",
+        };
+        let mut arguments = vec!["--log-format".into(), format.into()];
+        if let Some(level) = &self.log_level {
+            arguments.extend(["--log-level".into(), level.into()]);
+        }
+        arguments
+    }
+}
+
 /// Starts logging; an error is of the filter.
 pub fn start(arguments: &LogArguments) -> Result<(), String> {
     let text = arguments
@@ -40,7 +59,8 @@ pub fn start(arguments: &LogArguments) -> Result<(), String> {
     let filter = EnvFilter::try_new(format!("{text}{quiet}")).map_err(|error| {
         format!("log filter {text:?}: {error}; write e.g. info, or info,lb_agent::health=debug")
     })?;
-    let log = fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A worker outlives the agent, and perhaps whoever read its log: a line that cannot be written is no reason to die.
+    let log = fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     match arguments.log_format {
         Format::Auto => {
             log.with_ansi(io::stderr().is_terminal()).with_target(false).finish().init()

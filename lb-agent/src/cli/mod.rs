@@ -5,6 +5,7 @@ mod decap;
 mod flows;
 mod log;
 mod run;
+mod sidecar;
 mod status;
 mod unload;
 
@@ -35,6 +36,9 @@ enum Command {
     /// On a backend: take packets out of the tunnels of `forward = "ipip"`
     #[command(subcommand)]
     Decap(decap::Action),
+    /// One worker of the sidecar; `run` starts them
+    #[command(hide = true)]
+    Sidecar(sidecar::Arguments),
 }
 
 /// Which edge a command is about.
@@ -54,6 +58,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(arguments) => return run::run(arguments),
         Command::Check(arguments) => return check::check(&arguments),
+        Command::Sidecar(arguments) => return sidecar::sidecar(arguments),
         Command::Unload(arguments) => unload::unload(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Flows(arguments) => flows::flows(&arguments),

@@ -24,7 +24,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
     }
-    match run::run(Options { config: arguments.config, object: arguments.object }) {
+    let options = Options {
+        config: arguments.config,
+        object: arguments.object,
+        worker_arguments: arguments.log.to_arguments(),
+    };
+    match run::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A configuration's errors come one to a line.

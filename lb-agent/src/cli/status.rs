@@ -9,7 +9,7 @@ use hyper::{Request, body::Bytes, client::conn::http1::handshake, header::HOST};
 use hyper_util::rt::TokioIo;
 use lb_agent::run::{
     self,
-    status::{Backend, Outcomes, Service, Status},
+    status::{Backend, Outcomes, Requests, Service, Sidecar, Status, Traffic, Worker},
 };
 use tokio::{net::TcpStream, time::timeout};
 
@@ -100,6 +100,7 @@ fn shown(status: &Status) -> String {
         };
     }
     status.services.iter().for_each(|service| text += &shown_service(service));
+    status.sidecar.iter().for_each(|sidecar| text += &shown_sidecar(sidecar));
     text += &format!("\nno service: {}\n", shown_outcomes(&status.outcomes));
     for table in &status.tables {
         let percent = 100.0 * table.entries as f64 / (table.capacity as f64).max(1.0);
@@ -109,12 +110,27 @@ fn shown(status: &Status) -> String {
     text
 }
 
+fn shown_sidecar(sidecar: &Sidecar) -> String {
+    let mut text = "\nsidecar\n".to_owned();
+    text += &format!(
+        "  {:<8} {:>8} {:<10} {:>11} {:>8}\n",
+        "worker", "pid", "state", "connections", "restarts"
+    );
+    for Worker { index, pid, state, restarts, connections } in &sidecar.workers {
+        text += &format!("  {index:<8} {pid:>8} {state:<10} {connections:>11} {restarts:>8}\n");
+    }
+    if sidecar.log_lines_lost > 0 {
+        text += &format!("  {} lines of the access log were lost\n", sidecar.log_lines_lost);
+    }
+    text
+}
+
 fn shown_service(service: &Service) -> String {
     let listeners: Vec<_> = service.listeners.iter().map(|it| it.address.as_str()).collect();
     let mut text = format!(
         "\nservice {} ({}, affinity {}): {}{}\n",
         service.name,
-        service.forward,
+        service.forward.as_deref().unwrap_or(&service.mode),
         service.affinity,
         listeners.join(", "),
         match (service.fail_open, service.turned_away) {
@@ -123,27 +139,37 @@ fn shown_service(service: &Service) -> String {
             _ => "",
         },
     );
-    text += &format!(
-        "  {:<20} {:<26} {:<8} {:>6} {:>8} {:>11} {:>8} {:>8}\n",
-        "backend", "address", "health", "weight", "share", "connections", "opened", "reset"
-    );
+    text += &format!("  {:<20} {:<26} {:<8} {:>6}", "backend", "address", "health", "weight");
+    text += &match (service.connections, service.relayed) {
+        (Some(_), _) => format!(
+            " {:>11} {:>8} {:>8} {:>12} {:>12}\n",
+            "connections", "picked", "failed", "bytes in", "bytes out"
+        ),
+        _ => format!(" {:>8} {:>11} {:>8} {:>8}\n", "share", "connections", "opened", "reset"),
+    };
     service.backends.iter().for_each(|backend| text += &shown_backend(backend));
     text + &format!("  {}\n", shown_outcomes(&service.outcomes))
 }
 
 fn shown_backend(backend: &Backend) -> String {
-    let share = backend.share.values().copied().fold(0.0, f64::max);
+    let state = match backend.draining_until {
+        Some(_) => "draining",
+        None => backend.health.state.as_str(),
+    };
     let mut text = format!(
-        "  {:<20} {:<26} {:<8} {:>6} {:>6.1} % {:>11} {:>8} {:>8}\n",
-        backend.name,
-        backend.address,
-        backend.health.state,
-        backend.effective_weight,
-        100.0 * share,
-        backend.connections,
-        backend.traffic.opened,
-        backend.traffic.reset,
+        "  {:<20} {:<26} {:<8} {:>6}",
+        backend.name, backend.address, state, backend.effective_weight
     );
+    let share = backend.share.values().copied().fold(0.0, f64::max);
+    let connections = backend.connections;
+    if let Some(Traffic { opened, reset, .. }) = backend.traffic {
+        text += &format!(" {:>6.1} % {connections:>11} {opened:>8} {reset:>8}", 100.0 * share);
+    }
+    if let Some(Requests { picked, failed, bytes_in, bytes_out }) = backend.requests {
+        text +=
+            &format!(" {connections:>11} {picked:>8} {failed:>8} {bytes_in:>12} {bytes_out:>12}");
+    }
+    text += "\n";
     let error = backend.health.last.as_ref().and_then(|last| last.error.as_ref());
     if let Some(error) = error {
         text += &format!("  {:<20} {error}\n", "");

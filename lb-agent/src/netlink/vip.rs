@@ -43,28 +43,27 @@ pub fn owned(state: &NetState) -> Vec<(IpAddr, u32)> {
     ours.map(|a| (a.addr, a.ifindex)).collect()
 }
 
-/// What has to be done so that the host has the `desired` VIPs which `policy` wants, given the edge's
+/// What has to be done so that the host has the `desired` VIPs as their policies want it, given the edge's
 /// `interfaces` (indices). VLAN subinterfaces of an edge's interface count as it does.
 ///
 /// An address which somebody else put on the host is neither touched nor doubled. Additions come first, so that
 /// a VIP that moves between devices is never gone.
 pub fn plan_vips(
-    desired: &BTreeSet<IpAddr>,
-    policy: VipPolicy,
+    desired: &BTreeMap<IpAddr, VipPolicy>,
     interfaces: &BTreeSet<u32>,
     state: &NetState,
 ) -> Vec<VipOp> {
     let foreign: BTreeSet<IpAddr> =
         state.addresses.iter().filter(|a| a.proto != IFA_PROTO_SLUICE).map(|a| a.addr).collect();
     let loopback = state.links.iter().find(|l| l.loopback).map(|l| l.index);
-    let place = |vip: IpAddr| match policy {
+    let place = |vip: IpAddr, policy| match policy {
         _ if foreign.contains(&vip) => None,
         VipPolicy::Auto => on_link(vip, interfaces, state),
         VipPolicy::Always => on_link(vip, interfaces, state).or(loopback),
         VipPolicy::Never => None,
     };
     let wanted: BTreeMap<IpAddr, u32> =
-        desired.iter().filter_map(|vip| Some((*vip, place(*vip)?))).collect();
+        desired.iter().filter_map(|(&vip, &policy)| Some((vip, place(vip, policy)?))).collect();
     let existing: BTreeSet<(IpAddr, u32)> = owned(state).into_iter().collect();
 
     let missing = wanted.iter().filter(|(vip, ifindex)| !existing.contains(&(**vip, **ifindex)));

@@ -40,8 +40,8 @@ fn host() -> NetState {
 }
 
 fn plan(policy: VipPolicy, vips: &[&str], state: &NetState) -> Vec<VipOp> {
-    let desired = vips.iter().map(|v| ip(v)).collect();
-    plan_vips(&desired, policy, &BTreeSet::from([EDGE]), state)
+    let desired = vips.iter().map(|v| (ip(v), policy)).collect();
+    plan_vips(&desired, &BTreeSet::from([EDGE]), state)
 }
 
 fn add(vip: &str, ifindex: u32) -> VipOp {
@@ -129,9 +129,12 @@ fn apply(state: &mut NetState, op: VipOp) {
 proptest! {
     #[test]
     fn a_plan_converges_and_leaves_strangers_alone(
-        desired in prop::collection::btree_set((0u8..4, 2u8..12).prop_map(|(n, h)| IpAddr::from([10, n, 0, h])), 0..8),
+        desired in prop::collection::btree_map(
+            (0u8..4, 2u8..12).prop_map(|(n, h)| IpAddr::from([10, n, 0, h])),
+            prop::sample::select(vec![VipPolicy::Auto, VipPolicy::Always, VipPolicy::Never]),
+            0..8,
+        ),
         present in prop::collection::btree_set((0u8..4, 2u8..12, 1u32..5, any::<bool>()), 0..8),
-        policy in prop::sample::select(vec![VipPolicy::Auto, VipPolicy::Always, VipPolicy::Never]),
     ) {
         let mut state = host();
         for (net, h, ifindex, ours) in present {
@@ -143,10 +146,10 @@ proptest! {
         };
         let before = strangers(&state);
         let interfaces = BTreeSet::from([EDGE]);
-        for op in plan_vips(&desired, policy, &interfaces, &state) {
+        for op in plan_vips(&desired, &interfaces, &state) {
             apply(&mut state, op);
         }
         prop_assert_eq!(before, strangers(&state));
-        prop_assert_eq!(plan_vips(&desired, policy, &interfaces, &state), vec![]);
+        prop_assert_eq!(plan_vips(&desired, &interfaces, &state), vec![]);
     }
 }

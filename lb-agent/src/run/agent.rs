@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, io, net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use lb_sidecar::settings::CookieKey;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle, block_in_place},
@@ -20,6 +21,7 @@ use super::{
     network::{self, Network},
     reload::FileWatch,
     roster::{Current, Roster},
+    sidecar::{KeyWatch, Opened},
     signals::{Request, Signals},
     start::Refused,
     sweeper::{self, Report},
@@ -30,6 +32,7 @@ use crate::{
     config::Config,
     health::{HealthEvent, Prober, Runner},
     netlink::NetEvent,
+    sidecar::Supervisor,
 };
 
 /// After a failed write, the next try.
@@ -58,6 +61,10 @@ pub struct Agent {
     pub(super) events: mpsc::Receiver<HealthEvent>,
     pub(super) watch: Option<FileWatch>,
     pub(super) roster: Arc<Current>,
+    pub(super) sidecar: Supervisor,
+    /// Those of the cookies.
+    pub(super) keys: Arc<Vec<CookieKey>>,
+    pub(super) key_watch: Option<KeyWatch>,
     pub(super) sweeper: Option<sweeper::Handle>,
     pub(super) punts: Option<JoinHandle<io::Error>>,
     pub(super) alarms: Alarms,
@@ -85,8 +92,10 @@ impl Agent {
                     Request::Stop => break,
                 },
                 () = file_changed(self.watch.as_mut()) => self.reload(false).await,
+                () = file_changed(self.key_watch.as_mut().map(KeyWatch::watch)) => self.keys_changed(),
                 Some(event) = self.events.recv() => self.judged(event),
                 event = self.network.changed() => self.network_changed(event).await,
+                event = self.sidecar.next() => self.supervise(event),
                 swept = reports.changed() => {
                     ensure!(swept.is_ok(), "the thread that walks the flow tables has died");
                     let report = reports.borrow_and_update().clone();
@@ -113,11 +122,13 @@ impl Agent {
     }
 
     /// The last steps: clients may come from now on.
-    pub(super) async fn begin(&mut self) {
+    pub(super) async fn begin(&mut self, sidecar: Opened) {
         self.follow_up().await;
+        self.feed(sidecar);
+        self.sidecar.wait_serving().await;
         self.show();
         self.parts.view.set_ready();
-        let Config { edge, services } = &*self.parts.config;
+        let Config { edge, services, .. } = &*self.parts.config;
         tracing::info!(
             edge = edge.name,
             interfaces = ?edge.interfaces,
@@ -172,6 +183,7 @@ impl Agent {
             tracing::error!("the maps are not up to date, next try in {RETRY:?}: {error:#}");
             self.retry_at = Some(Instant::now() + RETRY);
         }
+        self.tell_sidecar();
         self.show();
     }
 
@@ -246,6 +258,8 @@ impl Agent {
             config_refused: self.refused.as_ref().map(ToString::to_string),
             interfaces: self.interfaces.clone(),
             services: Arc::clone(&self.shown),
+            l7: self.l7_pictures(),
+            sidecar: self.sidecar.status(),
             sources: reports.map(|reports| Sources {
                 pins: self.plane.pins().clone(),
                 health: self.runner.view(),

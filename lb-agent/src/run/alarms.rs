@@ -1,8 +1,16 @@
 //! Says it when pools lose their last backend or get one back, and when tunnels do not fit. Once, not with each change.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use super::input::{World, mtu_towards, tunnel_overhead, tunnel_source};
+use lb_sidecar::settings::Settings;
+
+use super::{
+    input::{World, mtu_towards, tunnel_overhead, tunnel_source},
+    view_l7::{Nobody, nobody},
+};
 use crate::{
     config::Forward,
     state::desired::{Desired, Pool},
@@ -17,6 +25,7 @@ pub struct Alarms {
     fail_open: BTreeSet<Pool>,
     empty: BTreeSet<Pool>,
     tunnels: BTreeSet<String>,
+    sidecar: BTreeMap<String, Nobody>,
 }
 
 impl Alarms {
@@ -49,7 +58,31 @@ impl Alarms {
         for problem in tunnels.difference(&self.tunnels) {
             tracing::warn!("{problem}");
         }
-        *self = Self { fail_open, empty, tunnels };
+        (self.fail_open, self.empty, self.tunnels) = (fail_open, empty, tunnels);
+    }
+
+    /// The same for the services of the sidecar.
+    pub fn tell_l7(&mut self, told: &Settings) {
+        let now = told.services.iter().filter_map(|it| Some((it.name.clone(), nobody(it)?)));
+        let now: BTreeMap<_, _> = now.collect();
+        for (service, nobody) in &now {
+            match nobody {
+                _ if self.sidecar.get(service) == Some(nobody) => {}
+                Nobody::FailingOpen => tracing::error!(
+                    service,
+                    "ALL BACKENDS ARE DOWN: failing open, new clients go to all of them as if they were up"
+                ),
+                Nobody::TurnedAway => tracing::error!(
+                    service,
+                    "NO BACKEND IS LEFT: new clients are turned away (all are down with fail_open = false, drain, or \
+                     have weight 0)"
+                ),
+            }
+        }
+        for service in self.sidecar.keys().filter(|service| !now.contains_key(*service)) {
+            tracing::info!(service, "has a backend again");
+        }
+        self.sidecar = now;
     }
 }
 
@@ -57,7 +90,7 @@ impl Alarms {
 fn tunnel_problems(world: World<'_>) -> BTreeSet<String> {
     let World { config, network, next_hops, .. } = world;
     let mut problems = BTreeSet::new();
-    let tunnelled = config.services.iter().filter(|service| service.forward == Forward::Ipip);
+    let tunnelled = config.l4().filter(|service| service.forward == Forward::Ipip);
     for service in tunnelled {
         for backend in &service.backends {
             let ip = backend.address.ip();

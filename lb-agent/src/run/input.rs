@@ -1,14 +1,22 @@
 //! From the configuration, the backends' health and the host's network to what the maps depend on. Pure.
 
-use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use lb_common::{hash, next_hop};
 use tokio::time::Instant;
 
 use super::{checks::key, liveness::Liveness};
 use crate::{
-    config::{self, Config},
-    netlink::{NetState, Route, state::is_link_local, vip::IFA_PROTO_SLUICE},
+    config::{self, Config, VipAddresses},
+    netlink::{
+        NetState, Route,
+        state::is_link_local,
+        vip::{IFA_PROTO_SLUICE, VipPolicy},
+    },
     nexthop::{self, NextHops},
     state::{
         Prefix,
@@ -41,8 +49,8 @@ pub fn input(world: World<'_>) -> Input {
         nat_port_first: first,
         nat_port_count: last - first + 1,
         source_addresses: edge.source_addresses.clone(),
-        services: config.services.iter().map(|service| service_input(world, service)).collect(),
-        xdp_only: vips(config).difference(&on_host).copied().collect(),
+        services: config.l4().map(|service| service_input(world, service)).collect(),
+        xdp_only: addresses(config.l4()).filter(|vip| !on_host.contains(vip)).collect(),
         next_hops: next_hops
             .table
             .iter()
@@ -73,13 +81,26 @@ pub fn skeleton(config: &Config) -> Vec<ServiceInput> {
         next_hops: &nowhere,
         now: Instant::now(),
     };
-    config.services.iter().map(|service| service_input(world, service)).collect()
+    config.l4().map(|service| service_input(world, service)).collect()
 }
 
-/// The addresses of all listeners.
+/// The addresses of all listeners, and when the host must have them. What the sidecar listens on is of no use before
+/// the host has it.
 #[must_use]
-pub fn vips(config: &Config) -> BTreeSet<IpAddr> {
-    config.services.iter().flat_map(|service| &service.listen).map(|addr| addr.ip()).collect()
+pub fn vips(config: &Config) -> BTreeMap<IpAddr, VipPolicy> {
+    let (of_xdp, of_sidecar) = match config.edge.vip_addresses {
+        VipAddresses::Auto => (VipPolicy::Auto, VipPolicy::Always),
+        VipAddresses::Always => (VipPolicy::Always, VipPolicy::Always),
+        VipAddresses::Never => (VipPolicy::Never, VipPolicy::Never),
+    };
+    let of_xdp = addresses(config.l4()).map(|vip| (vip, of_xdp));
+    of_xdp.chain(addresses(config.l7()).map(|vip| (vip, of_sidecar))).collect()
+}
+
+fn addresses<'a>(
+    services: impl Iterator<Item = &'a config::Service>,
+) -> impl Iterator<Item = IpAddr> {
+    services.flat_map(|service| &service.listen).map(|addr| addr.ip())
 }
 
 fn service_input(world: World<'_>, service: &config::Service) -> ServiceInput {

@@ -24,14 +24,16 @@ mod punts;
 mod reload;
 mod resets;
 mod roster;
+mod sidecar;
 mod signals;
 mod start;
 pub mod status;
 mod sweeper;
 mod takeover;
 mod view;
+mod view_l7;
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -44,6 +46,8 @@ pub struct Options {
     pub config: PathBuf,
     /// An object file to load in place of the one inside this binary.
     pub object: Option<PathBuf>,
+    /// Arguments for the sidecar's workers: how they log.
+    pub worker_arguments: Vec<OsString>,
 }
 
 /// Runs an edge until SIGTERM or SIGINT. The data plane stays when the agent ends, however it ends.

@@ -1,6 +1,10 @@
 //! The host's network: what netlink says, which next hops follow from it, and the VIPs that the host has.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -9,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Edge, VipAddresses},
+    config::Edge,
     netlink::{
         Kernel, NetEvent, NetState,
         vip::{VipOp, VipPolicy, plan_vips},
@@ -134,13 +138,8 @@ impl Network {
     }
 
     /// Puts the VIPs on the host that the configuration wants there, and takes ours away that it does not want.
-    pub async fn apply_vips(&self, edge: &Edge, vips: &BTreeSet<IpAddr>) {
-        let policy = match edge.vip_addresses {
-            VipAddresses::Auto => VipPolicy::Auto,
-            VipAddresses::Always => VipPolicy::Always,
-            VipAddresses::Never => VipPolicy::Never,
-        };
-        for op in plan_vips(vips, policy, &self.indices(&edge.interfaces), &self.state) {
+    pub async fn apply_vips(&self, edge: &Edge, vips: &BTreeMap<IpAddr, VipPolicy>) {
+        for op in plan_vips(vips, &self.indices(&edge.interfaces), &self.state) {
             let name = |index| self.state.link(index).map_or("?", |link| link.name.as_str());
             match self.kernel.apply_vip(op).await {
                 Ok(()) => match op {

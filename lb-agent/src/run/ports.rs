@@ -23,7 +23,7 @@ fn conflict(
     local: &str,
     reserved: &str,
 ) -> Option<String> {
-    config.services.iter().find(|service| service.forward == Forward::Nat)?;
+    config.l4().find(|service| service.forward == Forward::Nat)?;
     let shared = config.edge.source_addresses.iter().find(|addr| on_host.contains(addr))?;
     let (first, last) = local.trim().split_once(char::is_whitespace)?;
     let local: RangeInclusive<u16> = first.parse().ok()?..=last.trim().parse().ok()?;

@@ -82,8 +82,7 @@ impl Roster {
     ) -> Self {
         let services: BTreeMap<u16, &Service> = world
             .config
-            .services
-            .iter()
+            .l4()
             .filter_map(|service| Some((ids.service(&service.name)?, service)))
             .collect();
         let mut backends = BTreeMap::new();

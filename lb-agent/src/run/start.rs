@@ -2,6 +2,7 @@
 //! that knows what to do with them.
 
 use std::{
+    ffi::OsString,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,7 +24,7 @@ use super::{
     punts::Punts,
     reload::FileWatch,
     roster::Current,
-    sweeper,
+    sidecar, sweeper,
     view::View,
 };
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
     config::{self, Config, Tables},
     health::{Prober, Runner, SourcePorts},
     object,
+    sidecar::Supervisor,
 };
 
 /// Health events that wait for the agent; more of them would be merged.
@@ -85,7 +87,7 @@ pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agen
     let pins = PinDir::of_edge(&edge.name);
     let was_loaded = pins.program_path().exists();
     let parts = Parts { config: Arc::new(config), text, path: options.config, view, server, lock };
-    let result = bring_up(parts, &pins, options.object).await;
+    let result = bring_up(parts, &pins, options.object, options.worker_arguments).await;
     if result.is_err() && !was_loaded {
         // Maps that no packet has met are only memory.
         if let Err(error) = bpf::unload(&pins) {
@@ -95,7 +97,16 @@ pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agen
     result
 }
 
-async fn bring_up(parts: Parts, pins: &PinDir, object: Option<PathBuf>) -> Result<Agent> {
+async fn bring_up(
+    parts: Parts,
+    pins: &PinDir,
+    object: Option<PathBuf>,
+    worker_arguments: Vec<OsString>,
+) -> Result<Agent> {
+    let edge = &parts.config.edge.name;
+    let mut sidecar = Supervisor::new(RUN_DIR.as_ref(), edge, worker_arguments)?;
+    sidecar.adopt().await?;
+    let opened = sidecar::open(&sidecar, &parts.config)?;
     let sizes = table_sizes(&parts.config.edge.tables);
     let mut loaded = load(pins.clone(), sizes, object).await?;
     datalog::start(&mut loaded);
@@ -121,6 +132,9 @@ async fn bring_up(parts: Parts, pins: &PinDir, object: Option<PathBuf>) -> Resul
         watch,
         interfaces: Interfaces::default(),
         liveness: Liveness::default(),
+        sidecar,
+        keys: Arc::default(),
+        key_watch: None,
         sweeper: None,
         punts: None,
         alarms: super::alarms::Alarms::default(),
@@ -144,7 +158,7 @@ async fn bring_up(parts: Parts, pins: &PinDir, object: Option<PathBuf>) -> Resul
     if let Some(warning) = ports::warning(&config, &on_host) {
         tracing::warn!("{warning}");
     }
-    agent.begin().await;
+    agent.begin(opened).await;
     Ok(agent)
 }
 

@@ -31,8 +31,37 @@ pub struct Status {
     /// What became of packets that belong to no service. Zeros are left out, here and in services.
     pub outcomes: Outcomes,
     pub flows: Flows,
+    /// The processes of l7 services, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sidecar: Option<Sidecar>,
     /// How full the tables are, as of the last walk through them.
     pub tables: Vec<Table>,
+}
+
+fn l4() -> String {
+    "l4".to_owned()
+}
+
+/// The processes that serve l7 services.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sidecar {
+    pub workers: Vec<Worker>,
+    /// Access log lines that could not be written fast enough.
+    pub log_lines_lost: u64,
+}
+
+/// One process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its place.
+    pub index: u16,
+    pub pid: u32,
+    /// `starting`, `joining` and `greeted` on the way to `serving`; in the end `retired`.
+    pub state: String,
+    /// How often a worker of this place ended unasked since the agent's start.
+    pub restarts: u64,
+    /// Client connections open.
+    pub connections: u64,
 }
 
 /// An interface of the configuration.
@@ -55,15 +84,28 @@ pub struct Interface {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Service {
     pub name: String,
-    /// Its number in the maps.
-    pub id: u16,
-    pub forward: String,
+    /// `l4` or `l7`.
+    #[serde(default = "l4")]
+    pub mode: String,
+    /// Its number in the maps, of an l4 service.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub id: Option<u16>,
+    /// Of an l4 service.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub forward: Option<String>,
     pub affinity: String,
     pub listeners: Vec<Listener>,
     /// All backends are down and all of them get clients nevertheless.
     pub fail_open: bool,
     /// No backend can be picked: clients are turned away.
     pub turned_away: bool,
+    /// Client connections open now, relayed ones included, of an l7 service.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub connections: Option<u64>,
+    /// Upgraded connections open now, of an l7 service.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub relayed: Option<u64>,
+    /// What became of packets; of an l7 service, of connections and requests.
     pub outcomes: Outcomes,
     pub backends: Vec<Backend>,
 }
@@ -80,19 +122,42 @@ pub struct Listener {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Backend {
     pub name: String,
-    /// Its number in the maps.
-    pub id: u16,
+    /// Its number in the maps, in an l4 service.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub id: Option<u16>,
+    /// What stands for it in cookies, in an l7 service.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key: Option<String>,
     pub address: String,
     pub health: Health,
     /// As configured.
     pub weight: u32,
     /// As it is now: 0 while it is not live, less than `weight` while it starts slowly.
     pub effective_weight: u32,
+    /// While it drains: until when, in milliseconds of Unix time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub draining_until: Option<u64>,
     /// Part of the new connections by IP version of the client, `ipv4` and `ipv6`: 0 to 1.
     pub share: BTreeMap<String, f64>,
-    /// Connections in the flow tables, as of the last walk through them.
+    /// Connections in the flow tables, as of the last walk through them; in an l7 service, connections and requests that
+    /// count as load now.
     pub connections: u64,
-    pub traffic: Traffic,
+    /// In an l4 service.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub traffic: Option<Traffic>,
+    /// In an l7 service.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub requests: Option<Requests>,
+}
+
+/// What the sidecar had to do with a backend, since each worker's start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Requests {
+    pub picked: u64,
+    /// Connects and handshakes that failed.
+    pub failed: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
 }
 
 /// What health checks say.

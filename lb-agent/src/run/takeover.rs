@@ -8,7 +8,7 @@ use tokio::{task::block_in_place, time::Instant};
 use super::{
     admin,
     agent::{Agent, RETRY},
-    input,
+    input, sidecar,
     start::{LoadedConfig, Refused, load_config},
 };
 use crate::config::{Config, Edge};
@@ -17,9 +17,12 @@ impl Agent {
     /// Makes a configuration, whose ids are assigned, the one that counts from now on.
     pub(super) fn adopt(&mut self, config: Arc<Config>) {
         let (plane, first) = (&self.plane, self.generation == 0);
+        let memory = self.sidecar.memory();
         // Later an id may be another backend's than it was in the maps of the agent before.
         self.liveness.follow(&config, |service, backend| {
-            plane.remembers(&service.name, backend.address).filter(|_| first)
+            let of_xdp = || plane.remembers(&service.name, backend.address);
+            let of_sidecar = || memory.was_live(&service.name, backend.address);
+            first.then(|| if service.l7().is_some() { of_sidecar() } else { of_xdp() })?
         });
         self.parts.config = config;
         self.generation += 1;
@@ -66,6 +69,7 @@ impl Agent {
                 Some(bound.serve(self.parts.view.clone()).map_err(refused)?)
             }
         };
+        let opened = sidecar::open(&self.sidecar, &config)?;
         let mut interfaces = self.interfaces.clone();
         block_in_place(|| interfaces.attach(&self.plane.loaded, &config.edge)).map_err(refused)?;
         if let Err(error) = self.switch(Arc::new(config)) {
@@ -79,6 +83,7 @@ impl Agent {
             self.parts.server = server;
         }
         self.follow_up().await;
+        self.feed(opened);
         tracing::info!(
             file = %self.parts.path.display(),
             generation = self.generation,

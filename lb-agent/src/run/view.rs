@@ -22,16 +22,17 @@ use super::{
     input::World,
     interfaces,
     status::{
-        Backend, Flows, Health, Interface, LastProbe, Listener, Outcomes, Service, Status, Table,
-        Traffic,
+        Backend, Flows, Health, Interface, LastProbe, Outcomes, Service, Status, Table, Traffic,
     },
     sweeper::Report,
+    view_l7::{self, L7Picture},
 };
 use crate::{
     bpf::{Counters, Mode, PinDir, counters, specs::names},
     config::{self, Affinity, Config, Forward},
     health::{self, StatusView},
     netlink::NetState,
+    sidecar::Sidecar,
     state::{
         Ring,
         desired::{Desired, Pool},
@@ -59,6 +60,8 @@ pub struct Picture {
     pub config_refused: Option<String>,
     pub interfaces: interfaces::Interfaces,
     pub services: Arc<Vec<ServicePicture>>,
+    pub l7: Arc<Vec<L7Picture>>,
+    pub sidecar: Sidecar,
     pub sources: Option<Sources>,
 }
 
@@ -128,6 +131,7 @@ impl View {
             services: Vec::new(),
             outcomes: Outcomes::default(),
             flows: Flows::default(),
+            sidecar: view_l7::sidecar(&picture.sidecar),
             tables: Vec::new(),
         };
         let Some(sources) = &picture.sources else { return Ok(status) };
@@ -137,6 +141,13 @@ impl View {
         for service in picture.services.iter() {
             status.services.push(service_status(service, &counters, &health, &report)?);
         }
+        for service in picture.l7.iter() {
+            let sum = picture.sidecar.sums.services.get(&service.config.name);
+            status.services.push(view_l7::service_status(service, sum, &health));
+        }
+        let places: BTreeMap<&str, usize> =
+            (0..).zip(&sources.config.services).map(|(n, it)| (it.name.as_str(), n)).collect();
+        status.services.sort_by_key(|it| places.get(it.name.as_str()).copied());
         status.outcomes = outcomes(&counters.service(NO_SERVICE)?);
         let totals = report.totals;
         status.flows = Flows {
@@ -157,7 +168,7 @@ impl View {
 pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePicture> {
     let World { config, liveness, network, now, .. } = world;
     let in_any = |pools: &[Pool], name: &str| pools.iter().any(|pool| pool.service == name);
-    let services = config.services.iter().filter_map(|service| {
+    let services = config.l4().filter_map(|service| {
         let id = ids.service(&service.name)?;
         let backends = service.backends.iter().filter_map(|backend| {
             let key = key(&service.name, backend);
@@ -181,7 +192,7 @@ pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePi
     services.collect()
 }
 
-fn on_host(service: &config::Service, network: &NetState) -> BTreeSet<std::net::IpAddr> {
+pub fn on_host(service: &config::Service, network: &NetState) -> BTreeSet<std::net::IpAddr> {
     let addresses = network.addresses.iter().map(|it| it.addr);
     addresses.filter(|addr| service.listen.iter().any(|it| it.ip() == *addr)).collect()
 }
@@ -205,7 +216,7 @@ fn interface((name, state): (&str, &interfaces::State)) -> Interface {
     interface
 }
 
-type HealthOfAll = BTreeMap<health::TargetKey, health::Status>;
+pub type HealthOfAll = BTreeMap<health::TargetKey, health::Status>;
 
 fn service_status(
     picture: &ServicePicture,
@@ -224,40 +235,41 @@ fn service_status(
         });
         backends.push(Backend {
             name: backend.name.clone(),
-            id,
+            id: Some(id),
+            key: None,
             address: backend.address.to_string(),
             health: health_status(health.get(&key(&config.name, backend))),
             weight: backend.weight,
             effective_weight,
+            draining_until: None,
             share: share.collect(),
             connections: report.connections.get(&id).copied().unwrap_or(0),
-            traffic: traffic(counters.backend(id)?),
+            traffic: Some(traffic(counters.backend(id)?)),
+            requests: None,
         });
     }
     Ok(Service {
         name: config.name.clone(),
-        id: picture.id,
-        forward: match config.forward {
-            Forward::Nat => "nat",
-            Forward::Dsr => "dsr",
-            Forward::Ipip => "ipip",
-        }
-        .to_owned(),
+        mode: "l4".to_owned(),
+        id: Some(picture.id),
+        forward: Some(
+            match config.forward {
+                Forward::Nat => "nat",
+                Forward::Dsr => "dsr",
+                Forward::Ipip => "ipip",
+            }
+            .to_owned(),
+        ),
         affinity: match config.affinity {
             Affinity::None => "none",
             Affinity::Source => "source",
         }
         .to_owned(),
-        listeners: config
-            .listen
-            .iter()
-            .map(|addr| Listener {
-                address: addr.to_string(),
-                on_host: picture.on_host.contains(&addr.ip()),
-            })
-            .collect(),
+        listeners: view_l7::listeners(config, &picture.on_host),
         fail_open: picture.fail_open,
         turned_away: picture.turned_away,
+        connections: None,
+        relayed: None,
         outcomes: outcomes(&counters.service(picture.id)?),
         backends,
     })
@@ -270,7 +282,7 @@ fn slots_by_backend(slots: &lb_common::maglev::Slots) -> BTreeMap<u16, u32> {
     named.map(|(id, slots)| (id as u16, slots)).collect()
 }
 
-fn health_status(status: Option<&health::Status>) -> Health {
+pub fn health_status(status: Option<&health::Status>) -> Health {
     let Some(status) = status else {
         let state = health::State::Unknown.to_string();
         return Health { state, since_seconds: 0.0, last: None, probes: 0, failures: 0 };

@@ -25,15 +25,16 @@ fn vips_are_added_found_by_a_later_agent_and_removed() {
     let vips = BTreeSet::from(["10.0.0.10", "2001:db8::10", "192.0.2.10", "10.0.0.99"].map(ip));
 
     let converge = |vips: &BTreeSet<IpAddr>, policy| {
+        let vips = vips.iter().map(|vip| (*vip, policy)).collect();
         host.block_on(async || {
             let kernel = Kernel::connect().unwrap();
             let before = kernel.snapshot().await.unwrap();
             let eth0 = BTreeSet::from([before.link_named("eth0").unwrap().index]);
-            for op in plan_vips(vips, policy, &eth0, &before) {
+            for op in plan_vips(&vips, &eth0, &before) {
                 kernel.apply_vip(op).await.unwrap();
             }
             let after = kernel.snapshot().await.unwrap();
-            assert_eq!(plan_vips(vips, policy, &eth0, &after), []);
+            assert_eq!(plan_vips(&vips, &eth0, &after), []);
             let owned = kernel.owned_vips().await.unwrap();
             let named = |(vip, index): (IpAddr, u32)| {
                 let device = after.links.iter().find(|l| l.index == index).unwrap();

@@ -43,6 +43,8 @@ pub struct Edge {
     pub server: Netns,
     pub directory: PathBuf,
     agent: Option<Child>,
+    /// The agent's binary, or a copy of it.
+    binary: String,
     logs: u32,
 }
 
@@ -61,7 +63,16 @@ impl Edge {
         let name = netns.name.clone();
         let directory = std::env::temp_dir().join(&name);
         fs::create_dir_all(&directory).unwrap();
-        Self { name, netns, client, server, directory, agent: None, logs: 0 }
+        Self {
+            name,
+            netns,
+            client,
+            server,
+            directory,
+            agent: None,
+            binary: AGENT.to_owned(),
+            logs: 0,
+        }
     }
 
     /// A configuration with these lines in the service, and these backends.
@@ -103,7 +114,14 @@ health = {{ kind = "tcp", interval = "100ms", timeout = "100ms", rise = 1, fall 
 
     /// A command of the agent's binary, in the edge's namespace.
     pub fn command(&self, arguments: &str) -> Command {
-        self.wrapped(AGENT, arguments)
+        self.wrapped(&self.binary, arguments)
+    }
+
+    /// The next agent is another file, as after an upgrade.
+    pub fn upgrade(&mut self) {
+        let copy = self.directory.join(format!("lb-agent-{}", self.logs));
+        fs::copy(AGENT, &copy).unwrap();
+        self.binary = copy.to_str().unwrap().to_owned();
     }
 
     /// Another program in the edge's network namespace, and in that one only: pins must last.

@@ -8,5 +8,6 @@ mod edge;
 mod lifecycle;
 mod network;
 mod reload;
+mod sidecar;
 mod traffic;
 mod tunnel;

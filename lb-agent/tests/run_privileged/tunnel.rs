@@ -41,7 +41,7 @@ fn a_client_reaches_a_backend_through_a_tunnel_and_decap() {
     let mut stream = edge.client.connect(TUNNELLED);
     assert_eq!(say(&mut stream, "hello").unwrap(), "b2:hello");
     wait_until("the connection is counted", || {
-        edge.status().services[0].backends[0].traffic.opened == 1
+        edge.status().services[0].backends[0].traffic.as_ref().unwrap().opened == 1
     });
 
     // The VIPs are exactly those of the last call, and the program is swapped without a gap.

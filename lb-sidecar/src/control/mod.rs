@@ -51,7 +51,8 @@ pub enum FromWorker {
     Hello(Hello),
     /// One listening socket comes with this message.
     Listener { address: SocketAddr },
-    /// The settings are in force and every socket accepts.
+    /// The settings are in force, and there is a socket that accepts for every listener in them. Said after each
+    /// [`ToWorker::Settings`] and [`ToWorker::Listen`] that leaves it so.
     Ready,
     /// What has happened up to now: once a second where anything changed, and before the end.
     Report(Report),

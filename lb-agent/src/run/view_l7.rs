@@ -1,0 +1,214 @@
+//! What the agent shows of services that the sidecar serves. Pure.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use lb_sidecar::settings::{self, State};
+
+use super::{
+    checks::key,
+    status::{Backend, Listener, Outcomes, Requests, Service, Sidecar, Worker},
+    view::{HealthOfAll, health_status},
+};
+use crate::{
+    config,
+    sidecar::{self, ServiceSum},
+};
+
+/// A service as the workers were told of it.
+pub struct L7Picture {
+    pub config: config::Service,
+    pub told: settings::Service,
+    pub on_host: BTreeSet<IpAddr>,
+}
+
+/// All workers; none if there are none.
+pub fn sidecar(sidecar: &sidecar::Sidecar) -> Option<Sidecar> {
+    let workers = sidecar.workers.iter().map(|worker| Worker {
+        index: worker.index,
+        pid: worker.pid,
+        state: worker.state.clone(),
+        restarts: worker.restarts,
+        connections: worker.connections,
+    });
+    let workers: Vec<_> = workers.collect();
+    let log_lines_lost = sidecar.sums.log_lines_lost;
+    (!workers.is_empty()).then_some(Sidecar { workers, log_lines_lost })
+}
+
+/// One service, with what its workers reported together.
+pub fn service_status(
+    picture: &L7Picture,
+    sum: Option<&ServiceSum>,
+    health: &HealthOfAll,
+) -> Service {
+    let L7Picture { config, told, on_host } = picture;
+    let nothing = ServiceSum::default();
+    let sum = sum.unwrap_or(&nothing);
+    let backends = config.backends.iter().zip(&told.backends).map(|(backend, told)| {
+        let counts = sum.backends.get(&told.id).cloned().unwrap_or_default();
+        Backend {
+            name: backend.name.clone(),
+            id: None,
+            key: Some(told.id.clone()),
+            address: backend.address.to_string(),
+            health: health_status(health.get(&key(&config.name, backend))),
+            weight: backend.weight,
+            effective_weight: if told.state == State::Up { told.weight } else { 0 },
+            draining_until: match told.state {
+                State::Draining { until } => Some(until),
+                State::Up | State::Down => None,
+            },
+            share: Default::default(),
+            connections: counts.live.into(),
+            traffic: None,
+            requests: Some(Requests {
+                picked: counts.picked,
+                failed: counts.failed,
+                bytes_in: counts.bytes_in,
+                bytes_out: counts.bytes_out,
+            }),
+        }
+    });
+    let nobody = nobody(told);
+    Service {
+        name: config.name.clone(),
+        mode: "l7".to_owned(),
+        id: None,
+        forward: None,
+        affinity: affinity(&told.affinity).to_owned(),
+        listeners: listeners(config, on_host),
+        fail_open: nobody == Some(Nobody::FailingOpen),
+        turned_away: nobody == Some(Nobody::TurnedAway),
+        connections: Some(sum.connections),
+        relayed: Some(sum.relayed),
+        outcomes: Outcomes { events: sum.outcomes.clone(), drops: Default::default() },
+        backends: backends.collect(),
+    }
+}
+
+/// What becomes of clients that belong to nobody while no backend is up for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nobody {
+    FailingOpen,
+    TurnedAway,
+}
+
+/// None if a backend is up.
+pub fn nobody(told: &settings::Service) -> Option<Nobody> {
+    let any = |state| told.backends.iter().any(|it| it.state == state && it.weight > 0);
+    match (any(State::Up), any(State::Down) && told.fail_open) {
+        (true, _) => None,
+        (false, true) => Some(Nobody::FailingOpen),
+        (false, false) => Some(Nobody::TurnedAway),
+    }
+}
+
+/// Where a service listens.
+pub fn listeners(config: &config::Service, on_host: &BTreeSet<IpAddr>) -> Vec<Listener> {
+    let listeners = config
+        .listen
+        .iter()
+        .map(|addr| Listener { address: addr.to_string(), on_host: on_host.contains(&addr.ip()) });
+    listeners.collect()
+}
+
+const fn affinity(affinity: &settings::Affinity) -> &'static str {
+    match affinity {
+        settings::Affinity::None => "none",
+        settings::Affinity::Source => "source",
+        settings::Affinity::Cookie(_) => "cookie",
+        settings::Affinity::AppCookie { .. } => "app-cookie",
+        settings::Affinity::Header { .. } => "header",
+        settings::Affinity::Query { .. } => "query",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_sidecar::control::{BackendReport, Report, ServiceReport};
+
+    use super::*;
+    use crate::sidecar::{
+        Reports,
+        settings::{Seen, settings},
+    };
+
+    fn picture(ups: [bool; 2], service: &str) -> L7Picture {
+        let text = format!(
+            r#"
+            [edge]
+            name = "e"
+            interfaces = ["eth0"]
+            hash_seed = "s"
+            [[service]]
+            name = "chat"
+            mode = "l7"
+            listen = ["203.0.113.10:80"]
+            {service}
+            [[service.backend]]
+            name = "a"
+            address = "10.2.0.2:9000"
+            [[service.backend]]
+            name = "b"
+            address = "10.2.0.3:9000"
+            "#
+        );
+        let config = config::parse("edge.toml", &text).unwrap().0;
+        let seen = |_: &_, backend: &config::Backend| Seen {
+            up: ups[usize::from(backend.name == "b")],
+            weight: backend.weight,
+        };
+        let told = settings(&config, &[], 2, seen, |_, _| 1_000);
+        L7Picture {
+            config: config.services[0].clone(),
+            told: told.services[0].clone(),
+            on_host: ["203.0.113.10".parse().unwrap()].into(),
+        }
+    }
+
+    #[test]
+    fn backends_have_what_all_workers_reported_of_them() {
+        let picture = picture([true, false], "");
+        let mut reports = Reports::default();
+        for worker in [1, 2] {
+            let backend = BackendReport {
+                id: picture.told.backends[0].id.clone(),
+                live: worker,
+                picked: 10,
+                failed: 1,
+                bytes_in: 100,
+                bytes_out: 1_000,
+            };
+            let service = ServiceReport {
+                name: "chat".into(),
+                connections: 5,
+                relayed: 4,
+                outcomes: vec![("connection".into(), 7)],
+                backends: vec![backend],
+            };
+            reports.report(worker, Report { services: vec![service], log_lines_lost: 0 });
+        }
+        let sums = reports.sums();
+        let status = service_status(&picture, sums.services.get("chat"), &Default::default());
+        assert_eq!((status.connections, status.relayed), (Some(10), Some(8)));
+        assert_eq!(status.outcomes.events["connection"], 14);
+        assert!(status.listeners[0].on_host && !status.fail_open && !status.turned_away);
+        let [a, b] = status.backends.as_slice() else { panic!() };
+        assert_eq!((a.connections, a.effective_weight, b.effective_weight), (3, 100, 0));
+        let requests = a.requests.as_ref().unwrap();
+        assert_eq!((requests.picked, requests.failed), (20, 2));
+        assert_eq!((requests.bytes_in, requests.bytes_out), (200, 2_000));
+        assert_eq!(b.requests.as_ref().unwrap().picked, 0, "it has not been picked yet");
+    }
+
+    #[test]
+    fn without_backends_it_says_what_becomes_of_clients() {
+        let of = |ups, service: &str| {
+            let status = service_status(&picture(ups, service), None, &Default::default());
+            (status.fail_open, status.turned_away)
+        };
+        assert_eq!(of([true, false], ""), (false, false));
+        assert_eq!(of([false, false], ""), (true, false));
+        assert_eq!(of([false, false], "fail_open = false"), (false, true));
+    }
+}

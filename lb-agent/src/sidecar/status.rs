@@ -1,0 +1,21 @@
+//! What the supervisor knows of its workers, for the status: plain data.
+
+use super::reports::Sums;
+
+/// All workers.
+#[derive(Clone, Debug, Default)]
+pub struct Sidecar {
+    pub workers: Vec<Worker>,
+    pub sums: Sums,
+}
+
+/// One process.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    pub index: u16,
+    pub pid: u32,
+    pub state: String,
+    /// How often a worker of this place ended unasked.
+    pub restarts: u64,
+    pub connections: u64,
+}
