@@ -139,16 +139,16 @@ fn much_data_both_ways() {
     });
 }
 
-/// Upgraded clients, and what their backends said first: three letters.
+/// Upgraded clients, and what their backends said first: a frame of three letters (a fragment, so that it is ASCII).
 async fn relayed(edge: &Edge, clients: usize) -> Vec<(Client, String)> {
     let mut all = Vec::new();
     for _ in 0..clients {
         let mut client = edge.connect().await;
         client.send(ASK).await;
         client.read_until("\r\n\r\n").await;
-        let mut name = [0; 3];
-        client.0.read_exact(&mut name).await.unwrap();
-        all.push((client, String::from_utf8(name.to_vec()).unwrap()));
+        let mut frame = [0; 5];
+        client.0.read_exact(&mut frame).await.unwrap();
+        all.push((client, String::from_utf8(frame[2..].to_vec()).unwrap()));
     }
     all
 }
@@ -156,14 +156,14 @@ async fn relayed(edge: &Edge, clients: usize) -> Vec<(Client, String)> {
 #[test]
 fn a_backend_that_was_drained_loses_its_relays_and_no_other_does() {
     run(|| async {
-        let (one, two) = (Server::upgrading("one").await, Server::upgrading("two").await);
+        let (one, two) = (Server::upgrading("\u{1}\u{3}one").await, Server::upgrading("\u{1}\u{3}two").await);
         let mut edge = Edge::new(&[one.address, two.address], |s| s.drain.rate = 50);
         let mut clients = relayed(&edge, 10).await;
         edge.settings.services[0].backends[0].state = State::Draining { until: u64::MAX };
         edge.worker.apply(edge.settings.clone());
         edge.worker.tick();
         for (client, _) in &mut clients {
-            client.send("ping!").await;
+            client.send("\u{1}\u{5}ping!").await;
             client.read_until("ping!").await;
         }
         edge.settings.services[0].backends[0].state = State::Draining { until: 1 };
@@ -179,7 +179,7 @@ fn a_backend_that_was_drained_loses_its_relays_and_no_other_does() {
         assert!(start.elapsed().as_millis() >= 70, "five at 50 a second: {:?}", start.elapsed());
         edge.until(|| edge.live() == 5, || format!("{:?}", edge.worker.report())).await;
         for (client, _) in clients.iter_mut().filter(|(_, name)| name == "two") {
-            client.send("still").await;
+            client.send("\u{1}\u{5}still").await;
             client.read_until("still").await;
         }
     });
@@ -188,7 +188,7 @@ fn a_backend_that_was_drained_loses_its_relays_and_no_other_does() {
 #[test]
 fn a_worker_that_must_end_closes_its_relays_at_their_pace() {
     run(|| async {
-        let server = Server::upgrading("one").await;
+        let server = Server::upgrading("\u{1}\u{3}one").await;
         let edge = Edge::new(&[server.address], |s| s.drain.rate = 100);
         let mut clients = relayed(&edge, 5).await;
         let soon = std::time::SystemTime::now() + LONG;
