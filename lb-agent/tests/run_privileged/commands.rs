@@ -27,12 +27,12 @@ fn check_names_every_error_and_sums_a_good_file_up() {
     fs::write(&file, example).unwrap();
     let output = check();
     assert!(output.status.success());
-    assert_says(&text(&output), &["edge.toml: ok, 2 services, 3 listeners, 5 backends\n"]);
+    assert_says(&text(&output), &["edge.toml: ok, 3 services, 5 listeners, 7 backends\n"]);
 
     fs::write(&file, example.replace("127.0.0.1:9900", "10.2.0.1:9900")).unwrap();
     let output = check();
     assert!(output.status.success());
-    assert_says(&text(&output), &["warning:", "not a loopback address", "5 backends, 1 warning\n"]);
+    assert_says(&text(&output), &["warning:", "not a loopback address", "7 backends, 1 warning\n"]);
 
     fs::write(&file, example.replace("10.2.0.2:9000", "10.2.0.300:9000").replace("xdp =", "xpd ="))
         .unwrap();

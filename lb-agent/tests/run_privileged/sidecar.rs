@@ -196,7 +196,7 @@ fn workers_outlive_the_agent_and_the_next_one_takes_them_over() {
     let config = config(&edge, "", &TWO);
     edge.start(&config);
     let workers = two_serve(&edge);
-    wait_until("b3 is down", || edge.status().services[0].backends[1].health.state == "down");
+    wait_until("b3 is down", || edge.status().services[0].backends[1].effective_weight == 0);
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         edge.signal(signal);
         edge.wait();
@@ -299,7 +299,7 @@ fn an_upgrade_brings_new_workers_while_the_old_ones_finish() {
     slow.read_to_string(&mut answer).unwrap();
     assert!(answer.ends_with("\r\n\r\nb2"), "{answer}");
     wait_until("the last old one has ended", || pids(&edge.status(), "retired").is_empty());
-    assert!(old.iter().all(|pid| process(*pid).is_none()));
+    wait_until("so have the processes", || old.iter().all(|pid| process(*pid).is_none()));
 }
 
 #[test]
