@@ -156,7 +156,8 @@ async fn relayed(edge: &Edge, clients: usize) -> Vec<(Client, String)> {
 #[test]
 fn a_backend_that_was_drained_loses_its_relays_and_no_other_does() {
     run(|| async {
-        let (one, two) = (Server::upgrading("\u{1}\u{3}one").await, Server::upgrading("\u{1}\u{3}two").await);
+        let (one, two) =
+            (Server::upgrading("\u{1}\u{3}one").await, Server::upgrading("\u{1}\u{3}two").await);
         let mut edge = Edge::new(&[one.address, two.address], |s| s.drain.rate = 50);
         let mut clients = relayed(&edge, 10).await;
         edge.settings.services[0].backends[0].state = State::Draining { until: u64::MAX };
