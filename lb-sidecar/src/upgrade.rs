@@ -19,7 +19,11 @@ use hyper::{
     rt::{Read, ReadBufCursor, Write},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
 
 use crate::{
     body::{RequestBody, ResponseBody},
@@ -185,11 +189,7 @@ async fn ask(mut stream: TcpStream, request: &[u8]) -> Answer {
             Ok(None) if read.len() < RESPONSE_HEAD_BYTES => {}
             Ok(None) | Err(_) => return Answer::Garbage,
         }
-        if stream.readable().await.is_err() {
-            return Answer::Closed;
-        }
-        match stream.try_read_buf(&mut read) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+        match stream.read_buf(&mut read).await {
             Ok(n) if n > 0 => {}
             _ if read.is_empty() => return Answer::Closed,
             // A head that ends in the middle is none.
