@@ -34,7 +34,10 @@ impl Listener {
         let socket = StdListener::from(fd);
         socket.set_nonblocking(true)?;
         // Accepted sockets inherit it.
-        socket2::SockRef::from(&socket).set_tcp_nodelay(true)?;
+        let options = socket2::SockRef::from(&socket);
+        options.set_tcp_nodelay(true)?;
+        // The answer acknowledges the request: a packet less (tcp(7), TCP_QUICKACK).
+        options.set_tcp_quickack(false)?;
         Ok(Self { socket: Rc::new(socket), service: Rc::default(), life, task: RefCell::default() })
     }
 

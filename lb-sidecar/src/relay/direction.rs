@@ -75,11 +75,18 @@ impl Direction {
         }
     }
 
-    /// Takes bytes on until there are none, or the writer takes no more. Ready once the end has been passed on.
+    /// Whether all is written and only the end is left to pass on.
+    pub fn is_over(&self) -> bool {
+        self.read_all && self.kept.is_empty()
+    }
+
+    /// Takes bytes on until there are none, or the writer takes no more. Ready once the end has been passed on; for the
+    /// `last` direction that ends, the sockets' own end will do that.
     pub fn poll(
         &mut self,
         from: &mut TcpStream,
         to: &mut TcpStream,
+        last: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
         loop {
@@ -91,7 +98,7 @@ impl Direction {
             }
             self.kept = Bytes::new();
             if self.read_all {
-                if !self.done {
+                if !self.done && !last {
                     // A peer that is gone already shows when it is read.
                     _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                     self.done = true;

@@ -127,11 +127,13 @@ impl Future for Relay {
             Some(Order::Close(code)) if this.first.is_none() => this.begin_to_close(code),
             _ => {}
         }
-        let inward = this.inward.poll(&mut this.client, &mut this.backend, cx);
+        let last = this.outward.is_over();
+        let inward = this.inward.poll(&mut this.client, &mut this.backend, last, cx);
         if this.inward.read_all {
             this.first.get_or_insert(By::Client);
         }
-        let outward = this.outward.poll(&mut this.backend, &mut this.client, cx);
+        let last = this.inward.is_over();
+        let outward = this.outward.poll(&mut this.backend, &mut this.client, last, cx);
         if this.outward.read_all {
             this.first.get_or_insert(By::Backend);
         }

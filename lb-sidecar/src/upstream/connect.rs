@@ -46,6 +46,8 @@ pub async fn connect(to: SocketAddr, sources: &Sources) -> io::Result<TcpStream>
         Some(Protocol::TCP),
     )?;
     socket.set_tcp_nodelay(true)?;
+    // The request that follows at once acknowledges the backend's SYN-ACK: a packet less (tcp(7), TCP_QUICKACK).
+    socket.set_tcp_quickack(false)?;
     guard(&socket, sources.keepalive, sources.user_timeout)?;
     if let Some(from) = sources.next(to) {
         // The port is chosen at connect, so that one port serves many destinations.
