@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::netns::NsHandle;
-use crate::owner::OwnedDir;
+use crate::owner::{AGENTS, OwnedDir};
 use crate::process::{self, Process};
 
 pub use config::{
@@ -299,7 +299,7 @@ impl Drop for Edge {
         }
         drop(self.process.take());
         // Workers outlive the agent, and need no data plane.
-        let workers = Path::new(lb_agent::bpf::lock::RUN_DIR).join(self.name());
+        let workers = Path::new(AGENTS).join(self.name());
         if (self.pins().exists() || workers.exists())
             && let Err(error) = self.unload()
         {

@@ -23,6 +23,8 @@ pub const NETNS_DIR: &str = "/run/netns";
 pub const BPFFS: &str = "/sys/fs/bpf";
 /// Where agents pin what belongs to an edge, each in a directory with the edge's name.
 pub const EDGES: &str = "/sys/fs/bpf/sluice";
+/// Where agents lock an edge, and have the sockets of its workers in a directory with the edge's name.
+pub const AGENTS: &str = lb_agent::bpf::lock::RUN_DIR;
 
 /// A name that nothing else on this machine has: `slc-<pid>-<n>-<role>`.
 #[must_use]
@@ -118,7 +120,7 @@ pub(crate) fn remove_lock(pid: u32) -> bool {
 /// Every owner that has something on this machine.
 #[must_use]
 pub fn owners() -> Vec<u32> {
-    let mut owners: Vec<u32> = [NETNS_DIR, BPFFS, EDGES, RUN_DIR]
+    let mut owners: Vec<u32> = [NETNS_DIR, BPFFS, EDGES, AGENTS, RUN_DIR]
         .into_iter()
         .flat_map(names_in)
         .filter_map(|name| owner_of(&name).or_else(|| lock_owner(&name)))

@@ -1,8 +1,9 @@
-//! Removal of what dead owners left: namespaces, processes in them, the pins of their edges, pin and scratch
-//! directories, locks.
+//! Removal of what dead owners left: namespaces, processes in them, the pins and sockets of their edges, pin and
+//! scratch directories, locks.
 //!
 //! Only things with a name of ours are touched, and only when their owner is dead.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::owner::{self, BPFFS, EDGES, NETNS_DIR, RUN_DIR, names_in, owner_of};
+use crate::owner::{self, AGENTS, BPFFS, EDGES, NETNS_DIR, RUN_DIR, names_in, owner_of};
 
 /// Put into the environment of every child, so that a sweeper knows its descendants.
 pub const MARKER: &str = "SLUICE_TESTBED_OWNER";
@@ -28,7 +29,7 @@ const ENDING: Duration = Duration::from_secs(2);
 pub struct Swept {
     pub namespaces: Vec<String>,
     pub processes: Vec<i32>,
-    /// Edges whose pins were removed.
+    /// Edges whose pins, sockets and locks were removed.
     pub edges: Vec<String>,
     pub directories: Vec<PathBuf>,
 }
@@ -85,8 +86,11 @@ pub(crate) fn remove_all_of(pid: u32, swept: &mut Swept) {
             swept.namespaces.push(name);
         }
     }
-    // Its agent ran in one of the namespaces, and is dead by now.
-    for name in names_in(EDGES) {
+    // Its agents and their workers ran in the namespaces, and are dead by now.
+    let edges = [EDGES, AGENTS].into_iter().flat_map(names_in);
+    let edges: BTreeSet<_> =
+        edges.map(|name| name.strip_suffix(".lock").unwrap_or(&name).to_owned()).collect();
+    for name in edges {
         if owner_of(&name) == Some(pid) && unload(&name).is_ok() {
             swept.edges.push(name);
         }
@@ -103,7 +107,7 @@ pub(crate) fn remove_all_of(pid: u32, swept: &mut Swept) {
 
 /// What `lb-agent unload --edge NAME` does, without the program, which may not be built.
 fn unload(edge: &str) -> anyhow::Result<()> {
-    let acquire = || Lock::acquire(Path::new(bpf::lock::RUN_DIR), edge);
+    let acquire = || Lock::acquire(Path::new(AGENTS), edge);
     // A killed agent leaves its namespace before the kernel closes its files.
     let deadline = Instant::now() + ENDING;
     let mut lock = acquire();
@@ -113,6 +117,10 @@ fn unload(edge: &str) -> anyhow::Result<()> {
     }
     let lock = lock?;
     bpf::unload(&PinDir::of_edge(edge))?;
+    let sockets = Path::new(AGENTS).join(edge);
+    if sockets.exists() {
+        fs::remove_dir_all(sockets)?;
+    }
     lock.remove()
 }
 

@@ -152,11 +152,12 @@ fn a_killed_worker_loses_only_its_own_and_is_replaced() {
 
 #[test]
 fn an_upgrade_loses_nothing_and_the_old_workers_finish() {
+    // Longer than the site, which is unloaded with the program in it.
+    let scratch = OwnedDir::scratch("upgrade").unwrap();
     let mut site = plan("l7 upgrade", L7Config::default()).build().unwrap();
     let load = start(&site, site.chats_of(WEB, CHATS));
     let before = pids(&workers(&site, CHATS));
 
-    let scratch = OwnedDir::scratch("upgrade").unwrap();
     let successor = scratch.path().join("lb-agent");
     std::fs::copy(site.edge.agent(), &successor).unwrap();
     site.edge.terminate().unwrap();

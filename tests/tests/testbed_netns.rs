@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::netns::{Netns, sweep_stale};
-use tests::owner::{EDGES, OwnedDir, unique_name};
+use tests::owner::{AGENTS, EDGES, OwnedDir, unique_name};
 use tests::ping::ping;
 use tests::privilege::require_root;
 use tests::process::{Process, command};
@@ -147,10 +147,13 @@ fn owner_process() {
     shell.args(["-c", "sleep 300 & echo $!; wait"]);
     let shell = Process::spawn("sh", shell).unwrap();
     let grandchild = shell.wait_for_line(SOON, |_| true).unwrap();
-    // What an agent of this owner would have pinned.
-    let edge = Path::new(EDGES).join(unique_name("edge"));
-    fs::create_dir_all(edge.join("maps")).unwrap();
-    let (namespace, pins, edge) = (netns.name(), pins.path().display(), edge.display());
+    // What an agent of this owner would have pinned, and where its workers would listen.
+    let edge = unique_name("edge");
+    fs::create_dir_all(Path::new(EDGES).join(&edge).join("maps")).unwrap();
+    let workers = Path::new(AGENTS).join(&edge);
+    fs::create_dir_all(&workers).unwrap();
+    fs::write(workers.join("worker-0-1.json"), "").unwrap();
+    let (namespace, pins) = (netns.name(), pins.path().display());
     println!("\nowner {namespace} {pins} {edge} {grandchild}");
     loop {
         std::thread::park();
@@ -161,8 +164,8 @@ fn owner_process() {
 struct Owner {
     process: Process,
     namespace: String,
-    /// Its pin directory and the one of its edge.
-    pins: [String; 2],
+    pins: String,
+    edge: String,
     grandchild: u32,
 }
 
@@ -178,15 +181,17 @@ impl Owner {
         Self {
             process,
             namespace: namespace.to_owned(),
-            pins: [pins.to_owned(), edge.to_owned()],
+            pins: pins.to_owned(),
+            edge: edge.to_owned(),
             grandchild: grandchild.parse().unwrap(),
         }
     }
 
-    /// Whether the namespace, each pin directory and the grandchild are there.
-    fn left(&self) -> [bool; 4] {
-        let [pins, edge] = self.pins.each_ref().map(|path| Path::new(path).exists());
-        [exists(&self.namespace), pins, edge, runs(self.grandchild)]
+    /// Whether the namespace, the pins, those of the edge, its sockets and the grandchild are there.
+    fn left(&self) -> [bool; 5] {
+        let [edge, sockets] = [EDGES, AGENTS].map(|at| Path::new(at).join(&self.edge).exists());
+        let pins = Path::new(&self.pins).exists();
+        [exists(&self.namespace), pins, edge, sockets, runs(self.grandchild)]
     }
 }
 
@@ -197,17 +202,17 @@ fn what_a_killed_owner_left_is_swept_and_nothing_else() {
     let (mut owner, other) = (Owner::start(), Owner::start());
 
     sweep_stale();
-    assert_eq!(owner.left(), [true; 4], "its owner lives");
+    assert_eq!(owner.left(), [true; 5], "its owner lives");
 
     // Another run on this machine may be the one that sweeps: only the outcome is asserted.
     owner.process.kill().unwrap();
     sweep_stale();
-    assert_eq!(owner.left(), [false; 4]);
+    assert_eq!(owner.left(), [false; 5]);
     let lock = format!("/run/sluice-testbed/slc-{}.lock", owner.process.pid());
     assert!(!Path::new(&lock).exists());
 
     assert!(exists(mine.name()));
-    assert_eq!(other.left(), [true; 4]);
+    assert_eq!(other.left(), [true; 5]);
     let others_namespace = other.namespace.clone();
     drop(other);
     sweep_stale();
@@ -222,6 +227,6 @@ fn an_interrupted_owner_leaves_nothing() {
         kill(Pid::from_raw(owner.process.pid().cast_signed()), signal).unwrap();
         let status = owner.process.wait(SOON).unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(signal as i32));
-        assert_eq!(owner.left(), [false; 4], "{signal}");
+        assert_eq!(owner.left(), [false; 5], "{signal}");
     }
 }

@@ -21,7 +21,7 @@ pub struct L7Picture {
     pub on_host: BTreeSet<IpAddr>,
 }
 
-/// All workers; none if there are none.
+/// All workers by their places, in each the oldest first; none if there are none.
 pub fn sidecar(sidecar: &sidecar::Sidecar) -> Option<Sidecar> {
     let workers = sidecar.workers.iter().map(|worker| Worker {
         index: worker.index,
@@ -30,7 +30,9 @@ pub fn sidecar(sidecar: &sidecar::Sidecar) -> Option<Sidecar> {
         restarts: worker.restarts,
         connections: worker.connections,
     });
-    let workers: Vec<_> = workers.collect();
+    let mut workers: Vec<_> = workers.collect();
+    // They come by age.
+    workers.sort_by_key(|worker| worker.index);
     let log_lines_lost = sidecar.sums.log_lines_lost;
     (!workers.is_empty()).then_some(Sidecar { workers, log_lines_lost })
 }
@@ -164,6 +166,23 @@ mod tests {
             told: told.services[0].clone(),
             on_host: ["203.0.113.10".parse().unwrap()].into(),
         }
+    }
+
+    #[test]
+    fn workers_are_listed_by_their_places() {
+        // The first worker of place 0 was killed; that of place 1 has retired.
+        let worker = |(index, pid)| sidecar::Worker {
+            index,
+            pid,
+            state: "serving".to_owned(),
+            restarts: 0,
+            connections: 0,
+        };
+        let workers = [(1, 20), (0, 30), (1, 40)].map(worker).into();
+        let shown = sidecar(&sidecar::Sidecar { workers, ..Default::default() }).unwrap();
+        let shown: Vec<_> = shown.workers.iter().map(|it| (it.index, it.pid)).collect();
+        assert_eq!(shown, [(0, 30), (1, 20), (1, 40)]);
+        assert!(sidecar(&Default::default()).is_none());
     }
 
     #[test]
