@@ -6,9 +6,23 @@
 // TRANSPORTS is what the clients may use, as in `polling,websocket`. Prints a line of JSON: of each client the
 // backends that answered, the last transport and the errors. Whether they are as they should be is for the caller.
 
+const http = require('node:http');
+const { isIP } = require('node:net');
 const { io } = require('socket.io-client');
 
 const [url, clients, transports] = process.argv.slice(2);
+// They know the server by a name: of an IPv6 address their XMLHttpRequest makes a Host without brackets, which a
+// server has to refuse (RFC 9112, 3.2).
+const NAME = 'chat.test';
+const address = new URL(url).hostname.replace(/[[\]]/g, '');
+
+/** Knows one name, and keeps connections as a browser does. */
+function agent() {
+  const found = { address, family: isIP(address) };
+  const lookup = (_, { all }, done) => (all ? done(null, [found]) : done(null, found.address, found.family));
+  return new http.Agent({ keepAlive: true, lookup });
+}
+
 const PATIENCE = 20_000;
 const MESSAGES = 10;
 
@@ -23,7 +37,14 @@ function client(number) {
   const seen = { backends: [], transport: undefined, said: 0, errors: [] };
   const allowed = transports.split(',');
   // The cookies of the first answer come back with every further request, as in a browser.
-  const socket = io(url, { transports: allowed, withCredentials: true, forceNew: true, reconnection: false });
+  const named = url.replace(new URL(url).hostname, NAME);
+  const socket = io(named, {
+    transports: allowed,
+    withCredentials: true,
+    forceNew: true,
+    reconnection: false,
+    agent: agent(),
+  });
   return new Promise((resolve) => {
     const done = () => {
       clearTimeout(timer);
