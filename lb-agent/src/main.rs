@@ -2,6 +2,10 @@
 
 mod cli;
 
+/// A worker takes and gives back some buffers of many KiB for every handshake. glibc splits and joins its memory each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     cli::main()
 }
