@@ -17,7 +17,7 @@ use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::{
-    connection::Client,
+    client::Client,
     deadline::Wait,
     outcome::Outcome,
     pool::{Backend, Lease},

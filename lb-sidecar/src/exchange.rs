@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::{
     body::{BackendBody, Gate, RequestBody, ResponseBody},
-    connection::Client,
+    client::Client,
     deadline::Wait,
     outcome::{Outcome, Reason},
     pool::{Ask, Backend, Picked},

@@ -23,11 +23,13 @@ pub mod settings;
 pub mod worker;
 
 mod body;
+mod client;
 mod connection;
 mod deadline;
 mod drain;
 mod entry;
 mod exchange;
+mod farewell;
 mod forwarded;
 mod headers;
 mod listener;

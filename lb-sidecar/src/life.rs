@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{access_log::AccessLog, connection::Client, service::Service};
+use crate::{access_log::AccessLog, client::Client, service::Service};
 
 #[derive(Default)]
 pub struct Life {

@@ -3,22 +3,16 @@
 //! The handshake is written and read here, not by hyper: it is one message each way, and what was written must be at
 //! hand when it is written again to another backend. Any answer but a 101 is an ordinary response, and read by hyper.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    rc::Rc,
-    task::{Context, Poll, Waker},
-};
+mod replay;
+
+use std::{net::SocketAddr, rc::Rc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::{
     HeaderMap, Request, Response, StatusCode,
     header::{CONNECTION, HeaderName, HeaderValue, TE, UPGRADE},
     http::request::Parts,
-    rt::{Read, ReadBufCursor, Write},
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -27,7 +21,7 @@ use tokio::{
 
 use crate::{
     body::{RequestBody, ResponseBody},
-    connection::Client,
+    client::Client,
     deadline::Wait,
     exchange::{Exchange, RESPONSE_HEAD_BYTES, Tried, open},
     headers,
@@ -37,6 +31,7 @@ use crate::{
     relay::{self, End, Options},
     response,
 };
+use replay::Replay;
 
 /// Most header fields of an answer, as with hyper.
 const MOST_FIELDS: usize = 100;
@@ -240,13 +235,8 @@ async fn answered_otherwise(
     end: End,
     picked: crate::pool::Picked,
 ) -> Result<Response<ResponseBody>, Reason> {
-    let io = Replay {
-        stream: TokioIo::new(end.stream),
-        read_ahead: end.read_ahead,
-        asked: false,
-        reader: None,
-    };
-    let mut sender = open(io).await.map_err(|_| Reason::from(Outcome::BackendGarbage))?;
+    let mut sender =
+        open(Replay::new(end)).await.map_err(|_| Reason::from(Outcome::BackendGarbage))?;
     // Its bytes go nowhere: the request was written before. The method decides how the response is read.
     let mut asked = Request::new(RequestBody::Empty);
     *asked.method_mut() = head.method.clone();
@@ -256,56 +246,6 @@ async fn answered_otherwise(
         Err(_) => return Err(Outcome::ResponseTimeout.into()),
     };
     to.pass(response, None, picked)
-}
-
-/// A connection whose request was written and whose response was read in part.
-struct Replay {
-    stream: TokioIo<TcpStream>,
-    read_ahead: Bytes,
-    asked: bool,
-    reader: Option<Waker>,
-}
-
-impl Read for Replay {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        // To hyper, a response before its request would be an error.
-        if !self.asked {
-            self.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        if self.read_ahead.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let n = self.read_ahead.len().min(buf.remaining());
-        buf.put_slice(&self.read_ahead.split_to(n));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Write for Replay {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.asked = true;
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 /// Starts the relay, in a task of its own: what the handshake needed is dropped with the connection's.

@@ -1,0 +1,174 @@
+//! What the parts of a client's connection know of each other: its task, its requests, their bodies, and its end.
+
+use std::{
+    cell::{Cell, RefCell},
+    error::Error as _,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use hyper::http::request::Parts;
+
+use crate::{
+    deadline::{Deadline, Wait},
+    entry::{Entry, Lines},
+    framing::Violation,
+    life::Life,
+    outcome::{Outcome, Reason},
+    service::{Plan, Service},
+    upgrade::Handover,
+};
+
+/// Timeouts of the request at hand.
+#[derive(Clone, Copy)]
+pub struct Timeouts {
+    pub body: Duration,
+    pub response: Duration,
+    pub connect: Duration,
+    pub keep_alive: Duration,
+    pub head: Duration,
+}
+
+/// What the parts of a connection know of each other.
+pub struct Client {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    pub service: Rc<Service>,
+    pub life: Rc<Life>,
+    pub deadline: Deadline,
+    timeouts: Cell<Timeouts>,
+    /// A request is being answered.
+    pub busy: Cell<bool>,
+    /// Something has been read.
+    pub heard: Cell<bool>,
+    /// Something the client sends is left unread.
+    pub unread: Cell<bool>,
+    /// What became of the request's body, if it went wrong.
+    body_failed: Cell<Option<Reason>>,
+    /// Why the answer was cut off, and whether the client could take that for its end.
+    pub cut: Cell<Option<(Outcome, bool)>>,
+    /// No more requests after this one.
+    pub closing: Cell<bool>,
+    pub handover: RefCell<Option<Handover>>,
+    /// Where its log lines go, if it is in the sample.
+    pub lines: Option<Lines>,
+    entry: RefCell<Option<Box<Entry>>>,
+}
+
+impl Client {
+    /// Of a connection that has just been accepted.
+    pub fn new(
+        peer: SocketAddr,
+        local: SocketAddr,
+        service: Rc<Service>,
+        life: Rc<Life>,
+        plan: &Plan,
+    ) -> Self {
+        let timeouts = Timeouts::of(plan);
+        let sample = plan.settings.log_sample;
+        let lines = Lines::of(life.log().as_ref(), sample, &plan.edge, &service.name);
+        Self {
+            peer,
+            local,
+            service,
+            life,
+            deadline: Deadline::new(Wait::Head, timeouts.head),
+            timeouts: Cell::new(timeouts),
+            busy: Cell::new(false),
+            heard: Cell::new(false),
+            unread: Cell::new(false),
+            body_failed: Cell::new(None),
+            cut: Cell::new(None),
+            closing: Cell::new(false),
+            handover: RefCell::new(None),
+            lines,
+            entry: RefCell::new(None),
+        }
+    }
+
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts.get()
+    }
+
+    /// A request has come in.
+    pub fn begin(&self, plan: &Plan, head: &Parts) {
+        self.timeouts.set(Timeouts::of(plan));
+        self.busy.set(true);
+        self.body_failed.set(None);
+        if self.lines.is_some() {
+            *self.entry.borrow_mut() = Some(Box::new(Entry::new(head, self.peer)));
+        }
+    }
+
+    /// Says something about the request to the log.
+    pub fn note(&self, say: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = &mut *self.entry.borrow_mut() {
+            say(entry);
+        }
+    }
+
+    /// Nothing more can be said.
+    pub fn write_entry(&self) {
+        if let (Some(lines), Some(entry)) = (&self.lines, self.entry.borrow_mut().take()) {
+            lines.request(&entry);
+        }
+    }
+
+    /// All of the answer is on its way.
+    pub fn answered(&self) {
+        self.busy.set(false);
+        self.write_entry();
+        self.deadline.set(Wait::Idle, self.timeouts.get().keep_alive);
+    }
+
+    /// The request's body could not be read.
+    pub fn body_broke(&self, error: &hyper::Error) {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        let violation = cause.and_then(|e| e.get_ref()?.downcast_ref::<Violation>());
+        let reason = match violation {
+            Some(violation) => Reason::Violation(*violation),
+            None if cause.is_some_and(|e| e.kind() == io::ErrorKind::InvalidInput) => {
+                Reason::Outcome(Outcome::BadBody)
+            }
+            None => Reason::Outcome(Outcome::BodyCut),
+        };
+        self.body_failed.set(Some(reason));
+    }
+
+    pub fn body_failed(&self) -> Option<Reason> {
+        self.body_failed.get()
+    }
+
+    /// The rest of the request will not be read.
+    pub fn leave_unread(&self) {
+        self.unread.set(true);
+    }
+
+    /// The answer cannot be completed.
+    pub fn cut(&self, outcome: Outcome, looks_complete: bool) {
+        self.cut.set(Some((outcome, looks_complete)));
+        self.note(|entry| entry.refused = Some(outcome.label()));
+        self.write_entry();
+    }
+
+    /// Ends the connection after the answer at hand, or now if there is none.
+    pub fn close_soon(&self) {
+        self.closing.set(true);
+        self.deadline.wake();
+    }
+}
+
+impl Timeouts {
+    fn of(plan: &Plan) -> Self {
+        let http = &plan.settings.http;
+        Self {
+            body: http.body_timeout,
+            response: http.response_timeout,
+            connect: http.connect_timeout,
+            keep_alive: http.keep_alive,
+            head: http.head_timeout,
+        }
+    }
+}
