@@ -10,7 +10,11 @@ use std::{
 };
 
 use nix::errno::Errno;
-use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::Instant,
+};
 use tracing::warn;
 
 use crate::{connection, life::Life, outcome::Outcome, service::Service, upstream::guard};
@@ -20,6 +24,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How often that is logged.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// How many are accepted from a socket that is to be closed: as many as its backlog usually holds (net.core.somaxconn).
+const MOST_WAITING: u32 = 4_096;
 
 /// A socket that accepts for whatever service has its address now.
 pub struct Listener {
@@ -61,6 +68,27 @@ impl Listener {
         }
         Ok(())
     }
+
+    /// Accepts who waits in the backlog.
+    pub fn accept_all(&self) {
+        let Some(service) = self.service.borrow().clone() else { return };
+        let Ok(local) = self.socket.local_addr() else { return };
+        for _ in 0..MOST_WAITING {
+            let (stream, peer) = match self.socket.accept() {
+                Ok(accepted) => accepted,
+                Err(error)
+                    if error.kind() != io::ErrorKind::WouldBlock
+                        && is_of_one_connection(&error) =>
+                {
+                    continue;
+                }
+                Err(_) => return,
+            };
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            let Ok(stream) = stream else { return };
+            begin(stream, peer, local, &service, &self.life);
+        }
+    }
 }
 
 impl Drop for Listener {
@@ -79,15 +107,7 @@ async fn accept(socket: TcpListener, service: Rc<RefCell<Option<Rc<Service>>>>, 
         match socket.accept().await {
             Ok((stream, peer)) => {
                 let Some(service) = service.borrow().clone() else { continue };
-                service.count(Outcome::Connection);
-                let local = local_address(&stream, local);
-                tokio::task::spawn_local(connection::serve(
-                    stream,
-                    peer,
-                    local,
-                    service,
-                    life.clone(),
-                ));
+                begin(stream, peer, local, &service, &life);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -106,8 +126,21 @@ async fn accept(socket: TcpListener, service: Rc<RefCell<Option<Rc<Service>>>>, 
     }
 }
 
+fn begin(
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: SocketAddr,
+    service: &Rc<Service>,
+    life: &Rc<Life>,
+) {
+    service.count(Outcome::Connection);
+    let local = local_address(&stream, listener);
+    let connection = connection::serve(stream, peer, local, service.clone(), life.clone());
+    tokio::task::spawn_local(connection);
+}
+
 /// Where the client connected to; a listener of all addresses does not know.
-fn local_address(stream: &tokio::net::TcpStream, listener: SocketAddr) -> SocketAddr {
+fn local_address(stream: &TcpStream, listener: SocketAddr) -> SocketAddr {
     if listener.ip().is_unspecified() { stream.local_addr().unwrap_or(listener) } else { listener }
 }
 

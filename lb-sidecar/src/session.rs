@@ -17,8 +17,11 @@ use crate::{
     worker::Worker,
 };
 
-/// How often changes are reported.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often is looked whether there is something to report.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Other workers want to know soon what is open here; all else has time until the next of so many looks.
+const LOOKS: u32 = 5;
 
 /// Serves the connection to its end, or to the worker's.
 pub async fn serve(worker: Rc<Worker>, stream: UnixStream) {
@@ -47,8 +50,9 @@ async fn talk(worker: &Rc<Worker>, stream: UnixStream) -> anyhow::Result<()> {
         listeners: worker.listeners().len() as u32,
     };
     sender.send(&FromWorker::Hello(hello), None).await?;
-    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut reported = Report::default();
+    let mut looks = 0_u32;
     loop {
         select! {
             message = receiver.receive() => {
@@ -57,7 +61,9 @@ async fn talk(worker: &Rc<Worker>, stream: UnixStream) -> anyhow::Result<()> {
             }
             _ = ticks.tick() => {
                 let report = worker.report();
-                if report != reported {
+                let all = looks.is_multiple_of(LOOKS);
+                looks = looks.wrapping_add(1);
+                if is_news(&report, &reported, all) {
                     sender.send(&FromWorker::Report(report.clone()), None).await?;
                     reported = report;
                 }
@@ -68,6 +74,19 @@ async fn talk(worker: &Rc<Worker>, stream: UnixStream) -> anyhow::Result<()> {
             }
         }
     }
+}
+
+/// Whether a report is worth sending: for anything in it, or only for what is open.
+fn is_news(report: &Report, reported: &Report, all: bool) -> bool {
+    if all {
+        return report != reported;
+    }
+    live(report).ne(live(reported))
+}
+
+fn live(report: &Report) -> impl Iterator<Item = (&str, u32)> {
+    let backends = report.services.iter().flat_map(|service| &service.backends);
+    backends.filter(|it| it.live > 0).map(|it| (it.id.as_str(), it.live))
 }
 
 async fn handle(
@@ -85,7 +104,7 @@ async fn handle(
             worker.listen(address, socket).with_context(|| format!("listener {address}"))?;
             ready(worker, sender).await?;
         }
-        (ToWorker::Unlisten { address }, _) => worker.unlisten(address),
+        (ToWorker::Unlisten { address }, _) => worker.unlisten(address).await,
         (ToWorker::SendListeners, _) => {
             for (address, socket) in worker.listeners() {
                 sender.send(&FromWorker::Listener { address }, Some(socket.as_fd())).await?;
@@ -107,4 +126,28 @@ async fn ready(worker: &Worker, sender: &mut Sender<FromWorker>) -> anyhow::Resu
         sender.send(&FromWorker::Ready, None).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{BackendReport, ServiceReport};
+
+    fn report(live: u32, picked: u64) -> Report {
+        let id = "a".to_owned();
+        let backends = vec![BackendReport { id, live, picked, ..BackendReport::default() }];
+        let service = ServiceReport { backends, ..ServiceReport::default() };
+        Report { services: vec![service], log_lines_lost: 0 }
+    }
+
+    #[test]
+    fn what_is_open_is_reported_soon_and_all_else_in_its_time() {
+        for (report, soon, sometime) in
+            [(report(1, 1), false, false), (report(1, 2), false, true), (report(2, 1), true, true)]
+        {
+            let reported = self::report(1, 1);
+            assert_eq!(is_news(&report, &reported, false), soon, "{report:?}");
+            assert_eq!(is_news(&report, &reported, true), sometime, "{report:?}");
+        }
+    }
 }

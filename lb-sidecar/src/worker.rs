@@ -34,6 +34,10 @@ const LAST_REPORT: Duration = Duration::from_secs(1);
 /// How long the access log may take to be written at the end.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
+/// After so many turns of the runtime a new connection is registered with the kernel, has been told that there is
+/// something to read, and has read it.
+const TURNS: u32 = 3;
+
 /// What the command line says.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -50,6 +54,8 @@ pub struct Worker {
     removed: RefCell<Vec<Rc<Service>>>,
     listeners: RefCell<BTreeMap<SocketAddr, Listener>>,
     settings: RefCell<Settings>,
+    /// Ends it at the deadline.
+    end: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl Worker {
@@ -61,6 +67,7 @@ impl Worker {
             removed: RefCell::default(),
             listeners: RefCell::default(),
             settings: RefCell::default(),
+            end: RefCell::default(),
         })
     }
 
@@ -110,8 +117,14 @@ impl Worker {
         Ok(())
     }
 
-    pub fn unlisten(&self, address: SocketAddr) {
-        self.listeners.borrow_mut().remove(&address);
+    /// Closes the socket of this address. Who has connected is served: what they have sent is read when this returns.
+    pub async fn unlisten(&self, address: SocketAddr) {
+        let Some(listener) = self.listeners.borrow_mut().remove(&address) else { return };
+        listener.accept_all();
+        drop(listener);
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// All listening sockets.
@@ -139,6 +152,7 @@ impl Worker {
     }
 
     /// Accepts nothing more, and ends with its last connection; with a deadline (in milliseconds of Unix time), then.
+    /// The newest deadline counts.
     pub fn retire(self: &Rc<Self>, deadline: Option<u64>) {
         self.listeners.borrow().values().for_each(|listener| {
             // Nothing is registered when nothing is served.
@@ -154,10 +168,13 @@ impl Worker {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let left = Duration::from_millis(deadline).saturating_sub(now);
             let life = self.life.clone();
-            tokio::task::spawn_local(async move {
+            let end = tokio::task::spawn_local(async move {
                 tokio::time::sleep(left).await;
                 life.stop();
             });
+            if let Some(former) = self.end.borrow_mut().replace(end) {
+                former.abort();
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::{net::Ipv4Addr, os::fd::AsFd, rc::Rc};
+use std::{io::Write, net::Ipv4Addr, os::fd::AsFd, rc::Rc};
 
 use harness::*;
 use lb_sidecar::{
@@ -139,6 +139,32 @@ fn clients_wait_in_the_backlog_until_there_are_settings() {
         // A service that goes takes its idle connections with it.
         agent.0.send(&ToWorker::Settings(Box::default()), None).await.unwrap();
         assert_eq!(client.read_to_end().await, "");
+    });
+}
+
+#[test]
+fn who_waits_in_the_backlog_is_served_though_the_listener_goes() {
+    run(|| async {
+        let server = Server::echo("one").await;
+        let edge = Edge::new(&[server.address], |_| {});
+        // Nobody is accepted between this and the end of the listener: there is one thread.
+        let clients: Vec<_> = (0..50)
+            .map(|_| {
+                let mut client = std::net::TcpStream::connect(edge.address).unwrap();
+                client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                client.set_nonblocking(true).unwrap();
+                Client(tokio::net::TcpStream::from_std(client).unwrap())
+            })
+            .collect();
+        edge.worker.unlisten(edge.address).await;
+        edge.worker.retire(None);
+        for mut client in clients {
+            let answer = client.read_to_end().await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+            assert_eq!(field(&answer, "connection"), Some("close"));
+        }
+        assert!(std::net::TcpStream::connect(edge.address).is_err());
+        timeout(LONG, edge.worker.life.over()).await.expect("the end");
     });
 }
 

@@ -1,6 +1,10 @@
 //! `lb-agent status`: asks the admin API of a running agent.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -9,7 +13,7 @@ use hyper::{Request, body::Bytes, client::conn::http1::handshake, header::HOST};
 use hyper_util::rt::TokioIo;
 use lb_agent::run::{
     self,
-    status::{Backend, Outcomes, Requests, Service, Sidecar, Status, Traffic, Worker},
+    status::{Backend, Draining, Outcomes, Requests, Service, Sidecar, Status, Traffic, Worker},
 };
 use tokio::{net::TcpStream, time::timeout};
 
@@ -76,12 +80,19 @@ fn shown(status: &Status) -> String {
     let mut text = format!(
         "edge {}: {}, lb-agent {}, pid {}, up for {} s{}\n",
         status.edge,
-        if status.ready { "ready" } else { "starting" },
+        match (status.ready, &status.draining) {
+            (false, _) => "starting",
+            (true, Some(_)) => "draining",
+            (true, None) => "ready",
+        },
         status.version,
         status.pid,
         status.uptime_seconds,
         if status.adopted { ", flows of an earlier agent taken over" } else { "" },
     );
+    if let Some(draining) = &status.draining {
+        text += &shown_draining(draining, SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
+    }
     if let Some(refused) = &status.config_refused {
         text += &format!(
             "the changed configuration is refused, the one before is in force:\n{refused}\n"
@@ -108,6 +119,18 @@ fn shown(status: &Status) -> String {
             &format!("{}: {} of {} ({percent:.1} %)\n", table.name, table.entries, table.capacity);
     }
     text
+}
+
+/// `now`: since the beginning of 1970.
+fn shown_draining(draining: &Draining, now: Duration) -> String {
+    let Draining { until, connections, relayed } = draining;
+    let left = until.map(|until| Duration::from_millis(until).saturating_sub(now).as_secs());
+    let deadline = match left {
+        None => String::new(),
+        Some(0) => ", the deadline is over".to_owned(),
+        Some(seconds) => format!(", cut off in {seconds} s"),
+    };
+    format!("draining: {connections} l7 connections open ({relayed} of them relayed){deadline}\n")
 }
 
 fn shown_sidecar(sidecar: &Sidecar) -> String {

@@ -22,6 +22,7 @@ pub(super) static EDGE: Section = Section {
         "admin",
         "reset_rate",
         "vip_addresses",
+        "drain",
         "tables",
         "sidecar",
     ],
@@ -57,6 +58,8 @@ pub struct Edge {
     pub reset_rate: u32,
     /// Whether the agent adds VIPs to the host.
     pub vip_addresses: VipAddresses,
+    /// Whether the edge gives its l7 clients up, and takes no more.
+    pub drain: bool,
     /// Sizes of the BPF tables.
     pub tables: Tables,
     /// The processes that serve l7 services.
@@ -143,6 +146,7 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
                 ("never", VipAddresses::Never),
             ],
         ),
+        drain: reader.flag("drain", false),
         tables: tables(&reader.table_or_empty("tables", &TABLES)),
         sidecar: sidecar::read(&sidecar),
     };

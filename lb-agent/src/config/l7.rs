@@ -31,18 +31,19 @@ pub struct L7 {
     pub http: Http,
     /// What backends are told about clients.
     pub forwarded: Forwarded,
-    /// How a backend that drains loses its clients.
+    /// How a backend that drains, or an edge, loses its clients.
     pub drain: Drain,
     /// Share of the connections that the access log tells of.
     pub access_log: Share,
 }
 
-/// How a backend that drains loses its clients.
+/// How a backend that drains, or an edge, loses its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// How long clients that belong to it stay, 0 (not at all) to 7 d.
+    /// How long clients that belong to the backend, or are connected to the edge, may stay: 0 (not at all) to 7 d.
     pub deadline: Duration,
-    /// Relayed connections closed each second after that, by the whole edge, 1 to 100,000.
+    /// Relayed connections closed each second, by the whole edge, 1 to 100,000: of a backend after the deadline, of an
+    /// edge before it.
     pub rate: u32,
 }
 

@@ -68,9 +68,11 @@ fn router(view: View) -> Router {
 }
 
 async fn healthz(State(view): State<View>) -> Response {
-    match view.is_ready() {
-        true => "ok\n".into_response(),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response(),
+    let unavailable = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    match (view.is_ready(), view.is_draining()) {
+        (false, _) => unavailable("starting\n"),
+        (true, true) => unavailable("draining\n"),
+        (true, false) => "ok\n".into_response(),
     }
 }
 
@@ -97,7 +99,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::run::status::Status;
+    use crate::run::{status::Status, view::Picture, view_l7::Drain};
 
     async fn get(address: SocketAddr, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -120,6 +122,10 @@ mod tests {
         assert!(head.contains(" 200 "), "{head}");
         let status: Status = serde_json::from_str(&body).unwrap();
         assert_eq!((status.edge.as_str(), status.ready), ("edge-1", true));
+        let drain = Some(Drain { until: Some(5_000) });
+        view.show(Picture { drain, ..Picture::default() });
+        let (head, body) = get(server.address, "/healthz").await;
+        assert!(head.contains(" 503 ") && body == "draining\n", "{head} {body}");
         let (head, body) = get(server.address, "/nowhere").await;
         assert!(head.contains(" 404 ") && body.contains("/v1/status"), "{head} {body}");
     }

@@ -260,6 +260,7 @@ impl Agent {
             services: Arc::clone(&self.shown),
             l7: self.l7_pictures(),
             sidecar: self.sidecar.status(),
+            drain: self.draining(),
             sources: reports.map(|reports| Sources {
                 pins: self.plane.pins().clone(),
                 health: self.runner.view(),

@@ -18,6 +18,7 @@ mod dataplane;
 mod input;
 mod interfaces;
 mod liveness;
+mod memory;
 mod network;
 mod ports;
 mod punts;

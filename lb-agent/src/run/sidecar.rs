@@ -1,7 +1,7 @@
 //! From the configuration and the backends' health to what the sidecar's workers are run with and told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::{File, OpenOptions},
     io,
     net::SocketAddr,
@@ -17,12 +17,17 @@ use lb_sidecar::settings::{CookieKey, Settings};
 use tokio::time::Instant;
 
 use super::{
-    agent::Agent, checks::key, liveness::Liveness, reload::FileWatch, start::Refused, view,
-    view_l7::L7Picture,
+    agent::Agent,
+    checks::key,
+    memory::memory,
+    reload::FileWatch,
+    start::Refused,
+    view,
+    view_l7::{Drain, L7Picture},
 };
 use crate::{
     config::{AccessLog, Config},
-    sidecar::{Account, Event, Memory, Plan, Prepared, Supervisor, keys, settings},
+    sidecar::{Account, Event, Plan, Prepared, Supervisor, keys, settings},
 };
 
 /// The most workers that are started where nobody said how many.
@@ -51,8 +56,13 @@ fn plan(config: &Config) -> Result<Plan> {
     }
     let sidecar = &config.edge.sidecar;
     let account = Account::named(&sidecar.user)?;
+    // Where nobody listens, the kernel refuses who comes.
+    let (workers, listeners) = match config.edge.drain {
+        true => (0, BTreeSet::new()),
+        false => (workers(config), listeners),
+    };
     Ok(Plan {
-        workers: workers(config),
+        workers,
         listeners,
         account: Some(account),
         access_log: Some(Arc::new(access_log(&sidecar.access_log)?)),
@@ -114,8 +124,8 @@ impl Agent {
     pub(super) fn feed(&mut self, opened: Opened) {
         self.keys = opened.keys;
         self.watch_keys();
-        let settings = self.sidecar_settings();
-        self.sidecar.apply(opened.prepared, settings);
+        let (settings, deadline) = self.sidecar_settings();
+        self.sidecar.apply(opened.prepared, settings, deadline);
     }
 
     fn watch_keys(&mut self) {
@@ -151,13 +161,21 @@ impl Agent {
 
     /// Tells the workers what has changed beside the configuration.
     pub(super) fn tell_sidecar(&mut self) {
-        let settings = self.sidecar_settings();
-        self.sidecar.tell(settings);
+        let (settings, deadline) = self.sidecar_settings();
+        self.sidecar.tell(settings, deadline);
     }
 
-    fn sidecar_settings(&mut self) -> Settings {
+    /// And by when they are to end, if the edge drains.
+    fn sidecar_settings(&mut self) -> (Settings, Option<u64>) {
         let config = Arc::clone(&self.parts.config);
-        let memory = memory(&config, &self.liveness, self.sidecar.memory(), unix_millis());
+        let before = self.sidecar.memory();
+        let memory = memory(&config, &self.liveness, before, unix_millis());
+        match (before.edge_drains, memory.edge_drains) {
+            (None, Some(_)) => tracing::info!("the edge drains: it takes no new l7 clients"),
+            (Some(_), None) => tracing::info!("the drain of the edge is called off"),
+            _ => {}
+        }
+        let deadline = memory.edge_drains.and_then(|since| settings::edge_until(&config, since));
         let settings = settings::settings(
             &config,
             &self.keys,
@@ -178,7 +196,13 @@ impl Agent {
         );
         self.sidecar.remember(memory);
         self.alarms.tell_l7(&settings);
-        settings
+        (settings, deadline)
+    }
+
+    /// Whether the edge drains, and until when.
+    pub(super) fn draining(&self) -> Option<Drain> {
+        let since = self.sidecar.memory().edge_drains?;
+        Some(Drain { until: settings::edge_until(&self.parts.config, since) })
     }
 
     /// The services of the sidecar as it was told of them last.
@@ -201,89 +225,7 @@ impl Agent {
     }
 }
 
-/// What the next agent must know, from what this one knew before.
-fn memory(config: &Config, liveness: &Liveness, before: &Memory, now: u64) -> Memory {
-    let mut memory = Memory::default();
-    for service in config.l7() {
-        memory.vips.extend(service.listen.iter().map(|addr| addr.ip()));
-        let drained = before.drains.get(&service.name);
-        let mut drains = BTreeMap::new();
-        for backend in &service.backends {
-            let known = (service.name.clone(), backend.address);
-            match liveness.is_live(&key(&service.name, backend)) {
-                true => memory.up.insert(known),
-                false => memory.down.insert(known),
-            };
-            if backend.drain {
-                let since = drained.and_then(|it| it.get(&backend.name)).copied().unwrap_or(now);
-                drains.insert(backend.name.clone(), since);
-            }
-        }
-        if !drains.is_empty() {
-            memory.drains.insert(service.name.clone(), drains);
-        }
-    }
-    memory
-}
-
 fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::health::State;
-
-    fn config(drained: &[&str]) -> Config {
-        let mut text = r#"
-            [edge]
-            name = "e"
-            interfaces = ["eth0"]
-            hash_seed = "s"
-            [[service]]
-            name = "chat"
-            mode = "l7"
-            affinity = "none"
-            listen = ["203.0.113.10:80", "203.0.113.11:80"]
-            "#
-        .to_owned();
-        for (n, name) in (2..).zip(["a", "b"]) {
-            let drain = drained.contains(&name);
-            text += &format!(
-                "[[service.backend]]\nname = \"{name}\"\naddress = \"10.2.0.{n}:9000\"\ndrain = {drain}\n"
-            );
-        }
-        crate::config::parse("edge.toml", &text).unwrap().0
-    }
-
-    #[test]
-    fn a_drain_begins_once_and_is_forgotten_when_it_is_called_off() {
-        let liveness = Liveness::default();
-        let of = |drained: &[&str], before: &Memory, now| {
-            memory(&config(drained), &liveness, before, now)
-        };
-        let first = of(&["a"], &Memory::default(), 1_000);
-        assert_eq!(first.drains["chat"], BTreeMap::from([("a".to_owned(), 1_000)]));
-        let second = of(&["a", "b"], &first, 2_000);
-        let both = [("a".to_owned(), 1_000), ("b".to_owned(), 2_000)];
-        assert_eq!(second.drains["chat"], BTreeMap::from(both));
-        let third = of(&["b"], &second, 3_000);
-        assert_eq!(third.drains["chat"], BTreeMap::from([("b".to_owned(), 2_000)]));
-        assert!(of(&[], &third, 4_000).drains.is_empty());
-        assert_eq!(of(&["a"], &third, 5_000).drains["chat"]["a"], 5_000, "it begins anew");
-    }
-
-    #[test]
-    fn the_next_agent_knows_who_was_up_and_which_addresses_are_the_edges() {
-        let (config, mut liveness) = (config(&[]), Liveness::default());
-        liveness.follow(&config, |_, _| None);
-        let backends = &config.services[0].backends;
-        assert!(liveness.observe(&key("chat", &backends[1]), State::Down, Instant::now()));
-        let memory = memory(&config, &liveness, &Memory::default(), 0);
-        assert_eq!(memory.vips.len(), 2);
-        assert_eq!(memory.was_live("chat", backends[0].address), Some(true));
-        assert_eq!(memory.was_live("chat", backends[1].address), Some(false));
-    }
 }

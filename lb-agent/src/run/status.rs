@@ -15,6 +15,9 @@ pub struct Status {
     pub pid: u32,
     /// The data plane is attached and has the configuration.
     pub ready: bool,
+    /// While the whole edge drains.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub draining: Option<Draining>,
     /// Since the agent started.
     pub uptime_seconds: u64,
     /// Id of the XDP program.
@@ -36,6 +39,18 @@ pub struct Status {
     pub sidecar: Option<Sidecar>,
     /// How full the tables are, as of the last walk through them.
     pub tables: Vec<Table>,
+}
+
+/// The edge takes no new l7 clients, and gives up those that it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// When the last of them is cut off, in milliseconds of Unix time; none without an l7 service.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub until: Option<u64>,
+    /// Client connections of l7 services open now, relayed ones included.
+    pub connections: u64,
+    /// Upgraded connections of them.
+    pub relayed: u64,
 }
 
 fn l4() -> String {

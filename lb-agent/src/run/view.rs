@@ -25,7 +25,7 @@ use super::{
         Backend, Flows, Health, Interface, LastProbe, Outcomes, Service, Status, Table, Traffic,
     },
     sweeper::Report,
-    view_l7::{self, L7Picture},
+    view_l7::{self, Drain, L7Picture},
 };
 use crate::{
     bpf::{Counters, Mode, PinDir, counters, specs::names},
@@ -62,6 +62,7 @@ pub struct Picture {
     pub services: Arc<Vec<ServicePicture>>,
     pub l7: Arc<Vec<L7Picture>>,
     pub sidecar: Sidecar,
+    pub drain: Option<Drain>,
     pub sources: Option<Sources>,
 }
 
@@ -109,6 +110,16 @@ impl View {
         self.0.ready.load(Ordering::Acquire)
     }
 
+    /// Whether the edge gives its clients up.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.picture().drain.is_some()
+    }
+
+    fn picture(&self) -> Arc<Picture> {
+        self.0.picture.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Shows another picture from now on.
     pub fn show(&self, picture: Picture) {
         *self.0.picture.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(picture);
@@ -116,12 +127,13 @@ impl View {
 
     /// The status now. Reads some dozens of counters per service, one system call each.
     pub fn status(&self) -> Result<Status> {
-        let picture = self.0.picture.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let picture = self.picture();
         let mut status = Status {
             edge: self.0.edge.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             ready: self.is_ready(),
+            draining: picture.drain.map(|drain| view_l7::draining(drain, &picture.sidecar)),
             uptime_seconds: self.0.start.elapsed().as_secs(),
             program_id: picture.program_id,
             adopted: picture.adopted,

@@ -6,7 +6,7 @@ use lb_sidecar::settings::{self, State};
 
 use super::{
     checks::key,
-    status::{Backend, Listener, Outcomes, Requests, Service, Sidecar, Worker},
+    status::{Backend, Draining, Listener, Outcomes, Requests, Service, Sidecar, Worker},
     view::{HealthOfAll, health_status},
 };
 use crate::{
@@ -19,6 +19,23 @@ pub struct L7Picture {
     pub config: config::Service,
     pub told: settings::Service,
     pub on_host: BTreeSet<IpAddr>,
+}
+
+/// The whole edge gives its clients up.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// In milliseconds of Unix time; none without a service that has l7 clients.
+    pub until: Option<u64>,
+}
+
+/// What is left of a drain.
+pub fn draining(drain: Drain, sidecar: &sidecar::Sidecar) -> Draining {
+    let services = || sidecar.sums.services.values();
+    Draining {
+        until: drain.until,
+        connections: services().map(|it| it.connections).sum(),
+        relayed: services().map(|it| it.relayed).sum(),
+    }
 }
 
 /// All workers by their places, in each the oldest first; none if there are none.

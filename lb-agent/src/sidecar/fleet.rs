@@ -26,6 +26,8 @@ pub struct Wanted {
     pub listeners: BTreeSet<SocketAddr>,
     /// Changes with the settings.
     pub revision: u64,
+    /// Who retires, or has retired, is to end by then, in milliseconds of Unix time. None: with its last connection.
+    pub deadline: Option<u64>,
 }
 
 /// What is to be done.
@@ -51,8 +53,10 @@ pub enum Action {
         worker: Generation,
         address: SocketAddr,
     },
+    /// Also for one that has retired, if the deadline is another.
     Retire {
         worker: Generation,
+        deadline: Option<u64>,
     },
     /// It does not answer.
     Kill {
@@ -102,6 +106,8 @@ struct Worker {
     killed: bool,
     listens: BTreeSet<SocketAddr>,
     settings: Option<u64>,
+    /// As it was told.
+    deadline: Option<u64>,
 }
 
 impl Worker {
@@ -232,7 +238,7 @@ impl Fleet {
         able.next().map(|(&worker, _)| worker)
     }
 
-    /// Who has no place any more, or has a successor that serves.
+    /// Who has no place any more, or has a successor that serves; and by when those end that have retired.
     fn retire(&mut self, wanted: &Wanted, actions: &mut Vec<Action>) {
         let successors: BTreeMap<u16, Generation> = (0..wanted.workers)
             .filter_map(|index| Some((index, self.newest(index)?)))
@@ -243,7 +249,8 @@ impl Fleet {
                 Some(&successor) => worker != successor,
                 None => it.index >= wanted.workers,
             };
-            if over && matches!(it.phase, Phase::Greeted | Phase::Serving) {
+            let retires = over && matches!(it.phase, Phase::Greeted | Phase::Serving);
+            if retires {
                 it.phase = Phase::Retired;
                 // A socket that somebody holds without accepting would be a trap for clients.
                 if it.understands {
@@ -251,7 +258,12 @@ impl Fleet {
                     let unlisten = |address| Action::Unlisten { worker, address };
                     actions.extend(listens.into_iter().map(unlisten));
                 }
-                actions.push(Action::Retire { worker });
+            }
+            // A deadline that it has been told stays, even if there is none any more.
+            let deadline = wanted.deadline.or(it.deadline);
+            if retires || it.phase == Phase::Retired && deadline != it.deadline {
+                it.deadline = deadline;
+                actions.push(Action::Retire { worker, deadline });
             }
         }
     }
@@ -305,6 +317,7 @@ impl Worker {
             killed: false,
             listens: BTreeSet::new(),
             settings: None,
+            deadline: None,
         }
     }
 

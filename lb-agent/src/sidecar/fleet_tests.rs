@@ -7,7 +7,8 @@ fn address(n: u16) -> SocketAddr {
 }
 
 fn wanted(workers: u16, listeners: &[u16], revision: u64) -> Wanted {
-    Wanted { workers, listeners: listeners.iter().map(|n| address(*n)).collect(), revision }
+    let listeners = listeners.iter().map(|n| address(*n)).collect();
+    Wanted { workers, listeners, revision, deadline: None }
 }
 
 /// Workers that do at once what they are told.
@@ -25,6 +26,7 @@ struct Process {
     listens: BTreeSet<SocketAddr>,
     revision: Option<u64>,
     retired: bool,
+    deadline: Option<u64>,
     connections: u32,
 }
 
@@ -67,10 +69,11 @@ impl Model {
                 assert!(it.listens.insert(address), "once");
                 self.ready(worker);
             }
-            Action::Retire { worker } => {
+            Action::Retire { worker, deadline } => {
                 let it = self.alive.get_mut(&worker).unwrap();
-                assert!(it.listens.is_empty() && !it.retired, "{it:?}");
-                it.retired = true;
+                assert!(it.listens.is_empty(), "{it:?}");
+                assert!(!it.retired || deadline != it.deadline, "nothing new: {it:?}");
+                (it.retired, it.deadline) = (true, deadline);
                 if it.connections == 0 {
                     self.end(worker, now);
                 }
@@ -236,7 +239,7 @@ fn whom_nobody_understands_can_only_retire() {
     fleet.greeted(2, false, 0, true);
     fleet.step(now);
     fleet.ready(2);
-    assert_eq!(fleet.step(now), [Action::Retire { worker: 1 }]);
+    assert_eq!(fleet.step(now), [Action::Retire { worker: 1, deadline: None }]);
 }
 
 #[test]
@@ -257,9 +260,71 @@ fn fewer_workers_or_none_give_their_sockets_up_and_retire() {
     assert_eq!(model.serving(0), [4], "who has retired does not come back");
 }
 
+/// Nobody serves, and all are gone by this time.
+fn drained(deadline: u64, revision: u64) -> Wanted {
+    Wanted { deadline: Some(deadline), ..wanted(0, &[], revision) }
+}
+
+#[test]
+fn an_edge_that_drains_retires_all_and_brings_up_others_afterwards() {
+    let (mut model, now) = (Model::default(), Instant::now());
+    let old = Process { index: 0, connections: 1, retired: true, ..Process::default() };
+    model.find(1, old, false, now);
+    model.fleet.want(wanted(2, &[80], 1));
+    model.settle(now);
+    model.alive.values_mut().for_each(|it| it.connections = 1);
+    assert_eq!(model.alive[&1].deadline, None, "an upgrade leaves it its time");
+
+    model.fleet.want(drained(5_000, 1));
+    let expected = [
+        Action::Unlisten { worker: 2, address: address(80) },
+        Action::Unlisten { worker: 3, address: address(80) },
+        Action::Retire { worker: 1, deadline: Some(5_000) },
+        Action::Retire { worker: 2, deadline: Some(5_000) },
+        Action::Retire { worker: 3, deadline: Some(5_000) },
+    ];
+    let actions = model.fleet.step(now);
+    assert_eq!(actions, expected);
+    actions.into_iter().for_each(|action| model.act(action, now));
+    assert_eq!(model.fleet.step(now), [], "once");
+    model.end(2, now);
+    model.settle(now);
+    assert_eq!(model.starts.len(), 2, "nobody follows");
+
+    model.fleet.want(drained(6_000, 2));
+    model.settle(now);
+    assert!(model.alive.values().all(|it| it.deadline == Some(6_000)), "{:?}", model.alive);
+    model.fleet.want(wanted(2, &[80], 3));
+    model.settle(now);
+    assert_eq!(model.starts[2..], [(4, 0), (5, 1)]);
+    assert!(model.fleet.is_serving());
+    assert!(model.alive[&1].retired && model.alive[&3].deadline == Some(6_000), "no way back");
+}
+
+#[test]
+fn the_next_agent_goes_on_with_a_drain() {
+    let (mut fleet, now) = (Fleet::default(), Instant::now());
+    for (worker, retired, sockets) in [(1, true, 0), (2, false, 1)] {
+        fleet.found(worker, 0, true, now);
+        fleet.greeted(worker, retired, sockets, true);
+    }
+    fleet.step(now);
+    fleet.want(drained(5_000, 1));
+    let actions = fleet.step(now);
+    assert!(actions.contains(&Action::Retire { worker: 1, deadline: Some(5_000) }), "{actions:?}");
+    fleet.collected(2, address(80));
+    let expected = [
+        Action::Unlisten { worker: 2, address: address(80) },
+        Action::Settings { worker: 2 },
+        Action::Retire { worker: 2, deadline: Some(5_000) },
+    ];
+    assert_eq!(fleet.step(now), expected);
+}
+
 #[derive(Clone, Debug)]
 enum Happening {
     Want(u16, BTreeSet<u16>),
+    Drain(u64),
     Settings,
     Crash(prop::sample::Index),
     ConnectionsEnd(prop::sample::Index),
@@ -270,6 +335,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         (0u16..4, prop::collection::btree_set(1u16..5, 0..4))
             .prop_map(|(workers, listeners)| Happening::Want(workers, listeners)),
+        (1u64..4).prop_map(Happening::Drain),
         Just(Happening::Settings),
         any::<prop::sample::Index>().prop_map(Happening::Crash),
         any::<prop::sample::Index>().prop_map(Happening::ConnectionsEnd),
@@ -303,6 +369,10 @@ proptest! {
                     want = wanted(workers, &listeners, want.revision + 1);
                     model.fleet.want(want.clone());
                 }
+                Happening::Drain(deadline) => {
+                    want = drained(deadline, want.revision + 1);
+                    model.fleet.want(want.clone());
+                }
                 Happening::Settings => {
                     want.revision += 1;
                     model.fleet.want(want.clone());
@@ -332,6 +402,7 @@ proptest! {
         }
         for it in model.alive.values() {
             prop_assert_eq!(it.revision, Some(want.revision));
+            prop_assert!(want.deadline.is_none() || it.retired && it.deadline == want.deadline);
             prop_assert_eq!(&it.listens, if it.retired { const { &BTreeSet::new() } } else { &want.listeners });
         }
     }

@@ -20,6 +20,8 @@ pub struct Memory {
     pub vips: BTreeSet<IpAddr>,
     /// Since when backends drain, in milliseconds of Unix time: by service and name.
     pub drains: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Since when the whole edge drains, likewise, if it does.
+    pub edge_drains: Option<u64>,
     /// Backends that are down: service and address.
     pub down: BTreeSet<(String, SocketAddr)>,
     /// Backends that are up.
@@ -76,6 +78,7 @@ mod tests {
         let memory = Memory {
             vips: ["10.1.0.10".parse().unwrap()].into(),
             drains: [("chat".into(), [("b2".into(), 77)].into())].into(),
+            edge_drains: Some(78),
             up: [("chat".into(), up)].into(),
             down: [("chat".into(), down)].into(),
         };

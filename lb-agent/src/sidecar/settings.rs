@@ -68,6 +68,12 @@ pub fn settings(
     }
 }
 
+/// When an edge that drains since then has no l7 connection any more: with the service that may take longest. None
+/// without such a service.
+pub fn edge_until(config: &Config, since: u64) -> Option<u64> {
+    config.l7().filter_map(Service::l7).map(|l7| until(l7, since)).max()
+}
+
 fn until(l7: &L7, since: u64) -> u64 {
     // At most 7 days.
     let deadline = u64::try_from(l7.drain.deadline.as_millis()).unwrap_or(u64::MAX);

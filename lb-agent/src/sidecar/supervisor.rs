@@ -36,8 +36,8 @@ use super::{
 /// How long a start waits for workers: those of an earlier agent to be found, new ones to serve.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// How often workers are told what others have open.
-const OTHERS: Duration = Duration::from_millis(250);
+/// How soon workers are told what others have open, after it was reported.
+const OTHERS: Duration = Duration::from_millis(100);
 
 /// What has happened, for [`Supervisor::handle`].
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Supervisor {
     }
 
     /// Makes a plan the one that counts.
-    pub fn apply(&mut self, prepared: Prepared, settings: Settings) {
+    pub fn apply(&mut self, prepared: Prepared, settings: Settings, deadline: Option<u64>) {
         let Prepared { plan, new } = prepared;
         self.sockets.extend(new);
         self.plan = plan;
@@ -167,18 +167,18 @@ impl Supervisor {
         };
         self.reports.keep(&settings.services.iter().map(ids).collect());
         self.send_access_log();
-        self.tell(settings);
+        self.tell(settings, deadline);
     }
 
-    /// Other settings for the plan that there is.
-    pub fn tell(&mut self, settings: Settings) {
+    /// Other settings for the plan that there is, and when those are to end that retire, in milliseconds of Unix time.
+    pub fn tell(&mut self, settings: Settings, deadline: Option<u64>) {
         if self.revision == 0 || *self.settings != settings {
             self.revision += 1;
             self.settings = Arc::new(settings);
         }
         let Plan { workers, listeners, .. } = &self.plan;
         let (workers, listeners) = (*workers, listeners.clone());
-        self.fleet.want(Wanted { workers, listeners, revision: self.revision });
+        self.fleet.want(Wanted { workers, listeners, revision: self.revision, deadline });
         self.step();
     }
 
@@ -320,9 +320,9 @@ impl Supervisor {
                 let socket = self.sockets.get(&(member.name.index, address)).cloned();
                 self.send(worker, ToWorker::Listen { address }, socket);
             }
-            Action::Retire { worker } => {
-                tracing::info!(worker, "a worker retires");
-                self.send(worker, ToWorker::Retire { deadline: None }, None);
+            Action::Retire { worker, deadline } => {
+                tracing::info!(worker, deadline, "a worker retires");
+                self.send(worker, ToWorker::Retire { deadline }, None);
             }
             Action::Kill { worker } => self.kill(worker, "does not answer"),
         }

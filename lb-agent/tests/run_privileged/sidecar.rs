@@ -25,25 +25,30 @@ use crate::{
     network::{Netns, text, wait_for, wait_until},
 };
 
-const BACKEND: [(&str, &str); 1] = [("b2", "10.2.0.2:9000")];
+pub const BACKEND: [(&str, &str); 1] = [("b2", "10.2.0.2:9000")];
 const TWO: [(&str, &str); 2] = [("b2", "10.2.0.2:9000"), ("b3", "10.2.0.3:9000")];
 
 /// A configuration with one l7 service and two workers.
-fn config(edge: &Edge, service: &str, backends: &[(&str, &str)]) -> String {
+pub fn config(edge: &Edge, service: &str, backends: &[(&str, &str)]) -> String {
     let tables = "[[service]]";
     let workers = "[edge.sidecar]\nworkers = 2\naccess_log = \"off\"\n[[service]]";
     let service = format!("mode = \"l7\"\naffinity = \"none\"\n{service}");
     edge.config(&service, backends).replacen(tables, workers, 1)
 }
 
-/// A web server: answers every request with its name, and a request for `/slow` after it was `released`.
-struct Web {
+/// To the key of RFC 6455, section 1.3.
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// A web server: answers every request with its name, a request for `/slow` after it was `released`, and one for `/chat`
+/// with an upgrade, after which it only listens.
+pub struct Web {
     stop: Arc<AtomicBool>,
-    released: Arc<AtomicBool>,
+    pub released: Arc<AtomicBool>,
 }
 
 impl Web {
-    fn start(netns: &Netns, address: &str, name: &'static str) -> Self {
+    pub fn start(netns: &Netns, address: &str, name: &'static str) -> Self {
         let listener = netns.run(|| TcpListener::bind(address)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let web = Self { stop: Arc::default(), released: Arc::default() };
@@ -62,6 +67,11 @@ impl Web {
                         head.push(byte[0]);
                         if !head.ends_with(b"\r\n\r\n") {
                             continue;
+                        }
+                        if head.starts_with(b"GET /chat") {
+                            let _ = stream.write_all(SWITCHED.as_bytes());
+                            while stream.read(&mut byte).is_ok_and(|n| n > 0) {}
+                            return;
                         }
                         if head.starts_with(b"GET /slow") {
                             while !released.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed)
@@ -89,7 +99,7 @@ impl Drop for Web {
 }
 
 /// The body that a client gets; none without an answer of 200.
-fn get(edge: &Edge, path: &str) -> Option<String> {
+pub fn get(edge: &Edge, path: &str) -> Option<String> {
     let (status, body) = edge.client.http(VIP, path)?;
     status.contains(" 200 ").then_some(body)
 }
@@ -108,13 +118,13 @@ fn run_dir(edge: &Edge) -> PathBuf {
 }
 
 /// The pids of the workers in this state.
-fn pids(status: &Status, state: &str) -> BTreeSet<u32> {
+pub fn pids(status: &Status, state: &str) -> BTreeSet<u32> {
     let workers = status.sidecar.as_ref().map(|it| it.workers.as_slice()).unwrap_or_default();
     workers.iter().filter(|it| it.state == state).map(|it| it.pid).collect()
 }
 
 /// Waits until two workers serve.
-fn two_serve(edge: &Edge) -> BTreeSet<u32> {
+pub fn two_serve(edge: &Edge) -> BTreeSet<u32> {
     wait_for("two workers serve", || {
         Some(pids(&edge.status(), "serving")).filter(|pids| pids.len() == 2)
     })

@@ -27,7 +27,7 @@ pub enum ToWorker {
     Settings(Box<Settings>),
     /// One listening socket comes with this message: accept there for the service that has the address.
     Listen { address: SocketAddr },
-    /// Close the listening socket of this address.
+    /// Accept who waits at the listening socket of this address, and close it.
     Unlisten { address: SocketAddr },
     /// Send all listening sockets, as [`FromWorker::Listener`] each: another agent will need them.
     SendListeners,
@@ -37,7 +37,8 @@ pub enum ToWorker {
     /// said before.
     Others { live: Vec<(String, u32)> },
     /// Accept nothing more and finish what is open; end when nothing is. With a deadline, in milliseconds of Unix time,
-    /// relayed connections are closed from now on at the pace of their service, and all that is left at the deadline.
+    /// relayed connections are closed from now on at the pace of their service, and all that is left at the deadline;
+    /// said again with another, that one counts.
     Retire { deadline: Option<u64> },
     /// End at once.
     Stop,
@@ -54,7 +55,8 @@ pub enum FromWorker {
     /// The settings are in force, and there is a socket that accepts for every listener in them. Said after each
     /// [`ToWorker::Settings`] and [`ToWorker::Listen`] that leaves it so.
     Ready,
-    /// What has happened up to now: once a second where anything changed, and before the end.
+    /// What has happened up to now: once a second where anything changed, a few times where it is what backends have
+    /// live, and before the end.
     Report(Report),
 }
 

@@ -27,6 +27,7 @@ fn every_default_is_applied() {
             admin: socket("127.0.0.1:9900"),
             reset_rate: 1000,
             vip_addresses: VipAddresses::Auto,
+            drain: false,
             tables: Tables {
                 flows_ipv4: 1_048_576,
                 flows_ipv6: 262_144,
