@@ -89,7 +89,12 @@ impl Plan {
         for (name, port) in [(CHAT, CHAT_PORT), (BULK, BULK_PORT)] {
             config.services.push(self.service(lab, name, port));
         }
-        config.services.extend(self.l7.clone().map(|l7| self.web(lab, l7)));
+        if let Some(l7) = self.l7.clone() {
+            config.services.push(self.web(lab, l7));
+            // The sidecar and `nat` reach the same ports of the same servers from the same addresses: below the
+            // ports that the kernel chooses, a flow's is never the sidecar's.
+            config.nat_ports = 1024..=32767;
+        }
         config
     }
 
