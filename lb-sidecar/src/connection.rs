@@ -1,12 +1,13 @@
 //! One client connection: its task and its timer.
 //!
 //! ```text
-//! accepted -> hyper over the framing guard, request after request -> relay, an answer to what was no request, or the end
+//! accepted -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
 //! ```
 
 use std::{
+    cell::Cell,
     convert::Infallible,
-    future::{Future, poll_fn},
+    future::{Future, poll_fn, ready},
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -14,6 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use hyper::{
     Request, Response,
     body::Incoming,
@@ -24,15 +26,15 @@ use hyper::{
 use tokio::{net::TcpStream, time::sleep_until};
 
 use crate::{
-    body::ResponseBody,
+    body::{RequestBody, ResponseBody},
     client::Client,
-    deadline::Wait,
+    deadline::{Deadline, Wait},
     exchange,
     farewell::{End, finish},
     framing::{Guarded, Limits},
     life::{Life, Open},
     service::Service,
-    upgrade,
+    shortcut, upgrade,
 };
 
 /// Serves a connection to its end, or to where a relay takes over.
@@ -47,8 +49,27 @@ pub async fn serve(
     let client = Rc::new(Client::new(peer, local, service, life, &plan));
     let open = Open::new(&client);
     let limits = Limits { head_bytes: plan.settings.http.head_bytes as usize };
-    let io = Io { guarded: Guarded::new(stream, limits), client: client.clone() };
-    let mut connection = plan.http.serve_connection(io, Handler(client.clone()));
+    if let Err(end) = first_word(&stream, &client).await {
+        finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
+        return;
+    }
+    let first = shortcut::first_bytes(&stream);
+    let prepared = match shortcut::upgrade(&first, limits) {
+        Some((head, length)) => {
+            let answer = exchange::answer(&client, head, RequestBody::Empty);
+            let response = in_time(answer, &client.deadline).await;
+            if let Some(handover) = client.handover.borrow_mut().take() {
+                shortcut::write_head(&stream, &response);
+                upgrade::hand_over(stream, first.slice(length..), handover, &client, open);
+                return;
+            }
+            Some(response)
+        }
+        None => None,
+    };
+    let io = Io { guarded: Guarded::new(stream, limits, first), client: client.clone() };
+    let handler = Handler { client: client.clone(), prepared: Cell::new(prepared) };
+    let mut connection = plan.http.serve_connection(io, handler);
     drop(plan);
     let end = drive(&mut connection, &client).await;
     let parts = connection.into_parts();
@@ -63,6 +84,44 @@ pub async fn serve(
             finish(end, parts.io.guarded, &client).await;
         }
     }
+}
+
+/// Waits until the client has said something, or nothing is to be heard any more.
+async fn first_word(stream: &TcpStream, client: &Client) -> Result<(), End> {
+    let deadline = &client.deadline;
+    let mut sleep = pin!(sleep_until(deadline.armed()));
+    poll_fn(|cx| {
+        if client.closing.take() {
+            return Poll::Ready(Err(End::Done(Ok(()))));
+        }
+        if stream.poll_read_ready(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        deadline.poll(sleep.as_mut(), cx);
+        match deadline.take_expired() {
+            Some(wait) => Poll::Ready(Err(End::Expired(wait))),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Waits with the connection's timer, whose news the future takes itself.
+async fn in_time<T>(future: impl Future<Output = T>, deadline: &Deadline) -> T {
+    let mut future = pin!(future);
+    let mut sleep = pin!(sleep_until(deadline.armed()));
+    poll_fn(|cx| {
+        deadline.poll(sleep.as_mut(), cx);
+        loop {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                return Poll::Ready(value);
+            }
+            if !deadline.rearm(sleep.as_mut(), cx) {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
 }
 
 async fn drive(connection: &mut http1::Connection<Io, Handler>, client: &Client) -> End {
@@ -91,7 +150,11 @@ async fn drive(connection: &mut http1::Connection<Io, Handler>, client: &Client)
 }
 
 /// hyper's side of the requests.
-pub struct Handler(Rc<Client>);
+pub struct Handler {
+    client: Rc<Client>,
+    /// The answer to the first request, if it was found before hyper came to it.
+    prepared: Cell<Option<Response<ResponseBody>>>,
+}
 
 impl HyperService<Request<Incoming>> for Handler {
     type Response = Response<ResponseBody>;
@@ -99,8 +162,17 @@ impl HyperService<Request<Incoming>> for Handler {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let client = self.0.clone();
-        Box::pin(async move { Ok(exchange::answer(client, request).await) })
+        if let Some(response) = self.prepared.take() {
+            return Box::pin(ready(Ok(response)));
+        }
+        let client = self.client.clone();
+        Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            // hyper's own way of upgrading is not used.
+            head.extensions.clear();
+            let body = RequestBody::new(body, &client);
+            Ok(exchange::answer(&client, head, body).await)
+        })
     }
 }
 

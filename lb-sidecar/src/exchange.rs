@@ -34,14 +34,14 @@ pub const RESPONSE_HEAD_BYTES: usize = 64 << 10;
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Answers a request, whatever it takes.
-pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn answer(
+    client: &Rc<Client>,
+    mut head: Parts,
+    body: RequestBody,
+) -> Response<ResponseBody> {
     let plan = client.service.plan();
-    let (mut head, body) = request.into_parts();
     client.begin(&plan, &head);
     client.service.count(Outcome::Request);
-    // hyper's own way of upgrading is not used.
-    head.extensions.clear();
-    let body = RequestBody::new(body, &client);
     let has_body = !body.is_empty();
     let mut asks_upgrade = true;
     let result = match request::check(&mut head, has_body, &plan.settings.upgrades) {
@@ -55,7 +55,7 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
                 entry.request_id =
                     plan.request_id.as_ref().and_then(|name| head.headers.get(name).cloned());
             });
-            let to = Exchange { client: &client, plan: &plan, address, until_close };
+            let to = Exchange { client, plan: &plan, address, until_close };
             match &checked.upgrade {
                 Some(protocol) => upgrade::handshake(&to, head, protocol).await,
                 None => to.forward(head, body, checked.expects_continue.then(Arc::default)).await,

@@ -36,5 +36,6 @@ mod listener;
 mod request;
 mod response;
 mod service;
+mod shortcut;
 mod upgrade;
 mod upstream;

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
@@ -26,13 +27,32 @@ thread_local! {
 /// the [`Violation`]; requests that had ended before it are still given.
 pub struct Guarded {
     stream: TcpStream,
+    /// Read before, and not checked yet.
+    ahead: Bytes,
     framing: Framing,
     violation: Option<Violation>,
 }
 
 impl Guarded {
-    pub fn new(stream: TcpStream, limits: Limits) -> Self {
-        Self { stream, framing: Framing::new(limits), violation: None }
+    /// Of a connection from which some bytes were read before.
+    pub fn new(stream: TcpStream, limits: Limits, ahead: Bytes) -> Self {
+        Self { stream, ahead, framing: Framing::new(limits), violation: None }
+    }
+
+    /// Gives on what passes.
+    fn pass(&mut self, bytes: &[u8], buf: &mut ReadBufCursor<'_>) -> io::Result<()> {
+        match self.framing.check(bytes) {
+            Ok(()) => buf.put_slice(bytes),
+            Err((whole, violation)) => {
+                self.violation = Some(violation);
+                // Nothing at all would be the end of the stream.
+                if whole == 0 {
+                    return Err(refused(violation));
+                }
+                buf.put_slice(&bytes[..whole]);
+            }
+        }
+        Ok(())
     }
 
     pub fn violation(&self) -> Option<Violation> {
@@ -59,23 +79,15 @@ impl Read for Guarded {
         if let Some(violation) = this.violation {
             return Poll::Ready(Err(refused(violation)));
         }
+        if !this.ahead.is_empty() {
+            let bytes = this.ahead.split_to(this.ahead.len().min(buf.remaining()));
+            return Poll::Ready(this.pass(&bytes, &mut buf));
+        }
         BUFFER.with_borrow_mut(|buffer| {
             let room = buf.remaining().min(buffer.len());
             let mut read = ReadBuf::new(&mut buffer[..room]);
             ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
-            let bytes = read.filled();
-            match this.framing.check(bytes) {
-                Ok(()) => buf.put_slice(bytes),
-                Err((whole, violation)) => {
-                    this.violation = Some(violation);
-                    // Nothing at all would be the end of the stream.
-                    if whole == 0 {
-                        return Poll::Ready(Err(refused(violation)));
-                    }
-                    buf.put_slice(&bytes[..whole]);
-                }
-            }
-            Poll::Ready(Ok(()))
+            Poll::Ready(this.pass(read.filled(), &mut buf))
         })
     }
 }
