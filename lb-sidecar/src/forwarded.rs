@@ -114,15 +114,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>, re
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers
-                .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-        }
-        headers
-    }
+    use crate::headers::tests::headers;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()

@@ -35,6 +35,7 @@ mod headers;
 mod listener;
 mod request;
 mod response;
+mod scratch;
 mod service;
 mod shortcut;
 mod upgrade;

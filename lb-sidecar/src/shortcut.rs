@@ -3,8 +3,6 @@
 //!
 //! Whatever is not plainly such a request takes hyper's way, from its first byte.
 
-use std::cell::RefCell;
-
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Method, Request, Response,
@@ -13,20 +11,17 @@ use hyper::{
 };
 use tokio::net::TcpStream;
 
-use crate::framing::{Framing, Limits};
+use crate::{
+    framing::{Framing, Limits},
+    scratch,
+};
 
 /// Most header fields, as with the framing.
 const MOST_FIELDS: usize = 100;
 
-const SCRATCH: usize = 16 << 10;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
-
 /// What has come; nothing if the connection has ended.
 pub fn first_bytes(stream: &TcpStream) -> Bytes {
-    BUFFER.with_borrow_mut(|buffer| {
+    scratch::with(|buffer| {
         let n = stream.try_read(buffer).unwrap_or(0);
         Bytes::copy_from_slice(&buffer[..n])
     })

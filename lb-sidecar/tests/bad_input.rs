@@ -55,7 +55,7 @@ const BAD: &[(&str, &str, &str)] = &[
     (
         "an unknown coding",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        "",
+        "400",
     ),
     (
         "chunked that is not the last",
@@ -70,7 +70,7 @@ const BAD: &[(&str, &str, &str)] = &[
     (
         "a masked coding",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
-        "",
+        "400",
     ),
     (
         "TE in HTTP/1.0",
@@ -84,7 +84,7 @@ const BAD: &[(&str, &str, &str)] = &[
     ("HTTP/0.9, bare", "GET /\n", "400"),
     ("HTTP/2.0", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", "505"),
     ("HTTP/2's preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505"),
-    ("HTTP/1.9", "GET / HTTP/1.9\r\nHost: a\r\n\r\n", ""),
+    ("HTTP/1.9", "GET / HTTP/1.9\r\nHost: a\r\n\r\n", "505"),
     ("binary noise", "\x16\x03\x01\x02\x00\x01\x00\x01\x7f\x03\x03\r\n\r\n", "400"),
     ("two spaces", "GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     ("a tab for a space", "GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", "400"),

@@ -1,7 +1,6 @@
 //! A client's socket as hyper sees it: only bytes that passed [`Framing`].
 
 use std::{
-    cell::RefCell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -15,13 +14,7 @@ use tokio::{
 };
 
 use super::{Framing, Limits, Violation};
-
-/// Read at once, at most: what a head needs, and most bodies.
-const SCRATCH: usize = 16 * 1024;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
+use crate::scratch;
 
 /// A stream that gives hyper only bytes that passed. After a violation reads fail with an [`io::Error`] that carries
 /// the [`Violation`]; requests that had ended before it are still given.
@@ -83,7 +76,7 @@ impl Read for Guarded {
             let bytes = this.ahead.split_to(this.ahead.len().min(buf.remaining()));
             return Poll::Ready(this.pass(&bytes, &mut buf));
         }
-        BUFFER.with_borrow_mut(|buffer| {
+        scratch::with(|buffer| {
             let room = buf.remaining().min(buffer.len());
             let mut read = ReadBuf::new(&mut buffer[..room]);
             ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;

@@ -4,7 +4,6 @@
 //! nothing more is read until it is gone. An idle direction owns no buffer.
 
 use std::{
-    cell::RefCell,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -16,12 +15,7 @@ use tokio::{
 };
 
 use super::websocket::Frames;
-
-const SCRATCH: usize = 64 << 10;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
+use crate::scratch;
 
 /// Which socket failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +99,7 @@ impl Direction {
                 }
                 return Poll::Ready(Ok(()));
             }
-            ready!(BUFFER.with_borrow_mut(|buffer| self.pass(buffer, from, to, cx)))?;
+            ready!(scratch::with(|buffer| self.pass(buffer, from, to, cx)))?;
         }
     }
 
