@@ -13,6 +13,10 @@ pub mod forward {
     pub const DSR: u8 = 2;
     /// The packet travels in an IP packet to the backend, which answers the client itself.
     pub const IPIP: u8 = 3;
+    /// Two established connections joined: the tuple is rewritten, and so are all numbers that the ends
+    /// count in. Both directions pass the edge. As [`crate::service::Service::forward`]: the sidecar
+    /// serves the clients, and its connections may be spliced.
+    pub const SPLICE: u8 = 4;
 }
 
 /// Bits of [`Flow::flags`].
@@ -31,11 +35,15 @@ pub mod flags {
     pub const RESTART: u8 = 1 << 4;
     /// The other direction's sender has sent a RST.
     pub const PEER_RESET: u8 = 1 << 5;
+    /// The connection is about to be spliced: what comes is dropped, and TCP sends it again.
+    pub const HOLD: u8 = 1 << 6;
+    /// The other end has not negotiated ECN: its marks are taken off (RFC 3168 section 6.1.1).
+    pub const NO_ECN: u8 = 1 << 7;
 }
 
 /// Value of the flow tables: what becomes of a packet with the key's tuple.
 ///
-/// `nat` has two entries per connection, one for each direction; `dsr` and `ipip` have one. With
+/// `nat` and `splice` have two entries per connection, one for each direction; `dsr` and `ipip` have one. With
 /// [`V4`] it fills one cache line. The data plane writes most fields without a lock: packets of one
 /// direction are handled by one CPU unless the NIC reorders its queues, and then a counter loses a
 /// few packets, nothing else.
@@ -83,6 +91,12 @@ pub struct Flow<A> {
 map_data!(Flow<V4>, Flow<V6>);
 
 impl<A> Flow<A> {
+    /// Whether both directions pass the edge, and have an entry each.
+    #[inline(always)]
+    pub fn is_two_way(&self) -> bool {
+        matches!(self.forward, forward::NAT | forward::SPLICE)
+    }
+
     /// Both FINs or a RST were seen: what is left to come is at most a retransmission.
     ///
     /// `dsr` and `ipip` see the client's direction only, so the client's FIN has to do.
@@ -91,7 +105,7 @@ impl<A> Flow<A> {
         let both = flags::FIN | flags::PEER_FIN;
         self.flags & (flags::RESET | flags::PEER_RESET) != 0
             || self.flags & both == both
-            || (self.forward != forward::NAT && self.flags & flags::FIN != 0)
+            || (!self.is_two_way() && self.flags & flags::FIN != 0)
     }
 }
 
@@ -118,6 +132,8 @@ mod tests {
         assert!(flow(forward::NAT, flags::FIN | flags::PEER_FIN).is_closing());
         assert!(flow(forward::NAT, flags::RESET).is_closing());
         assert!(flow(forward::NAT, flags::PEER_RESET).is_closing());
+        assert!(!flow(forward::SPLICE, flags::FIN).is_closing());
+        assert!(flow(forward::SPLICE, flags::FIN | flags::PEER_FIN).is_closing());
         assert!(flow(forward::IPIP, flags::FIN).is_closing());
         assert!(!flow(forward::DSR, 0).is_closing());
     }

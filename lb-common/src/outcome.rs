@@ -90,6 +90,8 @@ outcomes! {
         TooBig = 16, "too_big";
         /// The map entry that this packet needs is missing: the agent is in mid-change.
         Inconsistent = 17, "inconsistent";
+        /// The connection was just then being spliced. TCP sends the segment again.
+        SpliceHold = 18, "splice_hold";
     }
 }
 
@@ -132,6 +134,10 @@ outcomes! {
         FibLookup = 16, "fib_lookup";
         /// The next hop was not resolved: the packet was handed to the agent, which resolves it.
         Punted = 17, "punted";
+        /// For a connection of the sidecar: left to the kernel.
+        PassToSidecar = 18, "pass_to_sidecar";
+        /// What a SYN or SYN-ACK of the sidecar's connections offered is remembered, for the splice.
+        OfferNoted = 19, "offer_noted";
     }
 }
 

@@ -22,13 +22,16 @@ pub struct ListenerKey<A> {
 pub mod listener_flags {
     /// The address is not on the host: the data plane answers its pings.
     pub const XDP_ONLY: u16 = 1 << 0;
+    /// A backend of the sidecar has this address and port: the SYN-ACKs that come *from* it are remembered, since the
+    /// connection may be spliced. An entry that is nothing else has no service.
+    pub const UPSTREAM: u16 = 1 << 1;
 }
 
 /// Value of the listener maps.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
-    /// Id of the service; 0 in the entry of an address.
+    /// Id of the service; 0 in the entry of an address, and of what is only an upstream.
     pub service: u16,
     /// Bits of [`listener_flags`].
     pub flags: u16,

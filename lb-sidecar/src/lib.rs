@@ -20,6 +20,7 @@ pub mod pool;
 pub mod relay;
 pub mod session;
 pub mod settings;
+pub mod splice;
 pub mod worker;
 
 mod body;

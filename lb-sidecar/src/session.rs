@@ -111,6 +111,7 @@ async fn handle(
             }
         }
         (ToWorker::AccessLog, Some(file)) => worker.life.log_to(file).context("access log")?,
+        (ToWorker::Broker | ToWorker::Flows { .. }, _) => {}
         (ToWorker::Others { live }, _) => worker.others(&live.into_iter().collect()),
         (ToWorker::Retire { deadline }, _) => worker.retire(deadline),
         (ToWorker::Stop, _) => worker.life.stop(),

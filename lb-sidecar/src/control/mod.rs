@@ -17,7 +17,7 @@ use crate::settings::Settings;
 pub use channel::{MOST_BYTES, Receiver, Sender, channel};
 
 /// Of this description. Raised with every change that an older side would misread.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// From the agent to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +33,12 @@ pub enum ToWorker {
     SendListeners,
     /// A file comes with this message: write the access log there from now on.
     AccessLog,
-    /// What other workers have open, by [`settings::Backend::id`](crate::settings::Backend::id): in place of what was
+    /// A socket comes with this message: offer connections to be spliced there, see [`crate::splice`]. The newest one
+    /// counts.
+    Broker,
+    /// The flow table of an IP version comes with this message, to be read only: its connections hold source ports.
+    Flows { ipv6: bool },
+    /// What other workers have open, and what is spliced, by [`settings::Backend::id`](crate::settings::Backend::id): in place of what was
     /// said before.
     Others { live: Vec<(String, u32)> },
     /// Accept nothing more and finish what is open; end when nothing is. With a deadline, in milliseconds of Unix time,
