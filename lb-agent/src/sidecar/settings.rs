@@ -55,6 +55,7 @@ pub fn settings(
             http: l7.http.clone(),
             forwarded: l7.forwarded.clone(),
             drain: settings::Drain { rate: (l7.drain.rate / workers.max(1)).max(1) },
+            splice: l7.splice,
             log_sample: l7.access_log.get(),
             backends: backends.collect(),
         })

@@ -54,6 +54,7 @@ fn every_default_is_applied() {
             request_id: Some("X-Request-Id".to_owned()),
         },
         drain: Drain { deadline: seconds(300), rate: 100 },
+        splice: true,
         access_log: Share::ALL,
     };
     assert_eq!(*valid(&minimal_l7()).services[0].l7().unwrap(), expected);
@@ -152,6 +153,12 @@ fn prefixes_headers_and_shares() {
             Share::new(share).unwrap()
         );
     }
+}
+
+#[test]
+fn splicing_may_be_off() {
+    assert!(l7_of("splice = \"auto\"").splice);
+    assert!(!l7_of("splice = \"off\"").splice);
 }
 
 #[test]
