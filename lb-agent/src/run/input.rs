@@ -127,8 +127,8 @@ fn service_input(world: World<'_>, service: &config::Service) -> ServiceInput {
 
 /// Whether connections of an l7 service may be spliced.
 #[must_use]
-pub fn is_spliced(_: &config::Service) -> bool {
-    true
+pub fn is_spliced(service: &config::Service) -> bool {
+    service.l7().is_some_and(|l7| l7.splice)
 }
 
 fn backend_input(
@@ -327,15 +327,22 @@ mod tests {
             mode = "l7"
             listen = ["203.0.113.10:80", "[2001:db8::10]:80"]
             backend = [{ address = "10.2.0.2:9000" }, { address = "[2001:db8:3::2]:9000" }]
+            [[service]]
+            name = "rooms"
+            mode = "l7"
+            splice = "off"
+            listen = ["203.0.113.10:82"]
+            backend = [{ address = "10.2.0.2:9000" }]
             "#,
         );
         let input = input_of(&config, &network(), &NextHops::default());
         assert_eq!(input.xdp_only, BTreeSet::from([ip("203.0.113.12")]));
-        let [uploads, chat] = input.services.as_slice() else { panic!() };
+        let [uploads, chat, rooms] = input.services.as_slice() else { panic!() };
         assert_eq!((uploads.forward, chat.forward), (Forward::Dsr, Forward::Splice));
+        assert_eq!((rooms.forward, rooms.backends.len()), (Forward::Relay, 1));
         assert_eq!((chat.listeners.len(), chat.backends.len()), (2, 2));
-        assert_eq!(skeleton(&config).len(), 2);
-        config.services.remove(1);
+        assert_eq!(skeleton(&config).len(), 3);
+        config.services.truncate(1);
         let input = input_of(&config, &network(), &NextHops::default());
         assert_eq!(input.xdp_only.len(), 2);
     }
