@@ -34,6 +34,7 @@ use crate::{
     health::{Prober, Runner, SourcePorts},
     object,
     sidecar::Supervisor,
+    splice::Splicer,
 };
 
 /// Health events that wait for the agent; more of them would be merged.
@@ -128,6 +129,7 @@ async fn bring_up(
         plane,
         network,
         roster: Arc::clone(&roster),
+        spliced: Arc::default(),
         runner,
         events: receiver,
         watch,
@@ -158,6 +160,7 @@ async fn bring_up(
     agent.punts = Some(tokio::spawn(punts.run()));
     let teller = Teller::new(&config.edge.name, agent.log.clone());
     agent.sweeper = Some(sweeper::start(pins, roster, teller)?);
+    agent.sidecar.splice_with(Splicer::open(pins, Arc::clone(&agent.spliced))?);
     let on_host = agent.network.state.addresses.iter().map(|it| it.addr).collect();
     if let Some(warning) = ports::warning(&config, &on_host) {
         tracing::warn!("{warning}");
