@@ -46,10 +46,10 @@ impl Kind {
 /// The values of a metric's labels, and its own.
 type Sample = (Vec<String>, f64);
 
+#[cfg(test)]
 impl Metric {
     /// The name of its samples.
-    #[must_use]
-    pub fn full_name(&self) -> String {
+    fn full_name(&self) -> String {
         let unit = self.unit.as_ref().map(|unit| format!("_{}", unit.as_str())).unwrap_or_default();
         let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
         format!("{}{unit}{suffix}", self.name)
