@@ -15,6 +15,7 @@ mod alarms;
 pub mod checks;
 mod datalog;
 mod dataplane;
+mod drains;
 mod input;
 mod interfaces;
 mod liveness;
