@@ -33,6 +33,7 @@ use crate::{
     health::{HealthEvent, Prober, Runner},
     netlink::NetEvent,
     sidecar::Supervisor,
+    splice,
 };
 
 /// After a failed write, the next try.
@@ -61,6 +62,8 @@ pub struct Agent {
     pub(super) events: mpsc::Receiver<HealthEvent>,
     pub(super) watch: Option<FileWatch>,
     pub(super) roster: Arc<Current>,
+    /// What may be spliced.
+    pub(super) spliced: Arc<splice::Current>,
     pub(super) sidecar: Supervisor,
     /// Those of the cookies.
     pub(super) keys: Arc<Vec<CookieKey>>,
@@ -120,6 +123,7 @@ impl Agent {
     pub(super) fn attach(&mut self) -> Result<()> {
         self.interfaces.attach(&self.plane.loaded, &self.parts.config.edge)?;
         self.interfaces.detach_others(&self.plane.loaded, &self.parts.config.edge);
+        self.publish_spliced();
         Ok(())
     }
 
@@ -173,6 +177,7 @@ impl Agent {
         self.network.wrote(next_hops);
         let hurry = roster.dooms_more_than(&before);
         self.roster.set(roster);
+        self.publish_spliced();
         if let Some(sweeper) = self.sweeper.as_ref().filter(|_| hurry) {
             sweeper.hurry();
         }

@@ -29,6 +29,7 @@ mod resets;
 mod roster;
 mod sidecar;
 mod signals;
+mod splice;
 mod start;
 pub mod status;
 mod sweeper;
