@@ -143,6 +143,7 @@ async fn bring_up(
         generation: 0,
         refused: None,
         retry_at: None,
+        drain_at: None,
         shown: Default::default(),
     };
     let config = Arc::clone(&agent.parts.config);
