@@ -21,6 +21,7 @@ mod input;
 mod interfaces;
 mod liveness;
 mod memory;
+mod metrics;
 mod network;
 mod ports;
 mod punts;
