@@ -15,6 +15,7 @@ use super::{
     alarms::Alarms,
     checks,
     dataplane::DataPlane,
+    ended::Log,
     input::{self, World},
     interfaces::Interfaces,
     liveness::Liveness,
@@ -77,6 +78,8 @@ pub struct Agent {
     pub(super) retry_at: Option<Instant>,
     /// When a drain is over that has time left.
     pub(super) drain_at: Option<Instant>,
+    /// That of the workers, for what was spliced.
+    pub(super) log: Log,
     pub(super) shown: Arc<Vec<ServicePicture>>,
 }
 
