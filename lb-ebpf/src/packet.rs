@@ -9,12 +9,16 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::xdp_md,
     helpers::{
-        bpf_csum_diff, bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
-        bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_csum_diff, bpf_fib_lookup, bpf_redirect, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_xdp_store_bytes,
     },
     programs::XdpContext,
 };
-use lb_common::outcome::{DropReason, NO_SERVICE};
+use lb_common::{
+    addr::{Addr, Tuple},
+    outcome::{DropReason, NO_SERVICE},
+};
 
 use crate::wire::Wire;
 
@@ -105,6 +109,23 @@ impl Packet {
         }
     }
 
+    /// Writes `len` bytes, at least one, from `offset` on; false if the frame has fewer.
+    #[inline(always)]
+    pub fn copy_from(&mut self, offset: usize, buffer: &mut [u8], len: usize) -> bool {
+        // As in `copy_to`.
+        let last = opaque(len.wrapping_sub(1));
+        if last >= buffer.len() {
+            return false;
+        }
+        let len = last + 1;
+        // SAFETY: `buffer` has `len` bytes, which the helper only reads; it checks the frame's side, and
+        // `&mut self` ends all references into the frame.
+        unsafe {
+            bpf_xdp_store_bytes(self.ctx, offset as u32, buffer.as_mut_ptr().cast(), len as u32)
+                == 0
+        }
+    }
+
     /// Moves the frame's start: a positive number makes room in front, a negative one cuts off.
     #[inline(always)]
     pub fn grow_head(&mut self, bytes: i32) -> Result<(), DropReason> {
@@ -142,6 +163,17 @@ impl Packet {
         Ok(sum as u32 as u64)
     }
 
+    /// What the change from `old` to `new` adds to a one's-complement sum over them.
+    #[inline(always)]
+    pub fn difference<const LEN: usize>(old: &[u8; LEN], new: &[u8; LEN]) -> u32 {
+        const { assert!(LEN.is_multiple_of(4) && LEN <= 512) };
+        // SAFETY: both have LEN bytes, which the helper only reads; it wants a multiple of four.
+        unsafe {
+            let (from, to) = (old.as_ptr().cast_mut().cast(), new.as_ptr().cast_mut().cast());
+            bpf_csum_diff(from, LEN as u32, to, LEN as u32, 0) as u32
+        }
+    }
+
     /// Asks the kernel's FIB. Returns the helper's code (`BPF_FIB_LKUP_RET_*`).
     #[inline(always)]
     pub fn fib_lookup(&self, params: &mut aya_ebpf::bindings::bpf_fib_lookup) -> i64 {
@@ -150,6 +182,24 @@ impl Packet {
             let len = size_of_val(params) as i32;
             bpf_fib_lookup(self.ctx.cast(), params, len, 0)
         }
+    }
+
+    /// Whether a socket of this host would get a segment with a tuple, listeners and TIME-WAIT included.
+    #[inline(always)]
+    pub fn has_socket<A: Addr>(&self, tuple: &Tuple<A>) -> bool {
+        const THIS_NAMESPACE: u64 = -1_i64 as u64; // BPF_F_CURRENT_NETNS
+        // SAFETY: a tuple has the layout of the kernel's `struct bpf_sock_tuple` for its IP version, which
+        // the kernel knows by the size; it only reads it. What it finds is released at once.
+        unsafe {
+            let tuple: *mut Tuple<A> = core::ptr::from_ref(tuple).cast_mut();
+            let size = size_of::<Tuple<A>>() as u32;
+            let socket = bpf_skc_lookup_tcp(self.ctx.cast(), tuple.cast(), size, THIS_NAMESPACE, 0);
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
     }
 
     /// Makes `XDP_REDIRECT` send the frame to an interface.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{
     agent::Agent,
     checks::key,
+    drains::Drains,
     memory::memory,
     reload::FileWatch,
     start::Refused,
@@ -37,6 +38,7 @@ const MOST_WORKERS: usize = 64;
 pub struct Opened {
     prepared: Prepared,
     keys: Arc<Vec<CookieKey>>,
+    access_log: Option<Arc<File>>,
 }
 
 /// Opens and reads it. Nothing changes for the workers.
@@ -44,8 +46,9 @@ pub fn open(supervisor: &Supervisor, config: &Config) -> Result<Opened, Refused>
     let refused = |error: anyhow::Error| Refused(vec![format!("{error:#}")]);
     let keys = Arc::new(cookie_keys(config)?);
     let plan = plan(config).map_err(refused)?;
+    let access_log = plan.access_log.clone();
     let prepared = supervisor.prepare(plan).map_err(refused)?;
-    Ok(Opened { prepared, keys })
+    Ok(Opened { prepared, keys, access_log })
 }
 
 fn plan(config: &Config) -> Result<Plan> {
@@ -123,6 +126,10 @@ impl Agent {
     /// Lets the workers follow a configuration that is in force.
     pub(super) fn feed(&mut self, opened: Opened) {
         self.keys = opened.keys;
+        // Without l7 services the log before gets the lines of what is still spliced.
+        if let Some(Err(error)) = opened.access_log.map(|file| self.log.replace(&file)) {
+            tracing::error!("spliced connections that end are not logged: {error:#}");
+        }
         self.watch_keys();
         let (settings, deadline) = self.sidecar_settings();
         self.sidecar.apply(opened.prepared, settings, deadline);
@@ -163,6 +170,13 @@ impl Agent {
     pub(super) fn tell_sidecar(&mut self) {
         let (settings, deadline) = self.sidecar_settings();
         self.sidecar.tell(settings, deadline);
+    }
+
+    /// The drains as of now, also those that the workers hear of next.
+    pub(super) fn drains(&self) -> Drains {
+        let (config, now) = (&*self.parts.config, unix_millis());
+        let memory = memory(config, &self.liveness, self.sidecar.memory(), now);
+        Drains::new(config, &memory, now)
     }
 
     /// And by when they are to end, if the edge drains.

@@ -16,6 +16,7 @@ use super::{
     agent::{Agent, Parts},
     checks, datalog,
     dataplane::DataPlane,
+    ended::{Log, Teller},
     input,
     interfaces::Interfaces,
     liveness::Liveness,
@@ -33,6 +34,7 @@ use crate::{
     health::{Prober, Runner, SourcePorts},
     object,
     sidecar::Supervisor,
+    splice::Splicer,
 };
 
 /// Health events that wait for the agent; more of them would be merged.
@@ -127,6 +129,7 @@ async fn bring_up(
         plane,
         network,
         roster: Arc::clone(&roster),
+        spliced: Arc::default(),
         runner,
         events: receiver,
         watch,
@@ -141,6 +144,8 @@ async fn bring_up(
         generation: 0,
         refused: None,
         retry_at: None,
+        drain_at: None,
+        log: Log::default(),
         shown: Default::default(),
     };
     let config = Arc::clone(&agent.parts.config);
@@ -153,7 +158,9 @@ async fn bring_up(
     agent.attach()?;
     let punts = Punts::open(pins, agent.network.kernel.clone(), Arc::clone(&roster))?;
     agent.punts = Some(tokio::spawn(punts.run()));
-    agent.sweeper = Some(sweeper::start(pins, roster)?);
+    let teller = Teller::new(&config.edge.name, agent.log.clone());
+    agent.sweeper = Some(sweeper::start(pins, roster, teller)?);
+    agent.sidecar.splice_with(Splicer::open(pins, Arc::clone(&agent.spliced))?);
     let on_host = agent.network.state.addresses.iter().map(|it| it.addr).collect();
     if let Some(warning) = ports::warning(&config, &on_host) {
         tracing::warn!("{warning}");

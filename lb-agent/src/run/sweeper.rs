@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result};
@@ -22,13 +22,15 @@ use lb_common::{addr::Tuple, flow::Flow, handshake::Handshake};
 use tokio::sync::watch;
 
 use super::{
+    ended::{Counts, Teller},
     resets,
     roster::{Current, Roster},
 };
 use crate::{
     bpf::{PinDir, sys::now_ticks},
     flows::{
-        Census, KernelTable, Pacer, ResetOrder, Resets, Step, Sweeper,
+        Census, KernelTable, Paces, ResetOrder, Resets, Step, Sweeper,
+        pacer::BURSTS_PER_SECOND,
         table::{self, Family, Position, Value},
     },
     reset::ResetSender,
@@ -36,9 +38,6 @@ use crate::{
 
 /// From the end of one walk to the beginning of the next.
 const REST: Duration = Duration::from_secs(5);
-
-/// The pacer may run ahead by what this time brings, so that the thread need not wake up for each flow.
-const BURSTS_PER_SECOND: u32 = 100;
 
 /// What a walk through all tables found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +49,10 @@ pub struct Report {
     pub referenced: BTreeSet<u16>,
     /// Connections by backend.
     pub connections: BTreeMap<u16, u64>,
+    /// Those of them that are spliced.
+    pub spliced: BTreeMap<u16, u64>,
+    /// How spliced connections have ended since the agent started.
+    pub ended: Counts,
     /// Entries of `FLOWS4` and `FLOWS6`.
     pub flows: [u64; 2],
     /// Entries of `HANDSHAKES4` and `HANDSHAKES6`.
@@ -71,6 +74,8 @@ pub struct Totals {
     pub orphans: u64,
     /// Reset because their backend was down or gone.
     pub reset: u64,
+    /// Reset because their backend or the edge drained.
+    pub drained: u64,
     /// RST packets that could not be sent.
     pub unsent: u64,
 }
@@ -90,7 +95,7 @@ struct Shared {
 }
 
 /// Starts the thread. It sends from the network namespace of the caller.
-pub fn start(pins: &PinDir, roster: Arc<Current>) -> Result<Handle> {
+pub fn start(pins: &PinDir, roster: Arc<Current>, teller: Teller) -> Result<Handle> {
     let shared = Arc::new(Shared {
         roster,
         stop: AtomicBool::new(false),
@@ -102,7 +107,8 @@ pub fn start(pins: &PinDir, roster: Arc<Current>) -> Result<Handle> {
         v4: Tables::open(pins)?,
         v6: Tables::open(pins)?,
         sender: ResetSender::open()?,
-        pacer: (0, Pacer::new(1, 1)),
+        teller,
+        paces: Paces::new(1),
         start: Instant::now(),
         totals: Totals::default(),
         before: Seen::default(),
@@ -167,13 +173,13 @@ struct Sweep {
     v4: Tables<lb_common::addr::V4>,
     v6: Tables<lb_common::addr::V6>,
     sender: ResetSender,
-    /// With the rate that it was made for.
-    pacer: (u32, Pacer),
-    /// The pacer's zero.
+    teller: Teller,
+    paces: Paces,
+    /// Their zero.
     start: Instant,
     totals: Totals,
     before: Seen,
-    /// Who resets first, in turns: the pacer's share must not always go to the same.
+    /// Who resets first, in turns: the edge's share must not always go to the same.
     v6_first: bool,
     shared: Arc<Shared>,
 }
@@ -223,35 +229,41 @@ impl Sweep {
                     done[family] = true;
                 }
                 self.reset_due(&roster)?;
+                self.tell_ended(&roster);
             }
         }
         let before = std::mem::replace(&mut self.before, seen);
         report.generation = before.generation;
         report.referenced = &before.referenced | &self.before.referenced;
         report.totals = self.totals;
+        report.ended.clone_from(self.teller.counts());
         Ok(Some(report))
     }
 
     /// Resets flows of the doomed, and idle ones, as far as the rate allows it, and sends what was ordered.
     fn reset_due(&mut self, roster: &Roster) -> io::Result<()> {
-        let rate = roster.reset_rate.max(1);
-        if self.pacer.0 != rate {
-            self.pacer = (rate, Pacer::new(rate, rate / BURSTS_PER_SECOND));
-        }
+        self.paces.set_rate(roster.reset_rate.max(1));
         let at = self.start.elapsed();
         self.v6_first = !self.v6_first;
         for v6 in [self.v6_first, !self.v6_first] {
-            let pacer = (&mut self.pacer.1, at);
+            let pace = (&mut self.paces, at);
             let resets = match v6 {
-                true => self.v6.reset_due(roster, pacer)?,
-                false => self.v4.reset_due(roster, pacer)?,
+                true => self.v6.reset_due(roster, pace)?,
+                false => self.v4.reset_due(roster, pace)?,
             };
             self.totals.reset += resets.doomed;
+            self.totals.drained += resets.drained;
             self.totals.expired += resets.expired;
         }
         self.totals.unsent +=
             self.v4.send(&self.sender, roster) + self.v6.send(&self.sender, roster);
         Ok(())
+    }
+
+    fn tell_ended(&mut self, roster: &Roster) {
+        let now = SystemTime::now();
+        self.teller.tell(self.v4.flows.sweeper.take_ended(), roster, now);
+        self.teller.tell(self.v6.flows.sweeper.take_ended(), roster, now);
     }
 
     /// Until the next walk; resets go on meanwhile.
@@ -273,6 +285,7 @@ impl Sweep {
                     tracing::error!(%error, "flows cannot be reset");
                     return;
                 }
+                self.tell_ended(&roster);
             }
         }
     }
@@ -318,11 +331,11 @@ where
     fn reset_due(
         &mut self,
         roster: &Roster,
-        pacer: (&mut Pacer, Duration),
+        pace: (&mut Paces, Duration),
         orders: &mut Vec<ResetOrder<A>>,
     ) -> io::Result<Resets> {
         let policy = |id| roster.policy(id);
-        self.sweeper.reset_due(&mut self.table, policy, now_ticks(), pacer, orders)
+        self.sweeper.reset_due(&mut self.table, policy, now_ticks(), pace, orders)
     }
 }
 
@@ -348,10 +361,10 @@ where
         }
     }
 
-    fn reset_due(&mut self, roster: &Roster, pacer: (&mut Pacer, Duration)) -> io::Result<Resets> {
-        let (pacer, at) = pacer;
-        let mut resets = self.handshakes.reset_due(roster, (&mut *pacer, at), &mut self.orders)?;
-        resets += self.flows.reset_due(roster, (pacer, at), &mut self.orders)?;
+    fn reset_due(&mut self, roster: &Roster, pace: (&mut Paces, Duration)) -> io::Result<Resets> {
+        let (paces, at) = pace;
+        let mut resets = self.handshakes.reset_due(roster, (&mut *paces, at), &mut self.orders)?;
+        resets += self.flows.reset_due(roster, (paces, at), &mut self.orders)?;
         Ok(resets)
     }
 
@@ -383,6 +396,7 @@ impl Report {
         }
         for id in census.referenced() {
             *self.connections.entry(id).or_default() += u64::from(census.connections(id));
+            *self.spliced.entry(id).or_default() += u64::from(census.spliced(id));
         }
     }
 }

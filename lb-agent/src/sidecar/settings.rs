@@ -75,7 +75,8 @@ pub fn edge_until(config: &Config, since: u64) -> Option<u64> {
     config.l7().filter_map(Service::l7).map(|l7| until(l7, since)).max()
 }
 
-fn until(l7: &L7, since: u64) -> u64 {
+/// When those must go who may stay for a while, if the drain began then.
+pub fn until(l7: &L7, since: u64) -> u64 {
     // At most 7 days.
     let deadline = u64::try_from(l7.drain.deadline.as_millis()).unwrap_or(u64::MAX);
     since.saturating_add(deadline)

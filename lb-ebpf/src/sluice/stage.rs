@@ -14,9 +14,11 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     addr::{Addr, Tuple, V4, V6},
+    checksum::Delta,
     flow::Flow,
     outcome::{DropReason, Event},
     service::Backend,
+    splice::Deltas,
 };
 use lb_ebpf::packet::Packet;
 
@@ -26,7 +28,7 @@ use crate::{
     open,
     options::{self, Options},
     parse::IcmpError,
-    report, scratch, transmit,
+    report, scratch, splice, transmit,
 };
 
 /// The stages of an IP version.
@@ -58,6 +60,7 @@ pub trait Stages: Addr {
 
     /// [`nat::reserve_source`]
     fn reserve_source(
+        packet: &Packet,
         client: &Tuple<Self>,
         backend_id: u16,
         backend: &Backend,
@@ -194,6 +197,39 @@ extern "C" fn stage_report(service: u16, outcome: u32) -> u64 {
     DONE
 }
 
+/// [`splice::options`]; `place` is the offset of the options, shifted left by 8, and their length.
+#[inline(always)]
+pub fn splice_options(
+    packet: &mut Packet,
+    place: u32,
+    ack: u32,
+    tsval: u32,
+    tsecr: u32,
+) -> Result<Delta, DropReason> {
+    match stage_splice_options(packet.ctx(), place, ack, tsval, tsecr) {
+        sum if sum <= u32::MAX as u64 => Ok(Delta::from_sum(sum)),
+        _ => Err(DropReason::Truncated),
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn stage_splice_options(
+    ctx: *mut xdp_md,
+    place: u32,
+    ack: u32,
+    tsval: u32,
+    tsecr: u32,
+) -> u64 {
+    let mut packet = Packet::new(&XdpContext::new(ctx));
+    let (at, len) = ((place >> 8) as usize, (place & 0xff) as usize);
+    match splice::options(&mut packet, at, len, &Deltas { ack, tsval, tsecr, ..Deltas::default() })
+    {
+        Some(sum) => sum as u64,
+        None => u64::MAX,
+    }
+}
+
 /// The global functions of an IP version, and the trait that calls them.
 macro_rules! stages {
     ($version:ty:
@@ -212,15 +248,17 @@ macro_rules! stages {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $reserve_source(
+            ctx: *mut xdp_md,
             client: *mut Tuple<$version>,
-            backend_id: u16,
+            numbers: u64,
             backend: *mut Backend,
-            source: u32,
             to: *mut Tuple<$version>,
         ) -> u64 {
             references!(client, backend, to);
-            let source = Source { index: (source >> 16) as u16, port: source as u16 };
-            match nat::reserve_source(client, backend_id, backend, source, to) {
+            let packet = Packet::new(&XdpContext::new(ctx));
+            let backend_id = (numbers >> 32) as u16;
+            let source = Source { index: (numbers >> 16) as u16, port: numbers as u16 };
+            match nat::reserve_source(&packet, client, backend_id, backend, source, to) {
                 Ok(Reserved::Done) => DONE,
                 Ok(Reserved::Taken) => TAKEN,
                 Err(reason) => DROP | reason as u64,
@@ -297,14 +335,18 @@ macro_rules! stages {
 
             #[inline(always)]
             fn reserve_source(
+                packet: &Packet,
                 client: &Tuple<Self>,
                 backend_id: u16,
                 backend: &Backend,
                 source: Source,
                 to: &mut Tuple<Self>,
             ) -> Result<Reserved, DropReason> {
-                let source = (source.index as u32) << 16 | source.port as u32;
-                match $reserve_source(pointer(client), backend_id, pointer(backend), source, to) {
+                // A function has five arguments at most.
+                let source = (source.index as u64) << 16 | source.port as u64;
+                let numbers = (backend_id as u64) << 32 | source;
+                let (client, backend) = (pointer(client), pointer(backend));
+                match $reserve_source(packet.ctx(), client, numbers, backend, to) {
                     DONE => Ok(Reserved::Done),
                     TAKEN => Ok(Reserved::Taken),
                     outcome => match DropReason::from_number(outcome as u32 & 0xff) {

@@ -206,25 +206,6 @@ fn one_vip_may_have_listeners_of_both_modes() {
     assert_eq!(names(config.l7().collect()), ["rooms"]);
 }
 
-/// The tables are the data plane's.
-#[test]
-fn l7_services_take_no_room_in_the_tables() {
-    let edge = with(EDGE, "name = \"e\"", "name = \"e\"\ntables = { services = 1, backends = 1 }");
-    let l7: String = (1..=3)
-        .map(|n| with(&with(L7_SERVICE, "chat", &format!("l7-{n}")), ":80", &format!(":{n}")))
-        .collect();
-    valid(&format!("{edge}{l7}{SERVICE}"));
-    let many: String = (1..=200)
-        .map(|n| {
-            let listen: Vec<String> =
-                (1..=64).map(|port| format!("203.0.113.{n}:{port}")).collect();
-            let text = with(L7_SERVICE, "chat", &format!("l7-{n}"));
-            with(&text, "[\"203.0.113.10:80\"]", &format!("{listen:?}"))
-        })
-        .collect();
-    valid(&format!("{edge}{many}"));
-}
-
 #[test]
 fn a_pool_without_room_for_newcomers_is_doubtful() {
     for (lines, warning) in [
