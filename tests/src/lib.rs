@@ -16,6 +16,7 @@ pub mod netns;
 pub mod owner;
 pub mod packet;
 pub mod ping;
+pub mod pipe;
 pub mod privilege;
 pub mod process;
 pub mod seed;
