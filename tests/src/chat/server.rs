@@ -2,7 +2,7 @@
 //!
 //! `GET /chat?seed=S&session=N` with an upgrade opens a session whose stream is checked; without the
 //! numbers it only echoes. `GET /pipe?...` opens a [pipe](crate::pipe). `GET /health` answers 200 or 503, and
-//! `GET /stats` tells what the server did so far.
+//! `GET /stats` tells what the server did so far; after `GET /fail` it welcomes nobody until `GET /recover`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -246,6 +246,10 @@ async fn answer(mut stream: TcpStream, shared: &Shared, stop: Stop) -> Result<()
     let status = match (request.path.as_str(), &request.key) {
         ("/stats", _) => {
             said = Some(serde_json::to_string(&shared.stats())?);
+            "200 OK"
+        }
+        (path @ ("/fail" | "/recover"), _) => {
+            shared.ready.store(path == "/recover", Ordering::Relaxed);
             "200 OK"
         }
         ("/chat" | "/health" | pipe::PATH, _) if !ready => "503 Service Unavailable",

@@ -88,7 +88,7 @@ impl EdgeConfig {
 pub struct ServiceConfig {
     pub name: String,
     pub listen: Vec<SocketAddr>,
-    /// With `mode = "l4"`, as the next two.
+    /// With `mode = "l4"`, as the next one.
     pub forward: Forward,
     pub affinity: &'static str,
     pub idle_timeout: Duration,
@@ -222,9 +222,9 @@ impl fmt::Display for ServiceConfig {
             None => {
                 writeln!(f, "forward = \"{}\"", self.forward)?;
                 writeln!(f, "affinity = \"{}\"", self.affinity)?;
-                writeln!(f, "idle_timeout = {}", millis(self.idle_timeout))?;
             }
         }
+        writeln!(f, "idle_timeout = {}", millis(self.idle_timeout))?;
         writeln!(f, "fail_open = {}", self.fail_open)?;
         writeln!(f, "health = {}", self.health)?;
         for BackendConfig { name, address, weight, drain } in &self.backends {

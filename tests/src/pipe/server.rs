@@ -20,7 +20,10 @@ pub(crate) async fn serve(mut stream: TcpStream, rest: &[u8], query: &str) -> io
     };
     let served = match terms.mode {
         Mode::Echo => echo(&mut stream, rest, &terms).await,
-        Mode::Stream { bytes, piece, pause } => {
+        Mode::Stream { bytes, piece, pause, awaited } => {
+            if awaited && rest.is_empty() {
+                stream.readable().await?;
+            }
             exchange(&mut stream, rest, &terms, (bytes, piece, pause)).await
         }
     };

@@ -24,8 +24,9 @@ pub enum Mode {
     /// Sends back what it gets.
     Echo,
     /// Sends so many bytes of its own stream, in pieces with pauses between them, and checks what it gets.
-    /// When it has sent all and the client has closed its direction, it tells how many bytes it got.
-    Stream { bytes: u64, piece: usize, pause: Duration },
+    /// When it has sent all and the client has closed its direction, it tells how many bytes it got. If it is
+    /// `awaited`, it does not begin before the client has.
+    Stream { bytes: u64, piece: usize, pause: Duration, awaited: bool },
 }
 
 /// One pipe's agreement. A session's number is used once per seed.
@@ -47,7 +48,16 @@ impl Terms {
     /// As fast as it goes in both directions.
     #[must_use]
     pub const fn stream(seed: u64, session: u64, bytes: u64) -> Self {
-        let mode = Mode::Stream { bytes, piece: super::PIECE, pause: Duration::ZERO };
+        let pause = Duration::ZERO;
+        let mode = Mode::Stream { bytes, piece: super::PIECE, pause, awaited: false };
+        Self { seed, session, mode, end: None }
+    }
+
+    /// As fast as it goes, once the client begins: until then there is peace for a splice.
+    #[must_use]
+    pub const fn awaited(seed: u64, session: u64, bytes: u64) -> Self {
+        let pause = Duration::ZERO;
+        let mode = Mode::Stream { bytes, piece: super::PIECE, pause, awaited: true };
         Self { seed, session, mode, end: None }
     }
 
@@ -68,6 +78,7 @@ impl Terms {
                 bytes,
                 piece: usize::try_from(number("piece")?).ok()?,
                 pause: Duration::from_micros(number("pause")?),
+                awaited: pairs.contains_key("awaited"),
             },
         };
         let end = match (number("after"), pairs.get("end")) {
@@ -85,8 +96,11 @@ impl Terms {
 impl fmt::Display for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PATH}?seed={}&session={}", self.seed, self.session)?;
-        if let Mode::Stream { bytes, piece, pause } = self.mode {
+        if let Mode::Stream { bytes, piece, pause, awaited } = self.mode {
             write!(f, "&stream={bytes}&piece={piece}&pause={}", pause.as_micros())?;
+            if awaited {
+                write!(f, "&awaited=yes")?;
+            }
         }
         if let Some((after, ending)) = self.end {
             let ending = match ending {
@@ -112,7 +126,7 @@ mod tests {
             Terms::stream(u64::MAX, 3, 1 << 30),
             Terms { end: Some((10, Ending::Reset)), ..Terms::echo(5, 6) },
             Terms {
-                mode: Mode::Stream { bytes: 7, piece: 100, pause },
+                mode: Mode::Stream { bytes: 7, piece: 100, pause, awaited: true },
                 end: Some((0, Ending::Half)),
                 ..Terms::echo(5, 6)
             },
