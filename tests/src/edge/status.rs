@@ -77,6 +77,13 @@ impl Status {
         backend.and_then(|it| it["traffic"][counter].as_u64()).unwrap_or_default()
     }
 
+    /// How many connections a backend has.
+    #[must_use]
+    pub fn connections(&self, service: &str, backend: &str) -> u64 {
+        let backend = self.backend(service, backend);
+        backend.and_then(|it| it["connections"].as_u64()).unwrap_or_default()
+    }
+
     /// How often an event was counted, over all services and beside them.
     #[must_use]
     pub fn event(&self, event: Event) -> u64 {
