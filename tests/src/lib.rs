@@ -5,6 +5,7 @@
 //! [`spliced`], [`lab`]) know the agent, from outside, as an operator does. Whatever is made carries its owner's pid in
 //! its name ([`owner`]), goes away on drop, and is swept by the next run when its owner was killed.
 
+pub mod bench;
 pub mod chat;
 pub mod dataplane;
 pub mod edge;
