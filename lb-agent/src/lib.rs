@@ -15,5 +15,6 @@ pub mod object;
 pub mod reset;
 pub mod run;
 pub mod sidecar;
+pub mod splice;
 pub mod state;
 pub mod unload;

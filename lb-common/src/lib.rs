@@ -23,6 +23,7 @@ pub mod punt;
 pub mod ring;
 pub mod seq;
 pub mod service;
+pub mod splice;
 
 /// Declares that a type may be read from and written to a BPF map byte by byte.
 ///

@@ -10,7 +10,7 @@ use aya_ebpf::{
     bindings::xdp_md,
     helpers::{
         bpf_csum_diff, bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
-        bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
     },
     programs::XdpContext,
 };
@@ -105,6 +105,23 @@ impl Packet {
         }
     }
 
+    /// Writes `len` bytes, at least one, from `offset` on; false if the frame has fewer.
+    #[inline(always)]
+    pub fn copy_from(&mut self, offset: usize, buffer: &mut [u8], len: usize) -> bool {
+        // As in `copy_to`.
+        let last = opaque(len.wrapping_sub(1));
+        if last >= buffer.len() {
+            return false;
+        }
+        let len = last + 1;
+        // SAFETY: `buffer` has `len` bytes, which the helper only reads; it checks the frame's side, and
+        // `&mut self` ends all references into the frame.
+        unsafe {
+            bpf_xdp_store_bytes(self.ctx, offset as u32, buffer.as_mut_ptr().cast(), len as u32)
+                == 0
+        }
+    }
+
     /// Moves the frame's start: a positive number makes room in front, a negative one cuts off.
     #[inline(always)]
     pub fn grow_head(&mut self, bytes: i32) -> Result<(), DropReason> {
@@ -140,6 +157,17 @@ impl Packet {
             bpf_csum_diff(core::ptr::null_mut(), 0, header.cast(), size_of::<T>() as u32, seed)
         };
         Ok(sum as u32 as u64)
+    }
+
+    /// What the change from `old` to `new` adds to a one's-complement sum over them.
+    #[inline(always)]
+    pub fn difference<const LEN: usize>(old: &[u8; LEN], new: &[u8; LEN]) -> u32 {
+        const { assert!(LEN.is_multiple_of(4) && LEN <= 512) };
+        // SAFETY: both have LEN bytes, which the helper only reads; it wants a multiple of four.
+        unsafe {
+            let (from, to) = (old.as_ptr().cast_mut().cast(), new.as_ptr().cast_mut().cast());
+            bpf_csum_diff(from, LEN as u32, to, LEN as u32, 0) as u32
+        }
     }
 
     /// Asks the kernel's FIB. Returns the helper's code (`BPF_FIB_LKUP_RET_*`).

@@ -18,6 +18,7 @@ use crate::{
     life::Life,
     outcome::{Outcome, Reason},
     service::{Plan, Service},
+    splice::tcp::Peer,
     upgrade::Handover,
 };
 
@@ -52,6 +53,8 @@ pub struct Client {
     /// No more requests after this one.
     pub closing: Cell<bool>,
     pub handover: RefCell<Option<Handover>>,
+    /// What its backend's connection must fit, if it may be spliced.
+    pub fitting: Cell<Option<Peer>>,
     /// Where its log lines go, if it is in the sample.
     pub lines: Option<Lines>,
     entry: RefCell<Option<Box<Entry>>>,
@@ -83,6 +86,7 @@ impl Client {
             cut: Cell::new(None),
             closing: Cell::new(false),
             handover: RefCell::new(None),
+            fitting: Cell::new(None),
             lines,
             entry: RefCell::new(None),
         }

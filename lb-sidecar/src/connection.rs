@@ -34,7 +34,9 @@ use crate::{
     framing::{Guarded, Limits},
     life::{Life, Open},
     service::Service,
-    shortcut, upgrade,
+    shortcut,
+    splice::tcp::Peer,
+    upgrade,
 };
 
 /// Serves a connection to its end, or to where a relay takes over.
@@ -52,6 +54,9 @@ pub async fn serve(
     if let Err(end) = first_word(&stream, &client).await {
         finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
         return;
+    }
+    if plan.settings.splice {
+        client.fitting.set(Peer::of(&stream));
     }
     let first = shortcut::first_bytes(&stream);
     let prepared = match shortcut::upgrade(&first, limits) {

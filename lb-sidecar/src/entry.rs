@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::{
     access_log::{AccessLog, Close, Request},
     pool::{Backend, Sticky},
+    relay::By,
 };
 
 /// The lines of one connection.
@@ -101,25 +102,30 @@ impl Lines {
         });
     }
 
-    /// The end of an upgraded connection.
+    /// The end of an upgraded connection, or of what the sidecar has to do with it.
     pub fn close(
         &self,
         client: SocketAddr,
         backend: &Backend,
         since: Instant,
         (bytes_in, bytes_out): (u64, u64),
-        ended_by: &'static str,
+        by: By,
     ) {
-        self.log.close(&Close {
+        let name = backend.name();
+        let close = Close {
             edge: &self.edge,
             service: &self.service,
             connection: self.connection,
             client,
-            backend: &backend.name(),
+            backend: &name,
             bytes_in,
             bytes_out,
             duration: since.elapsed(),
-            ended_by,
-        });
+            ended_by: by.label(),
+        };
+        match by {
+            By::Splice => self.log.splice(&close),
+            _ => self.log.close(&close),
+        }
     }
 }

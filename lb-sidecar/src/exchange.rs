@@ -23,8 +23,9 @@ use crate::{
     pool::{Ask, Backend, Picked},
     request, response,
     service::Plan,
+    splice::tcp::Peer,
     upgrade,
-    upstream::{Sender, connect},
+    upstream::{Connected, Sender, connect},
 };
 
 /// Largest head of a backend's response, and what is read from it at a time.
@@ -127,12 +128,18 @@ impl Exchange<'_> {
         Ok(picked)
     }
 
-    /// Connects within the time for it.
-    pub async fn connect(&self, backend: &Backend) -> Result<tokio::net::TcpStream, Outcome> {
+    /// Connects within the time for it; for a connection that may be spliced, so that it fits the client's.
+    pub async fn connect(
+        &self,
+        backend: &Backend,
+        fitting: Option<&Peer>,
+    ) -> Result<Connected, Outcome> {
         let deadline = &self.client.deadline;
         deadline.set(Wait::Connect, self.client.timeouts().connect);
-        match self.in_time(connect(backend.address(), &self.plan.sources)).await {
-            Ok(Ok(stream)) => Ok(stream),
+        let splicing = &self.client.service.splicing;
+        let connecting = connect(backend.address(), &self.plan.sources, splicing, fitting);
+        match self.in_time(connecting).await {
+            Ok(Ok(connected)) => Ok(connected),
             Ok(Err(_)) => Err(Outcome::ConnectFailed),
             Err(_) => Err(Outcome::ConnectTimeout),
         }
@@ -181,8 +188,8 @@ impl Exchange<'_> {
                     }
                 }
             }
-            let failed = match self.connect(&picked.backend).await {
-                Ok(stream) => match open(TokioIo::new(stream)).await {
+            let failed = match self.connect(&picked.backend, None).await {
+                Ok(Connected { stream, .. }) => match open(TokioIo::new(stream)).await {
                     Ok(sender) => match self.send(sender, head, body, &gate, false).await {
                         Ok((sender, response)) => return self.pass(response, Some(sender), picked),
                         Err(Failed::Over(outcome)) => {

@@ -9,7 +9,7 @@
 //! A worker knows no file and no name service: its listening sockets and all its [`settings`] come over the
 //! [`control`] socket. It outlives the agent, and the next agent finds it by that socket.
 //!
-//! This crate knows nothing of BPF, netlink or TOML.
+//! This crate knows nothing of BPF (but for the flow table, which it reads: [`splice`]), netlink or TOML.
 
 pub mod access_log;
 pub mod control;

@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::BTreeMap};
 
 use hyper::StatusCode;
 
-use crate::{framing::Violation, pool::Sticky};
+use crate::{framing::Violation, pool::Sticky, splice::Refusal};
 
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $name:ident $label:literal $(=> $status:ident $text:literal)?,)*) => {
@@ -45,6 +45,14 @@ outcomes! {
     Request "request",
     /// A 101 was passed on, and the connection is relayed.
     Upgraded "upgraded",
+    /// XDP took a relayed connection over.
+    Spliced "spliced",
+    /// A relayed connection was not offered to be spliced yet: data was under way, or the broker was away or busy.
+    SpliceWaits "splice_waits",
+    /// The agent ended before it answered an offer, and had changed nothing.
+    SpliceLost "splice_lost",
+    /// An upgraded connection is relayed for good: the flow table could not be asked whether its source port is free.
+    SpliceUncheckedPort "splice_unchecked_port",
     Status1xx "status_1xx",
     Status2xx "status_2xx",
     Status3xx "status_3xx",
@@ -151,6 +159,7 @@ pub struct Outcomes {
     outcomes: [Cell<u64>; Outcome::ALL.len()],
     violations: [Cell<u64>; Violation::ALL.len()],
     sticky: [Cell<u64>; Sticky::ALL.len()],
+    refusals: [Cell<u64>; Refusal::ALL.len()],
 }
 
 impl Default for Outcomes {
@@ -159,6 +168,7 @@ impl Default for Outcomes {
             outcomes: [const { Cell::new(0) }; Outcome::ALL.len()],
             violations: [const { Cell::new(0) }; Violation::ALL.len()],
             sticky: [const { Cell::new(0) }; Sticky::ALL.len()],
+            refusals: [const { Cell::new(0) }; Refusal::ALL.len()],
         }
     }
 }
@@ -178,6 +188,13 @@ impl Outcomes {
         cell.set(cell.get() + 1);
     }
 
+    /// An offer was refused.
+    pub fn not_spliced(&self, refusal: Refusal) {
+        // Their numbers begin with 1, and are all there.
+        let cell = &self.refusals[refusal as usize - 1];
+        cell.set(cell.get() + 1);
+    }
+
     pub fn get(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome as usize].get()
     }
@@ -189,7 +206,9 @@ impl Outcomes {
         let outcomes = Outcome::ALL.iter().map(|o| o.label().to_owned()).zip(&self.outcomes);
         let violations = Violation::ALL.iter().map(|v| v.label().to_owned()).zip(&self.violations);
         let sticky = Sticky::ALL.iter().map(|s| format!("sticky_{}", s.label())).zip(&self.sticky);
-        for (label, cell) in outcomes.chain(violations).chain(sticky) {
+        let refusals = Refusal::ALL.iter().map(|r| format!("splice_{}", r.label()));
+        let refusals = refusals.zip(&self.refusals);
+        for (label, cell) in outcomes.chain(violations).chain(sticky).chain(refusals) {
             if cell.get() > 0 {
                 *sums.entry(label).or_default() += cell.get();
             }
@@ -230,12 +249,16 @@ mod tests {
         for &sticky in &Sticky::ALL {
             outcomes.stuck(sticky);
         }
+        for &refusal in Refusal::ALL {
+            outcomes.not_spliced(refusal);
+        }
         let report: BTreeMap<_, _> = outcomes.report().collect();
         for (i, outcome) in Outcome::ALL.iter().enumerate() {
             let shared = Violation::ALL.iter().any(|v| v.label() == outcome.label()) as u64;
             assert_eq!(report[outcome.label()], i as u64 + 1 + shared);
         }
         assert!(Violation::ALL.iter().all(|v| report.contains_key(v.label())));
+        assert!(Refusal::ALL.iter().all(|r| report[&format!("splice_{}", r.label())] == 1));
         assert!(Sticky::ALL.iter().all(|s| report[&format!("sticky_{}", s.label())] == 1));
     }
 }

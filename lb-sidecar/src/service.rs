@@ -14,6 +14,7 @@ use crate::{
     pool::Pool,
     relay::registry::Registry,
     settings::{self, Settings},
+    splice::Splicing,
     upstream::{Kept, Sources},
 };
 
@@ -57,7 +58,8 @@ pub struct Service {
     plan: RefCell<Rc<Plan>>,
     pub pool: Rc<Pool>,
     pub kept: Rc<Kept>,
-    pub outcomes: Outcomes,
+    pub outcomes: Rc<Outcomes>,
+    pub splicing: Rc<Splicing>,
     /// Client connections, relayed ones included.
     pub connections: Cell<u64>,
     pub relays: Rc<Registry>,
@@ -68,13 +70,18 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(settings: &Settings, service: &settings::Service) -> Rc<Self> {
+    pub fn new(
+        settings: &Settings,
+        service: &settings::Service,
+        splicing: &Rc<Splicing>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             name: service.name.clone(),
             plan: RefCell::new(Rc::new(Plan::new(settings, service))),
             pool: Pool::new(settings, service),
             kept: Rc::new(Kept::new(service.http.pool)),
-            outcomes: Outcomes::default(),
+            outcomes: Rc::default(),
+            splicing: Rc::clone(splicing),
             connections: Cell::new(0),
             relays: Rc::default(),
             pacing: Cell::new(false),

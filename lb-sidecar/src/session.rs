@@ -111,11 +111,25 @@ async fn handle(
             }
         }
         (ToWorker::AccessLog, Some(file)) => worker.life.log_to(file).context("access log")?,
-        (ToWorker::Broker | ToWorker::Flows { .. }, _) => {}
+        (ToWorker::Broker, Some(socket)) => {
+            worker.splicing.desk.open(socket).context("broker's socket")?;
+        }
+        (ToWorker::Flows { ipv6 }, Some(table)) => {
+            // Without it all else goes on.
+            if let Err(error) = worker.splicing.flows.put(ipv6, table) {
+                warn!("the flow table cannot be used: {error}: connections are not spliced");
+            }
+        }
         (ToWorker::Others { live }, _) => worker.others(&live.into_iter().collect()),
         (ToWorker::Retire { deadline }, _) => worker.retire(deadline),
         (ToWorker::Stop, _) => worker.life.stop(),
-        (message @ (ToWorker::Listen { .. } | ToWorker::AccessLog), None) => {
+        (
+            message @ (ToWorker::Listen { .. }
+            | ToWorker::AccessLog
+            | ToWorker::Broker
+            | ToWorker::Flows { .. }),
+            None,
+        ) => {
             bail!("{message:?} came without a descriptor");
         }
     }

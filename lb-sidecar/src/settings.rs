@@ -51,6 +51,8 @@ pub struct Service {
     pub http: Http,
     pub forwarded: Forwarded,
     pub drain: Drain,
+    /// Whether upgraded connections are offered to be spliced, see [`crate::splice`].
+    pub splice: bool,
     /// Share of the connections whose access log lines are written, 0 to 1.
     pub log_sample: f64,
     pub backends: Vec<Backend>,

@@ -10,11 +10,33 @@
 //! filter; connections of which neither socket is in repair mode it relays again, the others it offers to the next
 //! broker, which finishes or undoes what the one before began.
 
+pub(crate) mod desk;
+pub(crate) mod flows;
+pub(crate) mod tcp;
+
+use std::rc::Rc;
+
+use crate::upstream::Ports;
+
 /// An offer on the wire: the id, in this machine's byte order.
 pub const OFFER_BYTES: usize = 8;
 
 /// An answer on the wire: the id of the offer, and one byte of [`Answer::to_byte`].
 pub const ANSWER_BYTES: usize = 9;
+
+/// What a worker needs for its connections to be spliced.
+pub struct Splicing {
+    pub desk: Rc<desk::Desk>,
+    pub flows: flows::Tables,
+    pub ports: Ports,
+}
+
+impl Splicing {
+    pub(crate) fn new() -> Rc<Self> {
+        let (desk, flows) = (Rc::default(), flows::Tables::default());
+        Rc::new(Self { desk, flows, ports: Ports::of_kernel() })
+    }
+}
 
 /// What became of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,8 +28,9 @@ use crate::{
     life::Open,
     outcome::{Outcome, Reason},
     pool::{Backend, Lease},
-    relay::{self, End, Options},
+    relay::{self, End, Means, Options},
     response,
+    upstream::Connected,
 };
 use replay::Replay;
 
@@ -42,6 +43,8 @@ pub struct Handover {
     lease: Lease,
     end: End,
     websocket: bool,
+    /// The source port is known to be free of flows, see [`Ports`](crate::upstream::Ports).
+    port_is_checked: bool,
     /// Who the client is.
     address: SocketAddr,
 }
@@ -69,9 +72,9 @@ pub async fn handshake(
                 _ => Outcome::RetryHandshake,
             });
         }
-        let failed = match to.connect(&picked.backend).await {
+        let failed = match to.connect(&picked.backend, to.client.fitting.get().as_ref()).await {
             Err(outcome) => outcome,
-            Ok(stream) => {
+            Ok(Connected { stream, port_is_checked }) => {
                 to.client.deadline.set(Wait::Response, to.client.timeouts().response);
                 match to.in_time(ask(stream, &request)).await {
                     Err(_) => {
@@ -94,6 +97,7 @@ pub async fn handshake(
                             lease: picked.lease,
                             end,
                             websocket,
+                            port_is_checked,
                             address: to.address,
                         });
                         let mut response = Response::new(ResponseBody::Empty);
@@ -259,10 +263,20 @@ pub fn hand_over(
     let service = client.service.clone();
     service.count(Outcome::Upgraded);
     open.relayed();
-    let Handover { backend, lease, end, websocket, address } = handover;
+    let Handover { backend, lease, end, websocket, port_is_checked, address } = handover;
     let entry = service.relays.enter(backend.clone());
-    let idle_timeout = service.plan().settings.http.idle_timeout;
-    let options = Options { idle_timeout, websocket, entry };
+    let plan = service.plan();
+    let settings = &plan.settings;
+    if settings.splice && !port_is_checked {
+        service.count(Outcome::SpliceUncheckedPort);
+    }
+    let fitting = client.fitting.get().filter(|_| settings.splice && port_is_checked);
+    let splice = fitting.map(|peer| Means {
+        desk: service.splicing.desk.clone(),
+        outcomes: service.outcomes.clone(),
+        round_trip: peer.rtt,
+    });
+    let options = Options { idle_timeout: settings.http.idle_timeout, websocket, entry, splice };
     let lines = client.lines.clone();
     let client = End { stream, read_ahead };
     tokio::task::spawn_local(async move {
@@ -270,7 +284,7 @@ pub fn hand_over(
         let ended = relay::relay(client, end, options).await;
         if let Some(lines) = lines {
             let bytes = (ended.bytes_in, ended.bytes_out);
-            lines.close(address, &backend, since, bytes, ended.by.label());
+            lines.close(address, &backend, since, bytes, ended.by);
         }
         drop(lease);
         drop(open);

@@ -25,11 +25,14 @@ use tracing::{info, warn};
 
 use crate::{
     control::Report, drain, life::Life, listener::Listener, service::Service, session,
-    settings::Settings,
+    settings::Settings, splice::Splicing,
 };
 
 /// How long an agent may take to read the last report.
 const LAST_REPORT: Duration = Duration::from_secs(1);
+
+/// How long a broker may take to answer the last offers.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How long the access log may take to be written at the end.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -49,6 +52,7 @@ pub struct Options {
 pub struct Worker {
     pub index: u16,
     pub life: Rc<Life>,
+    pub(crate) splicing: Rc<Splicing>,
     services: RefCell<BTreeMap<String, Rc<Service>>>,
     /// Services that are not wanted any more, until their last connection ends.
     removed: RefCell<Vec<Rc<Service>>>,
@@ -63,6 +67,7 @@ impl Worker {
         Rc::new(Self {
             index,
             life: Rc::default(),
+            splicing: Splicing::new(),
             services: RefCell::default(),
             removed: RefCell::default(),
             listeners: RefCell::default(),
@@ -81,7 +86,7 @@ impl Worker {
                     running.update(&settings, service);
                     running
                 }
-                None => Service::new(&settings, service),
+                None => Service::new(&settings, service, &self.splicing),
             };
             services.insert(service.name.clone(), running);
         }
@@ -254,6 +259,7 @@ async fn live(options: Options, control: std::os::unix::net::UnixListener) -> an
             () = worker.life.over() => break,
         }
     }
+    worker.splicing.desk.clear(LAST_ANSWERS).await;
     if let Some(agent) = agent {
         let _ = timeout(LAST_REPORT, agent).await;
     }

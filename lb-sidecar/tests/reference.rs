@@ -4,6 +4,7 @@ use lb_sidecar::{
     framing::Violation,
     outcome::{Outcome, Reason},
     pool::Sticky,
+    splice::Refusal,
 };
 
 #[test]
@@ -20,6 +21,17 @@ fn every_counter_is_in_the_reference() {
             let row = format!("| `{}` | {} | {text} |", outcome.label(), status.as_u16());
             assert!(page.contains(&row), "{row} is missing");
         }
+    }
+}
+
+#[test]
+fn every_reason_to_go_on_relaying_is_in_the_reference() {
+    let page = include_str!("../../docs/sidecar.md");
+    for refusal in Refusal::ALL {
+        let row =
+            page.lines().find(|it| it.starts_with(&format!("| `splice_{}` |", refusal.label())));
+        let row = row.unwrap_or_else(|| panic!("{refusal:?} is missing"));
+        assert_eq!(row.contains("tried again"), refusal.is_passing(), "{row}");
     }
 }
 

@@ -33,6 +33,8 @@ pub struct L7 {
     pub forwarded: Forwarded,
     /// How a backend that drains, or an edge, loses its clients.
     pub drain: Drain,
+    /// Whether XDP takes upgraded connections over where it can. A service without keeps those that it has taken.
+    pub splice: bool,
     /// Share of the connections that the access log tells of.
     pub access_log: Share,
 }
@@ -66,6 +68,7 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
             problems,
         ),
         drain: drain(&reader.table_or_empty("drain", &DRAIN)),
+        splice: reader.choice("splice", &[("auto", true), ("off", false)]),
         access_log: reader
             .field("access_log")
             .and_then(|field| field.share("1.0"))

@@ -197,37 +197,41 @@ fn tables_hold_all(edge: &ReadEdge, services: &[ReadService], problems: &Problem
     let tables = edge.edge.tables;
     let refuse = |place: &Place, things: &str, most: u32| {
         let what = format!(
-            "is one more than the {most} {things} that edge.tables.{things} makes room for"
+            "is one more than the {most} {things}, of both modes, that edge.tables.{things} makes room for"
         );
         problems.error(place, what, format!("raise edge.tables.{things}"));
     };
-    let l4 = || services.iter().filter(|read| read.is_l4());
-    if let Some(over) = l4().nth(tables.services as usize) {
+    if let Some(over) = services.get(tables.services as usize) {
         refuse(&over.place, "services", tables.services);
     }
-    let mut backends = l4().flat_map(ReadService::backends);
+    let mut backends = services.iter().flat_map(ReadService::backends);
     if let Some((_, place)) = backends.nth(tables.backends as usize) {
         refuse(place, "backends", tables.backends);
     }
 }
 
-/// The tables of listeners have an entry for each, and one for each of their addresses.
+/// The tables of listeners have an entry for each, and one for each of their addresses; of l7 services, one for each
+/// backend, too. All are counted, spliced or not: a service must not be in the way of its own `splice = "auto"`.
 fn listeners_fit(services: &[ReadService], problems: &Problems<'_>) {
     for v4 in [true, false] {
         let mut entries = HashSet::new();
-        let l4 = services.iter().filter(|read| read.is_l4());
-        let listeners = l4.flat_map(ReadService::listeners);
-        let over =
-            listeners.filter(|(listener, _)| listener.is_ipv4() == v4).find(|(listener, _)| {
-                entries.insert((listener.ip(), None));
-                entries.insert((listener.ip(), Some(listener.port())));
-                entries.len() > MAX_LISTENERS as usize
-            });
-        if let Some((listener, place)) = over {
-            let version = family(listener.ip());
+        let listeners = services.iter().flat_map(|read| {
+            let listeners = read.listeners().map(|(listener, place)| (listener, place, true));
+            let backends = read.backends().filter(|_| !read.is_l4());
+            listeners.chain(backends.map(|(backend, place)| (backend.address, place, false)))
+        });
+        let over = listeners.filter(|(at, ..)| at.is_ipv4() == v4).find(|(at, _, is_listener)| {
+            if *is_listener {
+                entries.insert((at.ip(), None));
+            }
+            entries.insert((at.ip(), Some(at.port())));
+            entries.len() > MAX_LISTENERS as usize
+        });
+        if let Some((at, place, _)) = over {
+            let version = family(at.ip());
             let what = format!(
-                "is beyond the {MAX_LISTENERS} {version} listeners and addresses of listeners, counted together, \
-                 that an edge can have"
+                "is beyond the {MAX_LISTENERS} {version} listeners, addresses of listeners and backends of \
+                 mode = \"l7\", counted together, that an edge can have"
             );
             problems.error(
                 place,

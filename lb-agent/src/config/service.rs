@@ -25,6 +25,7 @@ pub(super) static SERVICE: Section = Section {
         "fail_open",
         "reset_on_backend_death",
         "upgrades",
+        "splice",
         "access_log",
         "http",
         "forwarded",
@@ -37,8 +38,8 @@ pub(super) static SERVICE: Section = Section {
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 3] = ["forward", "close_timeout", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 6] =
-    ["balance", "upgrades", "access_log", "http", "forwarded", "drain"];
+pub(super) const L7_ONLY: [&str; 7] =
+    ["balance", "upgrades", "splice", "access_log", "http", "forwarded", "drain"];
 
 /// Listeners with their pool of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,13 @@
 //! When a connection's entries leave the flow table, and what its ends are told. No I/O, no clock.
 //!
-//! A `nat` connection has two entries, which live and die together: `K -> to T` for the client's
+//! A `nat` or spliced connection has two entries, which live and die together: `K -> to T` for the client's
 //! packets and `T.reversed() -> to K.reversed()` for the backend's. So the partner of any entry has the
 //! key `to.reversed()`, whichever of the two one starts from.
+//!
+//! Two kinds of entries are no connections. The offers that the data plane notes in the handshake tables for the
+//! sidecar's connections ([`Entry::is_note`]) say what may be spliced later. The entries that hold a connection while it is
+//! being spliced ([`Entry::is_held`]) are there for milliseconds; nobody but the broker may end them, or what became of
+//! the broker.
 
 use lb_common::{
     abi,
@@ -10,13 +15,19 @@ use lb_common::{
     flow::{Flow, flags, forward},
 };
 
-/// Ticks for which an entry of `nat` may be without its partner: the data plane enters them one after
+/// Ticks for which one of two entries may be without its partner: the data plane enters them one after
 /// the other, and removes and replaces them so.
 pub const ORPHAN_TICKS: u32 = abi::ticks_from_millis(5_000);
 
 /// After this without a packet a handshake is over: the last SYN that a client retransmits comes 63 s
 /// after the first (RFC 6298 with six retries).
 pub const HANDSHAKE_TICKS: u32 = abi::ticks_from_millis(64_000);
+
+/// After this without a packet, what was noted of a side's offer is forgotten: the connection stays a relay.
+pub const NOTE_TICKS: u32 = abi::ticks_from_millis(600_000);
+
+/// For so long an entry may hold a connection: the broker needs milliseconds. One that is older has lost its broker.
+pub const HOLD_TICKS: u32 = abi::ticks_from_millis(30_000);
 
 /// How far a time may lie ahead of a clock that was read before: the walk may have been stopped between
 /// the two, by a debugger or a starved processor. A day; whatever differs more is long past.
@@ -52,8 +63,24 @@ pub struct Policy {
     pub idle_timeout: u32,
     /// Ticks without a packet until a flow that both ends have closed, or one has reset, is forgotten.
     pub close_timeout: u32,
-    /// The backend is down or no longer in the config: its flows are reset.
-    pub doomed: bool,
+    /// Whether its flows are reset, idle or not.
+    pub doomed: Option<Doom>,
+}
+
+/// Why the flows of a backend are reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doom {
+    /// It is down or no longer in the config.
+    Dead,
+    /// Its own clients have had their time, or the edge gives up its clients.
+    Drain {
+        /// Id of the service, whose backends drain together.
+        service: u16,
+        /// Flows to reset per second, of the whole service.
+        rate: u32,
+    },
+    /// The edge gives up its clients, and their time is over.
+    Deadline,
 }
 
 /// What becomes of a connection.
@@ -68,7 +95,11 @@ pub enum Verdict {
     /// Never established, and the client has stopped trying: forgotten, and nobody is told.
     Abandon,
     /// Its backend is doomed: forgotten at a paced rate, and both ends are told by a RST.
-    Reset,
+    Reset(Doom),
+    /// A note that nobody will ask for: forgotten.
+    Forget,
+    /// Held for a splice that never came: forgotten, and nobody is told. The ends' own timers are all that is left.
+    Release,
 }
 
 /// The entries of one connection.
@@ -76,7 +107,7 @@ pub enum Verdict {
 pub struct Connection<A> {
     /// The entry that was come across.
     pub entry: Entry<A>,
-    /// For `nat`, the other direction's. `dsr` and `ipip` have none.
+    /// For `nat` and spliced ones, the other direction's. `dsr` and `ipip` have none.
     pub partner: Option<Entry<A>>,
 }
 
@@ -114,7 +145,17 @@ pub fn age(now: u32, then: u32) -> u32 {
 impl<A: Addr> Entry<A> {
     /// The key of the other direction's entry; `None` if the connection has only one.
     pub fn partner_key(&self) -> Option<Tuple<A>> {
-        (self.flow.forward == forward::NAT).then(|| self.flow.to.reversed())
+        (self.flow.is_two_way() && !self.is_note()).then(|| self.flow.to.reversed())
+    }
+
+    /// Whether it only notes what one side of a connection of the sidecar has offered.
+    pub fn is_note(&self) -> bool {
+        self.stage != Stage::Flow && self.flow.forward == forward::SPLICE
+    }
+
+    /// Whether it holds a connection that is about to be spliced.
+    pub fn is_held(&self) -> bool {
+        self.flow.flags & flags::HOLD != 0
     }
 
     /// Whether `other` is the other direction of the same connection.
@@ -137,12 +178,25 @@ impl<A: Addr> Entry<A> {
     /// need no look at their partner.
     pub fn may_have_aged(&self, policy: &Policy, now: u32) -> bool {
         let older = |than| self.age(now).is_some_and(|age| age > than);
+        if self.is_note() {
+            return older(NOTE_TICKS);
+        }
+        if self.is_held() {
+            return self.has_lost_its_broker(now);
+        }
         if self.stage == Stage::HalfOpen {
             return older(HANDSHAKE_TICKS);
         }
         let ends = flags::FIN | flags::PEER_FIN | flags::RESET | flags::PEER_RESET;
         let ending = self.flow.flags & ends != 0;
-        policy.doomed || older(policy.idle_timeout) || (ending && older(policy.close_timeout))
+        policy.doomed.is_some()
+            || older(policy.idle_timeout)
+            || (ending && older(policy.close_timeout))
+    }
+
+    fn has_lost_its_broker(&self, now: u32) -> bool {
+        // What is dropped may count as a packet: the last one says nothing.
+        self.is_held() && age(now, self.flow.created) > HOLD_TICKS
     }
 }
 
@@ -150,13 +204,18 @@ impl<A: Addr> Connection<A> {
     /// What becomes of the connection now.
     pub fn judge(&self, policy: &Policy, now: u32) -> Verdict {
         let newest = self.entries().filter_map(|entry| entry.age(now)).min().unwrap_or(0);
-        if self.is_half_open() {
+        if self.entry.is_note() {
+            if newest > NOTE_TICKS { Verdict::Forget } else { Verdict::Keep }
+        } else if self.entries().any(Entry::is_held) {
+            let lost = self.entries().any(|entry| entry.has_lost_its_broker(now));
+            if lost { Verdict::Release } else { Verdict::Keep }
+        } else if self.is_half_open() {
             // With the backend dead or alive: it holds a port of `nat`.
             if newest > HANDSHAKE_TICKS { Verdict::Abandon } else { Verdict::Keep }
         } else if self.is_closing() {
             if newest > policy.close_timeout { Verdict::Close } else { Verdict::Keep }
-        } else if policy.doomed {
-            Verdict::Reset
+        } else if let Some(doom) = policy.doomed {
+            Verdict::Reset(doom)
         } else if newest > policy.idle_timeout {
             Verdict::Expire
         } else {
@@ -182,8 +241,8 @@ impl<A: Addr> Connection<A> {
         let to_client = clients.and_then(|entry| {
             acknowledged(&entry.flow).map(|seq| Rst { tuple: entry.key.reversed(), seq })
         });
-        let to_backend = if self.entry.flow.forward == forward::NAT {
-            // Likewise for the backend. It knows the edge's address, not the client's.
+        let to_backend = if self.entry.flow.is_two_way() {
+            // Likewise for the backend. It knows the edge's address and, once spliced, the edge's numbers.
             backends.and_then(|entry| {
                 acknowledged(&entry.flow).map(|seq| Rst { tuple: entry.key.reversed(), seq })
             })
@@ -198,16 +257,26 @@ impl<A: Addr> Connection<A> {
         ResetOrder { backend, forward, to_client, to_backend }
     }
 
-    fn entries(&self) -> impl Iterator<Item = &Entry<A>> {
+    /// Its entries, the one that was come across first.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry<A>> {
         std::iter::once(&self.entry).chain(&self.partner)
     }
 
     /// Whether it is half of a connection: of no use to either end once it stays so for
-    /// [`ORPHAN_TICKS`]. Of handshakes the kernel evicts one half as well as two, and each ages by itself.
+    /// [`ORPHAN_TICKS`]. Of handshakes the kernel evicts one half as well as two, and each ages by itself. What holds a
+    /// connection has a time of its own.
     pub fn is_broken(&self) -> bool {
         self.entry.stage == Stage::Flow
-            && self.entry.flow.forward == forward::NAT
+            && self.entry.flow.is_two_way()
+            && !self.entry.is_held()
             && self.partner.is_none()
+    }
+
+    /// Whether both of its ends talk through the edge as spliced.
+    pub fn is_spliced(&self) -> bool {
+        self.entry.flow.forward == forward::SPLICE
+            && !self.entry.is_note()
+            && !self.entries().any(Entry::is_held)
     }
 
     fn is_half_open(&self) -> bool {

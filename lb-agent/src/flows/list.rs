@@ -28,14 +28,14 @@ pub struct Listed {
     pub listener: SocketAddr,
     /// Id of the backend.
     pub backend: u16,
-    /// With `nat`, the edge's own end and the backend as they talk to each other.
+    /// With `nat` and `splice`, the edge's own end and the backend as they talk to each other.
     pub nat: Option<(SocketAddr, SocketAddr)>,
     pub forward: &'static str,
     pub state: &'static str,
     /// Since the last packet of either direction.
     pub idle_seconds: f64,
     pub age_seconds: f64,
-    /// Packets and bytes from the client, and to it (`nat` only: otherwise they do not pass the edge).
+    /// Packets and bytes from the client, and to it (`nat` and `splice`: otherwise they do not pass the edge).
     pub from_client: (u32, u64),
     pub to_client: Option<(u32, u64)>,
 }
@@ -105,7 +105,6 @@ where
 fn row<A: Addr + Into<IpAddr>>(entry: &Entry<A>, partner: Option<&Flow<A>>, now: u32) -> Listed {
     let Entry { key, flow, .. } = entry;
     let (client, listener) = ends(key);
-    let is_nat = flow.forward == forward::NAT;
     let both = [Some(flow), partner].into_iter().flatten();
     let idle = both.map(|flow| age(now, flow.last_seen)).min().unwrap_or(0);
     let ending = flags::FIN | flags::PEER_FIN;
@@ -113,14 +112,16 @@ fn row<A: Addr + Into<IpAddr>>(entry: &Entry<A>, partner: Option<&Flow<A>>, now:
         client,
         listener,
         backend: flow.backend,
-        nat: is_nat.then(|| ends(&flow.to)),
+        nat: flow.is_two_way().then(|| ends(&flow.to)),
         forward: match flow.forward {
             forward::NAT => "nat",
             forward::DSR => "dsr",
             forward::IPIP => "ipip",
+            forward::SPLICE => "splice",
             _ => "unknown",
         },
         state: match () {
+            () if entry.is_held() => "held",
             () if flow.flags & (flags::RESET | flags::PEER_RESET) != 0 => "reset",
             () if flow.is_closing() => "closed",
             () if flow.flags & ending != 0 => "closing",
@@ -187,6 +188,19 @@ mod tests {
         assert_eq!((row.forward, row.state), ("nat", "established"));
         assert!((row.age_seconds - 2.0).abs() < 0.02 && row.idle_seconds < 0.02, "{row:?}");
         assert_eq!((row.from_client, row.to_client), ((2, 80), Some((3, 0))));
+    }
+
+    #[test]
+    fn a_spliced_connection_has_both_tuples_and_may_be_held() {
+        let mut entry = entry();
+        entry.flow.forward = forward::SPLICE;
+        let partner = Flow { packets: 3, bytes: 9, ..Flow::default() };
+        let spliced = row(&entry, Some(&partner), 220);
+        assert_eq!((spliced.forward, spliced.state), ("splice", "established"));
+        assert_eq!(spliced.nat.unwrap().1, "10.0.0.4:9000".parse().unwrap());
+        assert_eq!(spliced.to_client, Some((3, 9)));
+        entry.flow.flags = flags::HOLD;
+        assert_eq!(row(&entry, None, 220).state, "held");
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! ```
 
 pub mod aging;
+pub mod ended;
 pub mod list;
 pub mod pacer;
 pub mod sweep;
 pub mod table;
 
-pub use aging::{Policy, ResetOrder, Rst, Verdict};
-pub use pacer::Pacer;
+pub use aging::{Doom, Policy, ResetOrder, Rst, Verdict};
+pub use ended::{Ended, How};
+pub use pacer::{Pacer, Paces};
 pub use sweep::{Census, Resets, Step, Sweeper};
 pub use table::{FlowTable, KernelTable};

@@ -1,6 +1,61 @@
 //! Spreads what happens to many flows at once over time.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
+
+use super::aging::Doom;
+
+/// The pacers may run ahead by what this time brings, so that nobody need wake up for each flow.
+pub const BURSTS_PER_SECOND: u32 = 100;
+
+/// At what pace an edge resets flows: one pacer for all, and for what drains, one for each service besides.
+#[derive(Clone, Debug)]
+pub struct Paces {
+    edge: Paced,
+    drains: BTreeMap<u16, Paced>,
+}
+
+#[derive(Clone, Debug)]
+struct Paced {
+    rate: u32,
+    pacer: Pacer,
+}
+
+impl Paces {
+    /// So many flows of the edge per second.
+    pub fn new(rate: u32) -> Self {
+        Self { edge: Paced::new(rate), drains: BTreeMap::new() }
+    }
+
+    #[cfg(test)]
+    pub fn with_burst(rate: u32, burst: u32) -> Self {
+        Self { edge: Paced { rate, pacer: Pacer::new(rate, burst) }, drains: BTreeMap::new() }
+    }
+
+    /// Another rate of the edge, from now on.
+    pub fn set_rate(&mut self, rate: u32) {
+        self.edge.set_rate(rate);
+    }
+
+    /// Whether a flow may be reset at `now`, idle or for what it is doomed; if so, it counts.
+    pub fn take(&mut self, doom: Option<Doom>, now: Duration) -> bool {
+        let Some(Doom::Drain { service, rate }) = doom else { return self.edge.pacer.take(now) };
+        let drain = self.drains.entry(service).or_insert_with(|| Paced::new(rate));
+        drain.set_rate(rate);
+        drain.pacer.wait(now).is_zero() && self.edge.pacer.take(now) && drain.pacer.take(now)
+    }
+}
+
+impl Paced {
+    fn new(rate: u32) -> Self {
+        Self { rate, pacer: Pacer::new(rate, rate / BURSTS_PER_SECOND) }
+    }
+
+    fn set_rate(&mut self, rate: u32) {
+        if self.rate != rate {
+            *self = Self::new(rate);
+        }
+    }
+}
 
 /// A token bucket, as the generic cell rate algorithm: so many events per second, and a few at once
 /// after a pause. It has no clock: the caller tells the time, which starts anywhere.
@@ -53,6 +108,25 @@ mod tests {
         assert!(pacer.take(start + Duration::from_millis(100)));
         // A pause fills the bucket to its burst, not beyond.
         assert_eq!((0..10).filter(|_| pacer.take(start + Duration::from_secs(60))).count(), 3);
+    }
+
+    #[test]
+    fn a_drain_goes_at_its_own_pace_and_never_beyond_the_edges() {
+        let drain = |service, rate| Some(Doom::Drain { service, rate });
+        let count = |paces: &mut Paces, doom| {
+            let seconds = (1_000..11_000).map(Duration::from_millis);
+            seconds.filter(|at| paces.take(doom, *at)).count()
+        };
+        assert_eq!(count(&mut Paces::new(100), drain(1, 10)), 100);
+        assert_eq!(count(&mut Paces::new(10), drain(1, 100)), 100);
+        assert_eq!(count(&mut Paces::new(10), Some(Doom::Dead)), 100);
+        let mut paces = Paces::new(100);
+        let start = Duration::from_secs(1);
+        assert!(paces.take(drain(1, 1), start) && !paces.take(drain(1, 1), start));
+        let later = start + Duration::from_millis(10);
+        assert!(paces.take(drain(2, 1), later), "another service's is its own");
+        assert!(paces.take(drain(1, 1), later + Duration::from_secs(1)));
+        assert!(!paces.take(drain(1, 2), later + Duration::from_secs(1)), "the edge's pace holds");
     }
 
     proptest! {

@@ -12,11 +12,15 @@ use std::{
     time::Duration,
 };
 
-use lb_common::addr::{Addr, Tuple};
+use lb_common::{
+    addr::{Addr, Tuple},
+    flow::forward,
+};
 
 use super::{
-    aging::{self, Connection, Entry, ORPHAN_TICKS, Policy, ResetOrder, Stage, Verdict},
-    pacer::Pacer,
+    aging::{self, Connection, Doom, Entry, ORPHAN_TICKS, Policy, ResetOrder, Stage, Verdict},
+    ended::{Ended, How},
+    pacer::Paces,
     table::FlowTable,
 };
 
@@ -36,13 +40,14 @@ pub struct Census {
     pub closed: u64,
     /// Handshakes that nobody will complete, and are forgotten.
     pub abandoned: u64,
-    /// Halves of connections that were removed.
+    /// Halves of connections that were removed, and what held connections for a splice that never came.
     pub orphans: u64,
     /// Connections that have not been noted for a reset, for want of room.
     pub deferred: u64,
     /// Of each backend that some entry names.
     backends: BTreeMap<u16, u32>,
     connections: BTreeMap<u16, u32>,
+    spliced: BTreeMap<u16, u32>,
 }
 
 impl Census {
@@ -62,11 +67,23 @@ impl Census {
         self.connections.get(&backend).copied().unwrap_or(0)
     }
 
+    /// Those of its connections that are spliced.
+    pub fn spliced(&self, backend: u16) -> u32 {
+        self.spliced.get(&backend).copied().unwrap_or(0)
+    }
+
     fn count<A: Addr>(&mut self, entry: &Entry<A>) {
         self.entries += 1;
+        if entry.is_note() {
+            return;
+        }
         *self.backends.entry(entry.flow.backend).or_default() += 1;
-        if entry.is_clients() && entry.stage != Stage::HalfOpen {
+        // What is held is still the sidecar's.
+        if entry.is_clients() && entry.stage != Stage::HalfOpen && !entry.is_held() {
             *self.connections.entry(entry.flow.backend).or_default() += 1;
+            if entry.flow.forward == forward::SPLICE {
+                *self.spliced.entry(entry.flow.backend).or_default() += 1;
+            }
         }
     }
 }
@@ -83,8 +100,10 @@ pub enum Step {
 /// Connections that were reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resets {
-    /// Because their backend was doomed.
+    /// Because their backend was down or gone.
     pub doomed: u64,
+    /// Because their backend or the edge drained.
+    pub drained: u64,
     /// Because they were idle for too long.
     pub expired: u64,
 }
@@ -92,6 +111,7 @@ pub struct Resets {
 impl AddAssign for Resets {
     fn add_assign(&mut self, other: Self) {
         self.doomed += other.doomed;
+        self.drained += other.drained;
         self.expired += other.expired;
     }
 }
@@ -112,12 +132,15 @@ pub struct Sweeper<A, P> {
     walk: u16,
     census: Census,
     batch: Vec<Entry<A>>,
-    /// Keys of connections to be reset: of doomed backends, whose clients hang, and of the idle.
+    /// Keys of connections to be reset: of dead backends, whose clients hang, of what drains, by service, each at its own
+    /// pace, and of the idle.
     doomed: VecDeque<Tuple<A>>,
+    drained: BTreeMap<u16, VecDeque<Tuple<A>>>,
     idle: VecDeque<Tuple<A>>,
-    /// Both, to note each but once.
+    /// All of them, to note each but once.
     noted: HashSet<Tuple<A>>,
     orphans: HashMap<Tuple<A>, Orphan>,
+    ended: Vec<Ended<A>>,
 }
 
 impl<A, P> Default for Sweeper<A, P> {
@@ -128,9 +151,11 @@ impl<A, P> Default for Sweeper<A, P> {
             census: Census::default(),
             batch: Vec::new(),
             doomed: VecDeque::new(),
+            drained: BTreeMap::new(),
             idle: VecDeque::new(),
             noted: HashSet::new(),
             orphans: HashMap::new(),
+            ended: Vec::new(),
         }
     }
 }
@@ -165,7 +190,7 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         Ok(Step::Done(std::mem::take(&mut self.census)))
     }
 
-    /// Resets connections that were noted, as far as `pacer` allows it at the time `at`, which is the pacer's
+    /// Resets connections that were noted, as far as `paces` allow it at the time `at`, which is their
     /// own; first those of doomed backends. A connection that has come to life since, or whose backend has,
     /// is kept. What has to be sent is added to `orders`.
     pub fn reset_due(
@@ -173,25 +198,33 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         table: &mut impl FlowTable<A, Position = P>,
         policy: impl Fn(u16) -> Policy,
         now: u32,
-        (pacer, at): (&mut Pacer, Duration),
+        (paces, at): (&mut Paces, Duration),
         orders: &mut Vec<ResetOrder<A>>,
     ) -> io::Result<Resets> {
         let mut resets = Resets::default();
-        for queue in [&mut self.doomed, &mut self.idle] {
+        let queues = [&mut self.doomed].into_iter().chain(self.drained.values_mut());
+        for queue in queues.chain([&mut self.idle]) {
             while let Some(&key) = queue.front() {
                 if let Some(connection) = connection(table, &key)? {
                     let verdict = connection.judge(&policy(connection.entry.flow.backend), now);
-                    let count = match verdict {
-                        Verdict::Reset => Some(&mut resets.doomed),
-                        Verdict::Expire => Some(&mut resets.expired),
-                        Verdict::Keep | Verdict::Close | Verdict::Abandon => None,
+                    let due = match verdict {
+                        Verdict::Reset(doom @ Doom::Dead) => Some((Some(doom), &mut resets.doomed)),
+                        Verdict::Reset(doom) => Some((Some(doom), &mut resets.drained)),
+                        Verdict::Expire => Some((None, &mut resets.expired)),
+                        Verdict::Keep
+                        | Verdict::Close
+                        | Verdict::Abandon
+                        | Verdict::Forget
+                        | Verdict::Release => None,
                     };
-                    if let Some(count) = count {
-                        if !pacer.take(at) {
-                            return Ok(resets);
+                    if let Some((doom, count)) = due {
+                        // Another queue may have a pace of its own.
+                        if !paces.take(doom, at) {
+                            break;
                         }
                         orders.push(connection.reset_order());
                         remove(table, &connection)?;
+                        self.ended.extend(Ended::of(&connection, How::by_reset(doom), now));
                         *count += 1;
                     }
                 }
@@ -199,12 +232,19 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
                 self.noted.remove(&key);
             }
         }
+        self.drained.retain(|_, queue| !queue.is_empty());
         Ok(resets)
+    }
+
+    /// The spliced connections that have ended since this was asked last.
+    pub fn take_ended(&mut self) -> Vec<Ended<A>> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Connections that wait for [`Self::reset_due`].
     pub fn waiting(&self) -> usize {
-        self.doomed.len() + self.idle.len()
+        let drained: usize = self.drained.values().map(VecDeque::len).sum();
+        self.doomed.len() + drained + self.idle.len()
     }
 
     fn look(
@@ -225,6 +265,7 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         if connection.is_broken() {
             if self.is_orphan(&connection.entry, now) {
                 remove(table, &connection)?;
+                self.ended.extend(Ended::of(&connection, How::Lost, now));
                 self.census.orphans += 1;
             }
             return Ok(());
@@ -233,13 +274,20 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
             Verdict::Keep => {}
             Verdict::Close => {
                 remove(table, &connection)?;
+                self.ended.extend(Ended::of(&connection, How::by_ends(&connection), now));
                 self.census.closed += 1;
             }
             Verdict::Abandon => {
                 remove(table, &connection)?;
                 self.census.abandoned += 1;
             }
-            verdict @ (Verdict::Reset | Verdict::Expire) => self.note(&connection, verdict),
+            Verdict::Forget => remove(table, &connection)?,
+            Verdict::Release => {
+                remove(table, &connection)?;
+                self.census.orphans += 1;
+            }
+            Verdict::Reset(doom) => self.note(&connection, Some(doom)),
+            Verdict::Expire => self.note(&connection, None),
         }
         Ok(())
     }
@@ -262,12 +310,17 @@ impl<A: Addr + Hash, P: Copy> Sweeper<A, P> {
         }
     }
 
-    fn note(&mut self, connection: &Connection<A>, verdict: Verdict) {
+    /// Notes it for a reset, doomed or idle.
+    fn note(&mut self, connection: &Connection<A>, doom: Option<Doom>) {
         let Some(key) = connection.keys().next() else { return };
         if self.noted.contains(&key) {
             return;
         }
-        let queue = if verdict == Verdict::Reset { &mut self.doomed } else { &mut self.idle };
+        let queue = match doom {
+            Some(Doom::Dead | Doom::Deadline) => &mut self.doomed,
+            Some(Doom::Drain { service, .. }) => self.drained.entry(service).or_default(),
+            None => &mut self.idle,
+        };
         if queue.len() >= MAX_WAITING {
             // Each pair is met twice.
             self.census.deferred += u64::from(connection.entry.is_clients());

@@ -1,4 +1,4 @@
-//! The admin API over HTTP: whether the edge is ready, and its status.
+//! The admin API over HTTP: whether the edge is ready, its status, and its metrics.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 use axum::{
     Json, Router,
     extract::State,
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use super::view::View;
+use super::{metrics, status::Status, view::View};
 
 /// A listener that nobody serves yet: what can fail does so before anything is changed in the kernel.
 pub struct Bound(TcpListener);
@@ -63,6 +63,7 @@ fn router(view: View) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/v1/status", get(status))
+        .route("/metrics", get(metrics))
         .fallback(unknown)
         .with_state(view)
 }
@@ -77,17 +78,30 @@ async fn healthz(State(view): State<View>) -> Response {
 }
 
 async fn status(State(view): State<View>) -> Response {
-    let status = tokio::task::spawn_blocking(move || view.status()).await;
-    let error = match status {
-        Ok(Ok(status)) => return Json(status).into_response(),
-        Ok(Err(error)) => format!("{error:#}"),
-        Err(error) => error.to_string(),
-    };
-    (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "error": error }))).into_response()
+    match read(view).await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn metrics(State(view): State<View>) -> Response {
+    match read(view).await.and_then(|status| Ok(metrics::text(status)?)) {
+        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn read(view: View) -> Result<Status> {
+    tokio::task::spawn_blocking(move || view.status()).await?
+}
+
+fn failed(error: &anyhow::Error) -> Response {
+    let error = json!({ "error": format!("{error:#}") });
+    (StatusCode::INTERNAL_SERVER_ERROR, Json(error)).into_response()
 }
 
 async fn unknown() -> Response {
-    let error = "no such page; there are /healthz and /v1/status";
+    let error = "no such page; there are /healthz, /metrics and /v1/status";
     (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
 }
 
@@ -99,7 +113,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::run::{status::Status, view::Picture, view_l7::Drain};
+    use crate::run::{view::Picture, view_l7::Drain};
 
     async fn get(address: SocketAddr, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -126,6 +140,8 @@ mod tests {
         view.show(Picture { drain, ..Picture::default() });
         let (head, body) = get(server.address, "/healthz").await;
         assert!(head.contains(" 503 ") && body == "draining\n", "{head} {body}");
+        let (head, body) = get(server.address, "/metrics").await;
+        assert!(head.contains(" 200 ") && body.contains("sluice_draining 1"), "{head} {body}");
         let (head, body) = get(server.address, "/nowhere").await;
         assert!(head.contains(" 404 ") && body.contains("/v1/status"), "{head} {body}");
     }

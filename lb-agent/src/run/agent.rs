@@ -33,6 +33,7 @@ use crate::{
     health::{HealthEvent, Prober, Runner},
     netlink::NetEvent,
     sidecar::Supervisor,
+    splice,
 };
 
 /// After a failed write, the next try.
@@ -61,6 +62,8 @@ pub struct Agent {
     pub(super) events: mpsc::Receiver<HealthEvent>,
     pub(super) watch: Option<FileWatch>,
     pub(super) roster: Arc<Current>,
+    /// What may be spliced.
+    pub(super) spliced: Arc<splice::Current>,
     pub(super) sidecar: Supervisor,
     /// Those of the cookies.
     pub(super) keys: Arc<Vec<CookieKey>>,
@@ -72,6 +75,8 @@ pub struct Agent {
     pub(super) generation: u64,
     pub(super) refused: Option<Refused>,
     pub(super) retry_at: Option<Instant>,
+    /// When a drain is over that has time left.
+    pub(super) drain_at: Option<Instant>,
     pub(super) shown: Arc<Vec<ServicePicture>>,
 }
 
@@ -118,6 +123,7 @@ impl Agent {
     pub(super) fn attach(&mut self) -> Result<()> {
         self.interfaces.attach(&self.plane.loaded, &self.parts.config.edge)?;
         self.interfaces.detach_others(&self.plane.loaded, &self.parts.config.edge);
+        self.publish_spliced();
         Ok(())
     }
 
@@ -149,6 +155,9 @@ impl Agent {
 
     /// Brings the maps to what they should hold now, and tells everyone who depends on it.
     pub(super) fn reconcile(&mut self) -> Result<()> {
+        let drains = self.drains();
+        let in_millis = drains.next_change().map(Duration::from_millis);
+        self.drain_at = in_millis.map(|wait| Instant::now() + wait);
         let config = &*self.parts.config;
         let next_hops = self.network.compute(&config.edge.interfaces, &self.backend_addresses());
         let world = World {
@@ -161,12 +170,14 @@ impl Agent {
         // A new ring is milliseconds of work.
         let (desired, writes) = block_in_place(|| self.plane.apply(&input::input(world)))?;
         let before = self.roster.get();
-        let roster = Roster::new(self.generation, world, &self.plane.ids, &desired, &before);
+        let ids = &self.plane.ids;
+        let roster = Roster::new(self.generation, world, &drains, ids, &desired, &before);
         self.alarms.tell(world, &desired);
         self.shown = Arc::new(view::services(world, &self.plane.ids, &desired));
         self.network.wrote(next_hops);
         let hurry = roster.dooms_more_than(&before);
         self.roster.set(roster);
+        self.publish_spliced();
         if let Some(sweeper) = self.sweeper.as_ref().filter(|_| hurry) {
             sweeper.hurry();
         }
@@ -190,7 +201,7 @@ impl Agent {
     /// When something is to be done that nobody will announce.
     fn next_due(&self) -> Option<Instant> {
         let weight = self.liveness.next_change(&self.parts.config, Instant::now());
-        [weight, self.retry_at].into_iter().flatten().min()
+        [weight, self.retry_at, self.drain_at].into_iter().flatten().min()
     }
 
     fn judged(&mut self, event: HealthEvent) {

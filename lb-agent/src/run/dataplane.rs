@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
+use lb_common::flow::forward;
 
 use crate::{
     bpf::{Counters, Loaded, PinDir},
@@ -40,8 +41,12 @@ impl DataPlane {
         let ids = Ids::recover(&actual, maps.capacity());
         let counters = Counters::open(loaded.pins())?;
         let slots = actual.rings.values().flat_map(|ring| ring.iter().copied());
+        // Who gets clients from the sidecar is in no ring, dead or alive.
+        let has_rings =
+            |id| actual.services.get(&id).is_none_or(|it| it.forward != forward::SPLICE);
+        let adopted = actual.backends.iter().filter(|(_, backend)| has_rings(backend.service));
         Ok(Self {
-            adopted: actual.backends.keys().copied().collect(),
+            adopted: adopted.map(|(id, _)| *id).collect(),
             adopted_live: slots.collect(),
             loaded,
             maps,

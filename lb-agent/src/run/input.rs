@@ -43,14 +43,16 @@ pub fn input(world: World<'_>) -> Input {
     let World { config, network, next_hops, .. } = world;
     let edge = &config.edge;
     let (first, last) = (*edge.nat_ports.start(), *edge.nat_ports.end());
-    let on_host: BTreeSet<IpAddr> = network.addresses.iter().map(|it| it.addr).collect();
+    let on_host = network.addresses.iter().map(|it| it.addr);
+    // What the sidecar listens on is the kernel's, now or soon, with all that is sent to it.
+    let of_kernel: BTreeSet<IpAddr> = on_host.chain(addresses(config.l7())).collect();
     Input {
         hash_seed: hash::seed(&edge.hash_seed),
         nat_port_first: first,
         nat_port_count: last - first + 1,
         source_addresses: edge.source_addresses.clone(),
-        services: config.l4().map(|service| service_input(world, service)).collect(),
-        xdp_only: addresses(config.l4()).filter(|vip| !on_host.contains(vip)).collect(),
+        services: config.services.iter().map(|service| service_input(world, service)).collect(),
+        xdp_only: addresses(config.l4()).filter(|vip| !of_kernel.contains(vip)).collect(),
         next_hops: next_hops
             .table
             .iter()
@@ -81,7 +83,7 @@ pub fn skeleton(config: &Config) -> Vec<ServiceInput> {
         next_hops: &nowhere,
         now: Instant::now(),
     };
-    config.l4().map(|service| service_input(world, service)).collect()
+    config.services.iter().map(|service| service_input(world, service)).collect()
 }
 
 /// The addresses of all listeners, and when the host must have them. What the sidecar listens on is of no use before
@@ -107,10 +109,12 @@ fn service_input(world: World<'_>, service: &config::Service) -> ServiceInput {
     ServiceInput {
         name: service.name.clone(),
         listeners: service.listen.clone(),
-        forward: match service.forward {
-            config::Forward::Nat => Forward::Nat,
-            config::Forward::Dsr => Forward::Dsr,
-            config::Forward::Ipip => Forward::Ipip,
+        forward: match (service.l7().is_some(), service.forward) {
+            (true, _) if is_spliced(service) => Forward::Splice,
+            (true, _) => Forward::Relay,
+            (false, config::Forward::Nat) => Forward::Nat,
+            (false, config::Forward::Dsr) => Forward::Dsr,
+            (false, config::Forward::Ipip) => Forward::Ipip,
         },
         affinity: match service.affinity {
             config::Affinity::None => Affinity::None,
@@ -119,6 +123,12 @@ fn service_input(world: World<'_>, service: &config::Service) -> ServiceInput {
         backends: service.backends.iter().map(|it| backend_input(world, service, it)).collect(),
         fail_open: service.fail_open,
     }
+}
+
+/// Whether connections of an l7 service may be spliced.
+#[must_use]
+pub fn is_spliced(service: &config::Service) -> bool {
+    service.l7().is_some_and(|l7| l7.splice)
 }
 
 fn backend_input(
@@ -301,6 +311,40 @@ mod tests {
             "the other is on the host"
         );
         assert!(input.services[0].backends.iter().all(|backend| backend.up));
+    }
+
+    #[test]
+    fn l7_services_are_in_the_maps_and_their_vips_never_without_the_host() {
+        let mut config = config(
+            r#"
+            [[service]]
+            name = "uploads"
+            forward = "dsr"
+            listen = ["203.0.113.10:81", "203.0.113.12:81"]
+            backend = [{ address = "10.2.0.2:81" }]
+            [[service]]
+            name = "chat"
+            mode = "l7"
+            listen = ["203.0.113.10:80", "[2001:db8::10]:80"]
+            backend = [{ address = "10.2.0.2:9000" }, { address = "[2001:db8:3::2]:9000" }]
+            [[service]]
+            name = "rooms"
+            mode = "l7"
+            splice = "off"
+            listen = ["203.0.113.10:82"]
+            backend = [{ address = "10.2.0.2:9000" }]
+            "#,
+        );
+        let input = input_of(&config, &network(), &NextHops::default());
+        assert_eq!(input.xdp_only, BTreeSet::from([ip("203.0.113.12")]));
+        let [uploads, chat, rooms] = input.services.as_slice() else { panic!() };
+        assert_eq!((uploads.forward, chat.forward), (Forward::Dsr, Forward::Splice));
+        assert_eq!((rooms.forward, rooms.backends.len()), (Forward::Relay, 1));
+        assert_eq!((chat.listeners.len(), chat.backends.len()), (2, 2));
+        assert_eq!(skeleton(&config).len(), 3);
+        config.services.truncate(1);
+        let input = input_of(&config, &network(), &NextHops::default());
+        assert_eq!(input.xdp_only.len(), 2);
     }
 
     #[test]

@@ -90,6 +90,7 @@ mod tests {
         let way = Way { link: Some(link), tunnel: Some((from, to)) };
         for (forward, via) in [
             (forward::NAT, Via::Route),
+            (forward::SPLICE, Via::Route),
             (forward::DSR, Via::Link { ifindex: 3, dst_mac: [1; 6], src_mac: [2; 6] }),
             (forward::IPIP, Via::Tunnel { outer_src: from, outer_dst: to }),
         ] {

@@ -4,17 +4,20 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use lb_common::abi::ticks_from_millis;
 
-use super::input::{World, tunnel_source};
+use super::{
+    drains::Drains,
+    input::{World, tunnel_source},
+};
 use crate::{
-    config::{Forward, Service},
-    flows::{Policy, aging::MAX_TICKS},
+    config::{Backend, Forward, Service},
+    flows::{Doom, Policy, aging::MAX_TICKS},
     netlink::Mac,
     state::{
         Family,
@@ -27,7 +30,7 @@ use crate::{
 const UNKNOWN: Policy = Policy {
     idle_timeout: ticks_from_millis(3_600_000),
     close_timeout: ticks_from_millis(30_000),
-    doomed: true,
+    doomed: Some(Doom::Dead),
 };
 
 /// How packets reach a backend past the kernel's routes.
@@ -60,55 +63,72 @@ pub struct Roster {
     backends: BTreeMap<u16, Member>,
 }
 
+/// What a backend's connections are called where they are told of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Label {
+    pub service: String,
+    pub backend: String,
+    /// Share of the connections whose access log lines are written, 0 to 1.
+    pub sample: f64,
+}
+
 /// A backend as the newest configuration that has its service wants it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Member {
     policy: Policy,
     /// Whether its flows are reset when it dies or is removed.
     reset_on_death: bool,
     way: Way,
+    label: Arc<Label>,
 }
 
 impl Roster {
-    /// The backends of a configuration and those that flows remember, as the maps have them now. Of services that were
-    /// removed, `before` has the timeouts and what is to become of their flows.
+    /// The backends of a configuration and those that flows remember, as the maps have them now. Of services and backends
+    /// that were removed, `before` has the timeouts, the names and what is to become of their flows.
     #[must_use]
     pub fn new(
         generation: u64,
         world: World<'_>,
+        drains: &Drains,
         ids: &Ids,
         desired: &Desired,
         before: &Self,
     ) -> Self {
-        let services: BTreeMap<u16, &Service> = world
-            .config
-            .l4()
-            .filter_map(|service| Some((ids.service(&service.name)?, service)))
-            .collect();
+        let services = world.config.services.iter();
+        let services: BTreeMap<u16, &Service> =
+            services.filter_map(|service| Some((ids.service(&service.name)?, service))).collect();
         let mut backends = BTreeMap::new();
-        for (id, service, addr) in ids.backends() {
-            let Some(service) = services.get(&service) else { continue };
-            let named = service.backends.iter().find(|it| it.address == addr);
-            let live = named
-                .is_some_and(|it| world.liveness.is_live(&super::checks::key(&service.name, it)));
-            let spared = live || serves_anyway(&desired.fail_open, service, addr.ip());
+        for (id, service_id, addr) in ids.backends() {
+            let Some(service) = services.get(&service_id) else { continue };
+            let Some(backend) = service.backends.iter().find(|it| it.address == addr) else {
+                continue;
+            };
+            let live = is_live(world, service, backend);
+            let spared = live || serves_anyway(world, &desired.fail_open, service, addr.ip());
             let reset_on_death = service.reset_on_backend_death;
-            let policy = policy(service, reset_on_death && !spared);
-            backends.insert(id, Member { policy, reset_on_death, way: way(world, addr.ip()) });
+            let doomed = match reset_on_death && !spared {
+                true => Some(Doom::Dead),
+                false => drains.doom(service, &backend.name, service_id),
+            };
+            let (policy, way) = (policy(service, doomed), way(world, addr.ip()));
+            let label = Arc::new(label(service, &backend.name));
+            backends.insert(id, Member { policy, reset_on_death, way, label });
         }
         for (id, service, addr) in ids.retired_backends() {
-            let (policy, reset_on_death) = match (services.get(&service), before.backends.get(&id))
-            {
-                (Some(service), _) => {
-                    let reset_on_death = service.reset_on_backend_death;
-                    (policy(service, reset_on_death), reset_on_death)
-                }
-                (None, Some(&Member { policy, reset_on_death, .. })) => {
-                    (Policy { doomed: reset_on_death, ..policy }, reset_on_death)
-                }
-                (None, None) => (UNKNOWN, UNKNOWN.doomed),
+            let (service, before) = (services.get(&service), before.backends.get(&id));
+            let (policy, reset_on_death) = match (service, before) {
+                (Some(service), _) => (policy(service, None), service.reset_on_backend_death),
+                (None, Some(before)) => (before.policy, before.reset_on_death),
+                (None, None) => (UNKNOWN, true),
             };
-            backends.insert(id, Member { policy, reset_on_death, way: way(world, addr.ip()) });
+            let policy = Policy { doomed: reset_on_death.then_some(Doom::Dead), ..policy };
+            let label = match (service, before) {
+                (_, Some(before)) => Arc::clone(&before.label),
+                (Some(service), None) => Arc::new(label(service, &addr.to_string())),
+                (None, None) => Arc::new(unknown(addr)),
+            };
+            let way = way(world, addr.ip());
+            backends.insert(id, Member { policy, reset_on_death, way, label });
         }
         Self { generation, reset_rate: world.config.edge.reset_rate, backends }
     }
@@ -125,19 +145,28 @@ impl Roster {
         self.backends.get(&id).map(|member| member.way).unwrap_or_default()
     }
 
+    /// What a backend's connections are called; none if it is not known.
+    #[must_use]
+    pub fn label(&self, id: u16) -> Option<&Arc<Label>> {
+        self.backends.get(&id).map(|member| &member.label)
+    }
+
     /// Whether a backend is doomed here which is not in `before`: its clients wait to be told.
     #[must_use]
     pub fn dooms_more_than(&self, before: &Self) -> bool {
         self.backends.iter().any(|(id, member)| {
-            let was_spared = |before: &Member| !before.policy.doomed;
-            member.policy.doomed && before.backends.get(id).is_some_and(was_spared)
+            let was_spared = |before: &Member| before.policy.doomed.is_none();
+            member.policy.doomed.is_some() && before.backends.get(id).is_some_and(was_spared)
         })
     }
 }
 
 /// Whether a backend that is down gets clients all the same, since all of its pool are down. To reset their flows
 /// would be to undo what fail-open is for.
-fn serves_anyway(fail_open: &[Pool], service: &Service, backend: IpAddr) -> bool {
+fn serves_anyway(world: World<'_>, fail_open: &[Pool], service: &Service, backend: IpAddr) -> bool {
+    if service.l7().is_some() {
+        return sidecar_fails_open(world, service);
+    }
     fail_open.iter().any(|pool| {
         let same_version = (pool.clients == Family::V6) == backend.is_ipv6();
         let tunnelled = service.forward == Forward::Ipip && pool.clients == Family::V4;
@@ -145,7 +174,31 @@ fn serves_anyway(fail_open: &[Pool], service: &Service, backend: IpAddr) -> bool
     })
 }
 
-fn policy(service: &Service, doomed: bool) -> Policy {
+/// Whether the workers give clients to backends that are down: see their `pool`.
+fn sidecar_fails_open(world: World<'_>, service: &Service) -> bool {
+    let weighty = || service.backends.iter().filter(|backend| backend.weight > 0);
+    let is_up = |backend: &Backend| !backend.drain && is_live(world, service, backend);
+    service.fail_open && !weighty().any(is_up)
+}
+
+fn is_live(world: World<'_>, service: &Service, backend: &Backend) -> bool {
+    world.liveness.is_live(&super::checks::key(&service.name, backend))
+}
+
+fn label(service: &Service, backend: &str) -> Label {
+    Label {
+        service: service.name.clone(),
+        backend: backend.to_owned(),
+        sample: service.l7().map_or(1.0, |l7| l7.access_log.get()),
+    }
+}
+
+/// Of a service that was removed before this agent started.
+fn unknown(backend: SocketAddr) -> Label {
+    Label { service: "?".to_owned(), backend: backend.to_string(), sample: 1.0 }
+}
+
+fn policy(service: &Service, doomed: Option<Doom>) -> Policy {
     Policy {
         idle_timeout: ticks(service.idle_timeout),
         close_timeout: ticks(service.close_timeout),
@@ -204,6 +257,7 @@ mod tests {
             input::{input, skeleton},
             liveness::Liveness,
         },
+        sidecar::Memory,
         state::{
             Capacity,
             actual::Actual,
@@ -236,6 +290,7 @@ mod tests {
     struct Edge {
         ids: Ids,
         liveness: Liveness,
+        memory: Memory,
         before: Roster,
     }
 
@@ -245,6 +300,7 @@ mod tests {
             Self {
                 ids: Ids::recover(&Actual::empty(26), capacity),
                 liveness: Liveness::default(),
+                memory: Memory::default(),
                 before: Roster::default(),
             }
         }
@@ -260,7 +316,8 @@ mod tests {
                 now: Instant::now(),
             };
             let desired = desired(&input(world), &self.ids, &mut RingCache::default()).unwrap();
-            self.before = Roster::new(1, world, &self.ids, &desired, &self.before);
+            let drains = Drains::new(config, &self.memory, 5_000);
+            self.before = Roster::new(1, world, &drains, &self.ids, &desired, &self.before);
             self.before.clone()
         }
 
@@ -270,19 +327,67 @@ mod tests {
         }
     }
 
+    /// What becomes of the first two backends' flows.
+    fn doomed(roster: &Roster) -> [Option<Doom>; 2] {
+        [1, 2].map(|id| roster.policy(id).doomed)
+    }
+
+    /// The same service, served by the sidecar.
+    fn l7(extra: &str, backends: &[u8]) -> Config {
+        config(&format!("mode = \"l7\"\naccess_log = 0.5\n{extra}"), backends)
+    }
+
+    #[test]
+    fn spliced_flows_of_who_goes_down_or_is_removed_are_doomed_until_all_are_down() {
+        let (mut edge, config) = (Edge::new(), l7("", &[2, 3]));
+        let before = edge.roster(&config);
+        assert_eq!(doomed(&before), [None, None]);
+        assert_eq!(before.policy(1).idle_timeout, ticks_from_millis(10_000));
+        assert_eq!(before.policy(1).close_timeout, ticks_from_millis(30_000));
+        let label = Label { service: "chat".into(), backend: "b2".into(), sample: 0.5 };
+        assert_eq!(before.label(1).map(|it| &**it), Some(&label));
+        edge.down(&config, "b2");
+        assert_eq!(doomed(&edge.roster(&config)), [Some(Doom::Dead), None]);
+        edge.down(&config, "b3");
+        assert_eq!(doomed(&edge.roster(&config)), [None, None], "the sidecar fails open");
+        assert_eq!(doomed(&edge.roster(&l7("", &[3]))), [Some(Doom::Dead), None]);
+        let closed = l7("fail_open = false", &[2, 3]);
+        assert_eq!(doomed(&edge.roster(&closed)), [Some(Doom::Dead); 2]);
+    }
+
+    #[test]
+    fn who_drains_keeps_its_spliced_flows_until_the_deadline() {
+        let (mut edge, mut config) =
+            (Edge::new(), l7("drain = { deadline = \"1s\", rate = 7 }", &[2, 3]));
+        config.services[0].backends[0].drain = true;
+        let drain = Some(Doom::Drain { service: 1, rate: 7 });
+        // The roster is of 5,000 ms.
+        for (since, wanted) in [(4_001, None), (4_000, drain)] {
+            let since = BTreeMap::from([("b2".to_owned(), since)]);
+            edge.memory.drains = BTreeMap::from([("chat".to_owned(), since)]);
+            assert_eq!(doomed(&edge.roster(&config)), [wanted, None]);
+        }
+        edge.memory.edge_drains = Some(4_500);
+        assert_eq!(doomed(&edge.roster(&config)), [drain; 2]);
+        edge.down(&config, "b3");
+        assert_eq!(doomed(&edge.roster(&config))[0], drain, "who drains lives");
+        edge.memory.edge_drains = Some(1);
+        assert_eq!(edge.roster(&config).policy(1).doomed, Some(Doom::Deadline));
+    }
+
     #[test]
     fn who_goes_down_is_doomed_until_all_are_down() {
         let (mut edge, config) = (Edge::new(), config("", &[2, 3]));
         let before = edge.roster(&config);
-        assert!(!before.policy(1).doomed && !before.policy(2).doomed);
+        assert_eq!(doomed(&before), [None, None]);
         assert_eq!(before.policy(1).idle_timeout, ticks_from_millis(10_000));
         edge.down(&config, "b2");
         let one_down = edge.roster(&config);
-        assert!(one_down.policy(1).doomed && !one_down.policy(2).doomed);
+        assert_eq!(doomed(&one_down), [Some(Doom::Dead), None]);
         assert!(one_down.dooms_more_than(&before) && !before.dooms_more_than(&one_down));
         edge.down(&config, "b3");
         let fail_open = edge.roster(&config);
-        assert!(!fail_open.policy(1).doomed && !fail_open.policy(2).doomed);
+        assert_eq!(doomed(&fail_open), [None, None]);
     }
 
     #[test]
@@ -290,7 +395,7 @@ mod tests {
         let (mut edge, config) = (Edge::new(), config("fail_open = false", &[2]));
         edge.roster(&config);
         edge.down(&config, "b2");
-        assert!(edge.roster(&config).policy(1).doomed);
+        assert_eq!(edge.roster(&config).policy(1).doomed, Some(Doom::Dead));
     }
 
     #[test]
@@ -298,14 +403,14 @@ mod tests {
         let (mut edge, both) = (Edge::new(), config("reset_on_backend_death = false", &[2, 3]));
         edge.roster(&both);
         edge.down(&both, "b2");
-        assert!(!edge.roster(&both).policy(1).doomed);
+        assert_eq!(edge.roster(&both).policy(1).doomed, None);
         let removed = edge.roster(&config("reset_on_backend_death = false", &[3]));
-        assert!(!removed.policy(1).doomed, "nor are those of who was removed");
+        assert_eq!(removed.policy(1).doomed, None, "nor are those of who was removed");
     }
 
     #[test]
     fn a_removed_service_leaves_its_flows_as_it_wanted_it() {
-        for (wanted, doomed) in [("false", false), ("true", true)] {
+        for (wanted, doomed) in [("false", None), ("true", Some(Doom::Dead))] {
             let mut edge = Edge::new();
             edge.roster(&config(&format!("reset_on_backend_death = {wanted}"), &[2, 3]));
             let mut other = config("", &[4]);
@@ -326,6 +431,9 @@ mod tests {
         let mut edge = Edge::new();
         edge.roster(&config("", &[2, 3]));
         let roster = edge.roster(&config("", &[3]));
-        assert!(roster.policy(1).doomed && !roster.policy(2).doomed && roster.policy(77).doomed);
+        assert_eq!(doomed(&roster), [Some(Doom::Dead), None]);
+        assert_eq!(roster.policy(77).doomed, Some(Doom::Dead));
+        assert_eq!(roster.label(1).map(|it| it.backend.as_str()), Some("b2"), "and not forgotten");
+        assert_eq!(roster.label(77), None);
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{
     agent::Agent,
     checks::key,
+    drains::Drains,
     memory::memory,
     reload::FileWatch,
     start::Refused,
@@ -163,6 +164,13 @@ impl Agent {
     pub(super) fn tell_sidecar(&mut self) {
         let (settings, deadline) = self.sidecar_settings();
         self.sidecar.tell(settings, deadline);
+    }
+
+    /// The drains as of now, also those that the workers hear of next.
+    pub(super) fn drains(&self) -> Drains {
+        let (config, now) = (&*self.parts.config, unix_millis());
+        let memory = memory(config, &self.liveness, self.sidecar.memory(), now);
+        Drains::new(config, &memory, now)
     }
 
     /// And by when they are to end, if the edge drains.

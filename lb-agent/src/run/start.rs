@@ -33,6 +33,7 @@ use crate::{
     health::{Prober, Runner, SourcePorts},
     object,
     sidecar::Supervisor,
+    splice::Splicer,
 };
 
 /// Health events that wait for the agent; more of them would be merged.
@@ -127,6 +128,7 @@ async fn bring_up(
         plane,
         network,
         roster: Arc::clone(&roster),
+        spliced: Arc::default(),
         runner,
         events: receiver,
         watch,
@@ -141,6 +143,7 @@ async fn bring_up(
         generation: 0,
         refused: None,
         retry_at: None,
+        drain_at: None,
         shown: Default::default(),
     };
     let config = Arc::clone(&agent.parts.config);
@@ -154,6 +157,7 @@ async fn bring_up(
     let punts = Punts::open(pins, agent.network.kernel.clone(), Arc::clone(&roster))?;
     agent.punts = Some(tokio::spawn(punts.run()));
     agent.sweeper = Some(sweeper::start(pins, roster)?);
+    agent.sidecar.splice_with(Splicer::open(pins, Arc::clone(&agent.spliced))?);
     let on_host = agent.network.state.addresses.iter().map(|it| it.addr).collect();
     if let Some(warning) = ports::warning(&config, &on_host) {
         tracing::warn!("{warning}");

@@ -228,7 +228,11 @@ pub struct Flows {
     #[serde(default)]
     pub abandoned: u64,
     pub orphans: u64,
+    /// Their backend was down or gone.
     pub reset: u64,
+    /// Spliced ones whose backend drained, or the edge.
+    #[serde(default)]
+    pub drained: u64,
     /// RST packets that could not be sent.
     pub unsent_resets: u64,
 }

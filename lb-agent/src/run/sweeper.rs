@@ -28,7 +28,8 @@ use super::{
 use crate::{
     bpf::{PinDir, sys::now_ticks},
     flows::{
-        Census, KernelTable, Pacer, ResetOrder, Resets, Step, Sweeper,
+        Census, KernelTable, Paces, ResetOrder, Resets, Step, Sweeper,
+        pacer::BURSTS_PER_SECOND,
         table::{self, Family, Position, Value},
     },
     reset::ResetSender,
@@ -36,9 +37,6 @@ use crate::{
 
 /// From the end of one walk to the beginning of the next.
 const REST: Duration = Duration::from_secs(5);
-
-/// The pacer may run ahead by what this time brings, so that the thread need not wake up for each flow.
-const BURSTS_PER_SECOND: u32 = 100;
 
 /// What a walk through all tables found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +69,8 @@ pub struct Totals {
     pub orphans: u64,
     /// Reset because their backend was down or gone.
     pub reset: u64,
+    /// Reset because their backend or the edge drained.
+    pub drained: u64,
     /// RST packets that could not be sent.
     pub unsent: u64,
 }
@@ -102,7 +102,7 @@ pub fn start(pins: &PinDir, roster: Arc<Current>) -> Result<Handle> {
         v4: Tables::open(pins)?,
         v6: Tables::open(pins)?,
         sender: ResetSender::open()?,
-        pacer: (0, Pacer::new(1, 1)),
+        paces: Paces::new(1),
         start: Instant::now(),
         totals: Totals::default(),
         before: Seen::default(),
@@ -167,13 +167,12 @@ struct Sweep {
     v4: Tables<lb_common::addr::V4>,
     v6: Tables<lb_common::addr::V6>,
     sender: ResetSender,
-    /// With the rate that it was made for.
-    pacer: (u32, Pacer),
-    /// The pacer's zero.
+    paces: Paces,
+    /// Their zero.
     start: Instant,
     totals: Totals,
     before: Seen,
-    /// Who resets first, in turns: the pacer's share must not always go to the same.
+    /// Who resets first, in turns: the edge's share must not always go to the same.
     v6_first: bool,
     shared: Arc<Shared>,
 }
@@ -234,19 +233,17 @@ impl Sweep {
 
     /// Resets flows of the doomed, and idle ones, as far as the rate allows it, and sends what was ordered.
     fn reset_due(&mut self, roster: &Roster) -> io::Result<()> {
-        let rate = roster.reset_rate.max(1);
-        if self.pacer.0 != rate {
-            self.pacer = (rate, Pacer::new(rate, rate / BURSTS_PER_SECOND));
-        }
+        self.paces.set_rate(roster.reset_rate.max(1));
         let at = self.start.elapsed();
         self.v6_first = !self.v6_first;
         for v6 in [self.v6_first, !self.v6_first] {
-            let pacer = (&mut self.pacer.1, at);
+            let pace = (&mut self.paces, at);
             let resets = match v6 {
-                true => self.v6.reset_due(roster, pacer)?,
-                false => self.v4.reset_due(roster, pacer)?,
+                true => self.v6.reset_due(roster, pace)?,
+                false => self.v4.reset_due(roster, pace)?,
             };
             self.totals.reset += resets.doomed;
+            self.totals.drained += resets.drained;
             self.totals.expired += resets.expired;
         }
         self.totals.unsent +=
@@ -318,11 +315,11 @@ where
     fn reset_due(
         &mut self,
         roster: &Roster,
-        pacer: (&mut Pacer, Duration),
+        pace: (&mut Paces, Duration),
         orders: &mut Vec<ResetOrder<A>>,
     ) -> io::Result<Resets> {
         let policy = |id| roster.policy(id);
-        self.sweeper.reset_due(&mut self.table, policy, now_ticks(), pacer, orders)
+        self.sweeper.reset_due(&mut self.table, policy, now_ticks(), pace, orders)
     }
 }
 
@@ -348,10 +345,10 @@ where
         }
     }
 
-    fn reset_due(&mut self, roster: &Roster, pacer: (&mut Pacer, Duration)) -> io::Result<Resets> {
-        let (pacer, at) = pacer;
-        let mut resets = self.handshakes.reset_due(roster, (&mut *pacer, at), &mut self.orders)?;
-        resets += self.flows.reset_due(roster, (pacer, at), &mut self.orders)?;
+    fn reset_due(&mut self, roster: &Roster, pace: (&mut Paces, Duration)) -> io::Result<Resets> {
+        let (paces, at) = pace;
+        let mut resets = self.handshakes.reset_due(roster, (&mut *paces, at), &mut self.orders)?;
+        resets += self.flows.reset_due(roster, (paces, at), &mut self.orders)?;
         Ok(resets)
     }
 

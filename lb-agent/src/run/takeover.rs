@@ -78,6 +78,7 @@ impl Agent {
         }
         self.interfaces = interfaces;
         self.interfaces.detach_others(&self.plane.loaded, &self.parts.config.edge);
+        self.publish_spliced();
         if let Some(server) = server {
             tracing::info!(admin = %server.address, "the admin API has moved");
             self.parts.server = server;

@@ -168,6 +168,7 @@ impl View {
             abandoned: totals.abandoned,
             orphans: totals.orphans,
             reset: totals.reset,
+            drained: totals.drained,
             unsent_resets: totals.unsent,
         };
         status.tables = tables(&sources.config.edge.tables, &report);

@@ -8,6 +8,7 @@
 //! Workers outlive the agent. What is in them is in the crate `lb-sidecar`; here nobody reads HTTP.
 
 mod backoff;
+mod brokers;
 mod confine;
 mod directory;
 mod end;

@@ -55,6 +55,7 @@ pub fn settings(
             http: l7.http.clone(),
             forwarded: l7.forwarded.clone(),
             drain: settings::Drain { rate: (l7.drain.rate / workers.max(1)).max(1) },
+            splice: l7.splice,
             log_sample: l7.access_log.get(),
             backends: backends.collect(),
         })
@@ -74,7 +75,8 @@ pub fn edge_until(config: &Config, since: u64) -> Option<u64> {
     config.l7().filter_map(Service::l7).map(|l7| until(l7, since)).max()
 }
 
-fn until(l7: &L7, since: u64) -> u64 {
+/// When those must go who may stay for a while, if the drain began then.
+pub fn until(l7: &L7, since: u64) -> u64 {
     // At most 7 days.
     let deadline = u64::try_from(l7.drain.deadline.as_millis()).unwrap_or(u64::MAX);
     since.saturating_add(deadline)

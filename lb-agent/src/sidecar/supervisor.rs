@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::{
+    brokers,
     directory::{Directory, Executable, Name, own_executable},
     fleet::{Action, Fleet, Generation, Wanted},
     link::{Descriptor, Heard, Link},
@@ -32,6 +33,7 @@ use super::{
     start::{self, Account, Start},
     status::{Sidecar, Worker},
 };
+use crate::splice::Splicer;
 
 /// How long a start waits for workers: those of an earlier agent to be found, new ones to serve.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -79,6 +81,7 @@ pub struct Supervisor {
     members: BTreeMap<Generation, Member>,
     reports: Reports,
     memory: Memory,
+    splicer: Option<Splicer>,
     others_at: Option<Instant>,
     heard: Mailbox<(Generation, Heard)>,
     exits: Mailbox<(Name, String)>,
@@ -91,6 +94,8 @@ struct Member {
     name: Name,
     pid: u32,
     link: Link,
+    /// Whether it has greeted in words that this agent understands.
+    understands: bool,
     others: Vec<(String, u32)>,
 }
 
@@ -111,6 +116,7 @@ impl Supervisor {
             fleet: Fleet::default(),
             members: BTreeMap::new(),
             reports: Reports::default(),
+            splicer: None,
             others_at: None,
             heard: mpsc::channel(1_024),
             exits: mpsc::channel(16),
@@ -249,7 +255,9 @@ impl Supervisor {
             FromWorker::Hello(hello) => {
                 let understands = hello.version == VERSION;
                 tracing::debug!(?hello, "a worker greets");
+                member.understands = understands;
                 self.fleet.greeted(worker, hello.retired, hello.listeners, understands);
+                self.introduce_broker(worker);
             }
             FromWorker::Listener { address } => {
                 if let Some(socket) = descriptor {
@@ -262,6 +270,26 @@ impl Supervisor {
             FromWorker::Report(report) => {
                 self.reports.report(worker, report);
                 self.others_at.get_or_insert_with(|| Instant::now() + OTHERS);
+            }
+        }
+    }
+
+    /// Has connections spliced from now on.
+    pub fn splice_with(&mut self, splicer: Splicer) {
+        self.splicer = Some(splicer);
+        for &worker in self.members.keys() {
+            self.introduce_broker(worker);
+        }
+    }
+
+    fn introduce_broker(&self, worker: Generation) {
+        let Some((splicer, member)) = self.splicer.as_ref().zip(self.members.get(&worker)) else {
+            return;
+        };
+        if member.understands {
+            for (message, descriptor) in brokers::introduce(splicer, member.name.index, member.pid)
+            {
+                self.send(worker, message, Some(descriptor));
             }
         }
     }
@@ -372,7 +400,10 @@ impl Supervisor {
 
     fn join(&mut self, name: Name, pid: u32) {
         let link = Link::open(name.generation, self.directory.socket(name), self.heard.0.clone());
-        self.members.insert(name.generation, Member { name, pid, link, others: Vec::new() });
+        self.members.insert(
+            name.generation,
+            Member { name, pid, link, understands: false, others: Vec::new() },
+        );
     }
 
     fn send(&self, worker: Generation, message: ToWorker, descriptor: Option<Arc<Descriptor>>) {

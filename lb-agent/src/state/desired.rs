@@ -23,6 +23,18 @@ pub enum Forward {
     Nat,
     Dsr,
     Ipip,
+    /// Through the sidecar, whose connections may be spliced: the data plane takes note of their handshakes.
+    Splice,
+    /// Through the sidecar and no other way: the data plane knows the backends alone, since connections that were
+    /// spliced before go on.
+    Relay,
+}
+
+impl Forward {
+    /// Whether the data plane gives clients to backends, and so needs rings.
+    const fn picks(self) -> bool {
+        matches!(self, Self::Nat | Self::Dsr | Self::Ipip)
+    }
 }
 
 /// How a client finds its backend.
@@ -56,6 +68,7 @@ pub struct Input {
 #[derive(Clone, Debug)]
 pub struct ServiceInput {
     pub name: String,
+    /// Also of [`Forward::Relay`], where they are not in the maps: ids are found by them.
     pub listeners: Vec<SocketAddr>,
     pub forward: Forward,
     pub affinity: Affinity,
@@ -175,7 +188,9 @@ pub fn desired(input: &Input, ids: &Ids, cache: &mut RingCache) -> Result<Desire
         let Some(id) = ids.service(&service.name) else {
             bail!("service {:?} has no id: assign ids before", service.name);
         };
-        add_listeners(&mut desired, service, id, &input.xdp_only)?;
+        if service.forward != Forward::Relay {
+            add_listeners(&mut desired, service, id, &input.xdp_only)?;
+        }
         for backend in &service.backends {
             let Some(backend_id) = ids.backend(id, backend.addr) else {
                 bail!("service {:?}: backend {} has no id", service.name, backend.addr);
@@ -185,7 +200,7 @@ pub fn desired(input: &Input, ids: &Ids, cache: &mut RingCache) -> Result<Desire
         }
         let rings = Family::BOTH.map(|clients| {
             let served = service.listeners.iter().any(|addr| Family::of(addr.ip()) == clients);
-            if !served {
+            if !served || !service.forward.picks() {
                 cache.pools.remove(&(id, clients));
                 return None;
             }
@@ -198,6 +213,7 @@ pub fn desired(input: &Input, ids: &Ids, cache: &mut RingCache) -> Result<Desire
                     Forward::Nat => forward::NAT,
                     Forward::Dsr => forward::DSR,
                     Forward::Ipip => forward::IPIP,
+                    Forward::Splice | Forward::Relay => forward::SPLICE,
                 },
                 affinity: match service.affinity {
                     Affinity::None => affinity::NONE,
@@ -208,7 +224,16 @@ pub fn desired(input: &Input, ids: &Ids, cache: &mut RingCache) -> Result<Desire
         );
     }
     cache.pools.retain(|(id, _), _| desired.services.contains_key(id));
+    add_upstreams(&mut desired, &input.services);
     Ok(desired)
+}
+
+/// After all listeners: an endpoint that is both has one entry, and a backend of two services, too.
+fn add_upstreams(desired: &mut Desired, services: &[ServiceInput]) {
+    let spliced = services.iter().filter(|service| service.forward == Forward::Splice);
+    for backend in spliced.flat_map(|service| &service.backends) {
+        desired.listeners.entry(backend.addr.into()).or_default().flags |= listener_flags::UPSTREAM;
+    }
 }
 
 fn add_sources(desired: &mut Desired, input: &Input) -> Result<()> {
@@ -271,6 +296,8 @@ fn reaches(forward: Forward, clients: Family, backend: Family) -> bool {
         Forward::Nat | Forward::Dsr => clients == backend,
         // There is 4-in-4, 6-in-6 and 4-in-6.
         Forward::Ipip => clients == backend || clients == Family::V4,
+        // The sidecar knows; here nobody asks.
+        Forward::Splice | Forward::Relay => true,
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Nothing is stored beside the maps. A backend is known again by what its element in `BACKENDS` says:
 //! service, address and port. A service is known again by its name, or failing that (after a restart, when
-//! it was renamed) by its listeners.
+//! it was renamed) by its listeners. One whose listeners are not in the maps (the sidecar has them, or it was removed) is
+//! known after a restart by its backends.
 //!
 //! What the config no longer has is *retired*: it keeps its id and a backend also its element, because flows
 //! go on. When a sweep of the flow tables has shown that nothing refers to it, it is released, and its
@@ -17,7 +18,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Capacity, Endpoint, actual::Actual, backend_addr, desired::ServiceInput};
+use super::{
+    Capacity, Endpoint,
+    actual::Actual,
+    backend_addr,
+    desired::{BackendInput, ServiceInput},
+};
 
 /// Which id stands for what.
 #[derive(Clone, Debug)]
@@ -118,14 +124,20 @@ impl Ids {
                 taken.insert(id);
             }
         }
-        // The others by the listeners in common, the most first.
+        // The others by what they have in common, listeners before backends, the most first.
         let mut pairs = Vec::new();
         for (n, service) in config.iter().enumerate().filter(|(n, _)| !known.contains_key(n)) {
             for (&id, entry) in self.services.iter().filter(|(id, _)| !taken.contains(*id)) {
                 let is_common = |addr: &&SocketAddr| entry.listeners.contains(&(**addr).into());
-                let common = service.listeners.iter().filter(is_common).count();
-                if common > 0 {
-                    pairs.push((Reverse(common), n, id));
+                let listeners = service.listeners.iter().filter(is_common).count();
+                let is_known =
+                    |it: &&BackendInput| self.by_addr.contains_key(&(id, plain(it.addr)));
+                let backends = match entry.name.is_none() && entry.listeners.is_empty() {
+                    true => service.backends.iter().filter(is_known).count(),
+                    false => 0,
+                };
+                if listeners + backends > 0 {
+                    pairs.push((Reverse((listeners, backends)), n, id));
                 }
             }
         }

@@ -94,13 +94,17 @@ impl fmt::Display for MapOp {
             Self::SetService { id, ref service } => show_service(id, service, f),
             Self::ClearService { id } => write!(f, "service {id}: none"),
             Self::SetListener { at, listener } => {
-                match listener.service {
-                    0 => write!(f, "address {at}: a service's")?,
-                    service => write!(f, "listener {at}: service {service}")?,
+                match (at.port, listener.service) {
+                    (0, _) => write!(f, "address {at}: a service's")?,
+                    (_, 0) => return write!(f, "upstream {at}: of the sidecar"),
+                    (_, service) => write!(f, "listener {at}: service {service}")?,
                 }
-                match listener.flags & listener_flags::XDP_ONLY {
+                if listener.flags & listener_flags::XDP_ONLY != 0 {
+                    f.write_str(", not on the host")?;
+                }
+                match listener.flags & listener_flags::UPSTREAM {
                     0 => Ok(()),
-                    _ => f.write_str(", not on the host"),
+                    _ => f.write_str(", upstream of the sidecar"),
                 }
             }
             Self::ClearListener { at } if at.port == 0 => write!(f, "address {at}: no service's"),
@@ -161,6 +165,9 @@ fn show_service(id: u16, service: &Service, f: &mut fmt::Formatter<'_>) -> fmt::
         forward::NAT => "nat",
         forward::DSR => "dsr",
         forward::IPIP => "ipip",
+        forward::SPLICE => {
+            return write!(f, "service {id}: the sidecar's, whose connections are spliced");
+        }
         _ => "unknown",
     };
     let affinity = match service.affinity {

@@ -90,11 +90,16 @@ pub fn gives_way<A: Version>(segment: &Segment<A>, flow: &mut Flow<A>) -> bool {
     }
     if flow.is_closing() {
         count::event(service::of_backend(flow.backend), Event::FlowReplaced);
-        if flow.forward == forward::NAT {
+        if flow.is_two_way() {
             flow::remove(&flow.to.reversed());
         }
         flow::remove(&segment.tuple);
         return true;
+    }
+    if flow.forward == forward::SPLICE {
+        // The backend answers with its present numbers. A client that has forgotten the connection resets
+        // it with them, and comes again; anybody else could not (RFC 5961 section 4).
+        return false;
     }
     if before(segment.seq, flow.seq_next) {
         // Older than the connection: a duplicate of its own SYN, or of an earlier one. The backend
@@ -109,8 +114,10 @@ pub fn gives_way<A: Version>(segment: &Segment<A>, flow: &mut Flow<A>) -> bool {
 /// what the sender has sent, or else from what the receiver has acknowledged.
 #[inline(always)]
 fn resets<A: Version>(segment: &Segment<A>, flow: &Flow<A>) -> bool {
+    // What the other side has acknowledged it counts in its own numbers.
+    let received = segment.seq.wrapping_add(flow.seq_delta);
     segment.seq == flow.seq_next
-        || partner(flow).is_some_and(|partner| segment.seq == partner.ack)
+        || partner(flow).is_some_and(|partner| received == partner.ack)
         || is_first(flow)
 }
 
@@ -125,10 +132,10 @@ fn finishes<A>(segment: &Segment<A>, flow: &Flow<A>) -> bool {
     segment.end() == flow.seq_next || within(segment.seq, flow.seq_next, SLACK)
 }
 
-/// The entry of the other direction, which only `nat` has.
+/// The entry of the other direction, if it has one.
 #[inline(always)]
 fn partner<A: Version>(flow: &Flow<A>) -> Option<&'static mut Flow<A>> {
-    if flow.forward != forward::NAT {
+    if !flow.is_two_way() {
         return None;
     }
     let key: Tuple<A> = flow.to.reversed();
@@ -152,6 +159,12 @@ fn restarting<'a, A: Version>(segment: &Segment<A>, flow: &'a mut Flow<A>) -> &'
         flow.flags &= !flags::RESTART;
         return flow;
     };
+    if newcomer.flow.forward == forward::SPLICE {
+        // The service was `nat` once and is the sidecar's now, whose SYN-ACKs are not seen. The old flow
+        // stays: its backend resets who is not its client.
+        flow.flags &= !flags::RESTART;
+        return flow;
+    }
     // Exact, without the slack of a first handshake: the old connection's numbers are about too.
     let exact = if newcomer.flow.forward == forward::NAT {
         handshake::completes(segment, newcomer) && segment.ack == newcomer.peer_isn.wrapping_add(1)

@@ -1,6 +1,7 @@
 //! Forwarding: from a flow to a frame on its way. Every way of forwarding comes through here.
 
 use lb_common::{
+    checksum::Delta,
     flow::{Flow, flags, forward},
     outcome::DropReason,
     service::Backend,
@@ -10,7 +11,7 @@ use lb_ebpf::packet::Packet;
 use crate::{
     Verdict, Version, count, next_hop,
     parse::{IcmpError, Segment},
-    service, transmit, tunnel,
+    service, splice, transmit, tunnel,
 };
 
 /// Where a flow's packets go, before anything in the packet is changed.
@@ -58,7 +59,12 @@ pub fn forward<A: Version>(
         return A::packet_too_big(packet, segment.l3, mtu);
     }
     if flow.forward == forward::NAT {
-        A::translate(packet, segment, &flow.to)?;
+        A::translate(packet, segment, &flow.to, Delta::default())?;
+        traffic(flow, &way, segment.ip_len);
+        return transmit::plain::<A>(packet, segment.l3 as usize, &way);
+    }
+    if flow.forward == forward::SPLICE {
+        splice::translate(packet, segment, flow)?;
         traffic(flow, &way, segment.ip_len);
         return transmit::plain::<A>(packet, segment.l3 as usize, &way);
     }
@@ -95,8 +101,8 @@ pub fn forward_error<A: Version>(
     if too_big(&way, error.ip_len as u16).is_some() {
         return Err(DropReason::TooBig);
     }
-    if flow.forward == forward::NAT {
-        A::translate_error(packet, error, &flow.to)?;
+    if flow.is_two_way() {
+        A::translate_error(packet, error, &flow.to, flow.ack_delta)?;
         return transmit::plain::<A>(packet, error.l3 as usize, &way);
     }
     let traffic_class = A::hop(packet, error.l3 as usize)?;

@@ -159,6 +159,13 @@ pub fn advance<A: Version>(
 ) -> Result<Verdict, DropReason> {
     packet.service = service::of_backend(handshake.flow.backend);
     handshake.flow.last_seen = clock::now();
+    if handshake.flow.forward == forward::SPLICE {
+        // A client's new SYN was told from the one that is noted; a backend's SYN-ACK has a key of its own.
+        return match segment.is_syn_ack() && segment.seq != handshake.isn {
+            true => note(packet, segment),
+            false => Ok(Verdict::Pass(Event::PassToSidecar)),
+        };
+    }
     if handshake.flow.flags & flow_flags::TO_CLIENT != 0 {
         if segment.is_syn_ack() {
             answered(packet, segment, handshake);
@@ -192,6 +199,26 @@ pub fn advance<A: Version>(
         }
         None => A::forward(packet, &mut handshake.flow),
     }
+}
+
+/// Remembers what a side of the sidecar's connections offers, which may be spliced, and leaves its SYN or
+/// SYN-ACK to the kernel.
+#[inline(always)]
+pub fn note<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
+    let Some(entry) = scratch::handshake(Use::Open) else {
+        return Err(DropReason::Inconsistent);
+    };
+    *entry = Handshake::default();
+    entry.flow.to = segment.tuple;
+    entry.flow.forward = forward::SPLICE;
+    entry.flow.last_seen = clock::now();
+    entry.isn = segment.seq;
+    entry.offer = options::of(packet, segment).offer;
+    // Without room the connection is served all the same.
+    if enter(&segment.tuple, entry).is_ok() {
+        count::event(packet.service, Event::OfferNoted);
+    }
+    Ok(Verdict::Pass(Event::PassToSidecar))
 }
 
 /// Remembers what the backend's SYN-ACK says, at its own entry and at the client's.

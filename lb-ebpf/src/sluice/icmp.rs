@@ -1,7 +1,7 @@
 //! ICMP: errors about our flows, and pings for addresses that only the data plane has.
 
 use lb_common::{
-    flow::{Flow, forward},
+    flow::{Flow, flags, forward},
     handshake::Handshake,
     outcome::{DropReason, Event},
 };
@@ -47,9 +47,15 @@ pub fn message<A: Version>(
 fn error<A: Version>(packet: &mut Packet, error: &IcmpError<A>) -> Result<Verdict, DropReason> {
     let towards_sender = &error.towards_sender;
     if let Some(flow) = flow::find(towards_sender) {
+        if flow.flags & flags::HOLD != 0 {
+            return Ok(Verdict::Pass(Event::PassToSidecar));
+        }
         return carry(packet, error, flow);
     }
     if let Some(handshake) = handshake::find(towards_sender) {
+        if handshake.flow.forward == forward::SPLICE {
+            return Ok(Verdict::Pass(Event::PassToSidecar));
+        }
         return carry(packet, error, &mut handshake.flow);
     }
     let Some(listener) = service::listener(&towards_sender.dst, towards_sender.dport) else {
@@ -59,8 +65,10 @@ fn error<A: Version>(packet: &mut Packet, error: &IcmpError<A>) -> Result<Verdic
     let Some(service) = service::get(listener.service) else {
         return Err(DropReason::Inconsistent);
     };
-    if service.forward == forward::NAT {
-        return Err(DropReason::NoFlow);
+    match service.forward {
+        forward::NAT => return Err(DropReason::NoFlow),
+        forward::SPLICE => return Ok(Verdict::Pass(Event::PassToSidecar)),
+        _ => {}
     }
     let id = service::pick(listener.service, service, towards_sender)?;
     let Some(Handshake { flow, .. }) = scratch::handshake(Use::Open) else {

@@ -27,6 +27,7 @@ mod report;
 mod rewrite;
 mod scratch;
 mod service;
+mod splice;
 mod stage;
 mod transmit;
 mod tunnel;
@@ -120,19 +121,26 @@ fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReaso
     }
 }
 
+/// A flow with one of these needs more than its rewrite.
+const OUT_OF_THE_ORDINARY: u8 = flags::RESTART | flags::RESET | flags::FIN | flags::HOLD;
+
 #[inline(always)]
 fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
     let Some(flow) = flow::find(&segment.tuple) else {
         scratch::keep(segment)?;
         return A::without_flow(packet);
     };
-    if segment.is_plain() && flow.flags & (flags::RESTART | flags::RESET | flags::FIN) == 0 {
+    if segment.is_plain() && flow.flags & OUT_OF_THE_ORDINARY == 0 {
         flow::touch(flow, segment);
         let result = forward::forward(packet, segment, flow);
         if result.is_err() {
             packet.service = service::of_backend(flow.backend);
         }
         return result;
+    }
+    if flow.flags & flags::HOLD != 0 {
+        packet.service = service::of_backend(flow.backend);
+        return Err(DropReason::SpliceHold);
     }
     scratch::keep(segment)?;
     if segment.is_syn() && close::gives_way(segment, flow) {

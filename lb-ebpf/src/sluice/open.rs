@@ -5,7 +5,7 @@ use lb_common::{
     handshake::Handshake,
     hash,
     outcome::{DropReason, Event},
-    service::Listener,
+    service::{Listener, Service},
 };
 use lb_ebpf::packet::Packet;
 
@@ -34,6 +34,9 @@ pub fn without_flow<A: Version>(
 #[inline(always)]
 fn from_syn<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
     let Some(listener) = service::listener(&segment.tuple.dst, segment.tuple.dport) else {
+        if segment.is_syn_ack() && service::is_upstream(&segment.tuple.src, segment.tuple.sport) {
+            return handshake::note(packet, segment);
+        }
         return Ok(Verdict::Pass(if service::is_vip(&segment.tuple.dst) {
             Event::PassToHost
         } else {
@@ -45,10 +48,14 @@ fn from_syn<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Ver
     if !src.is_valid_source() || service::is_vip(src) {
         return Err(DropReason::SpoofedSource);
     }
-    if segment.is_syn() {
-        open(packet, segment, listener)
-    } else {
-        stray(packet, segment, listener)
+    let Some(service) = service::get(listener.service) else {
+        return Err(DropReason::Inconsistent);
+    };
+    match (service.forward, segment.is_syn()) {
+        (forward::SPLICE, true) => handshake::note(packet, segment),
+        (forward::SPLICE, false) => Ok(Verdict::Pass(Event::PassToSidecar)),
+        (_, true) => open(packet, segment, listener, service),
+        (_, false) => stray(packet, segment, listener, service),
     }
 }
 
@@ -58,10 +65,8 @@ fn open<A: Version>(
     packet: &mut Packet,
     segment: &Segment<A>,
     listener: Listener,
+    service: &Service,
 ) -> Result<Verdict, DropReason> {
-    let Some(service) = service::get(listener.service) else {
-        return Err(DropReason::Inconsistent);
-    };
     let id = service::pick(listener.service, service, &segment.tuple)?;
     let Some(backend) = service::backend(id) else {
         return Err(DropReason::Inconsistent);
@@ -96,10 +101,8 @@ fn stray<A: Version>(
     packet: &mut Packet,
     segment: &Segment<A>,
     listener: Listener,
+    service: &Service,
 ) -> Result<Verdict, DropReason> {
-    let Some(service) = service::get(listener.service) else {
-        return Err(DropReason::Inconsistent);
-    };
     if service.forward == forward::NAT {
         if segment.is_rst() {
             return Err(DropReason::NoFlow); // a RST is never answered by another (RFC 9293 3.5.2)

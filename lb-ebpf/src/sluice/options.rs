@@ -14,17 +14,18 @@ use lb_ebpf::{
 use crate::{Version, count, parse::Segment};
 
 /// Most bytes of options that a TCP header can have.
-const MAX: usize = 40;
+pub const MAX: usize = 40;
 
 /// Room for the options: a value can be read at any offset below 64 without a check for each byte.
-const ROOM: usize = 64 + 8;
+pub const ROOM: usize = 64 + 8;
 
 const END: u8 = 0;
 const NOP: u8 = 1;
 const MSS: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
-const TIMESTAMPS: u8 = 8;
+pub const SACK: u8 = 5;
+pub const TIMESTAMPS: u8 = 8;
 
 /// What the options say, and where the value of the MSS option is, counted from the first option; 0: nowhere.
 #[repr(C)]
@@ -36,12 +37,12 @@ pub struct Options {
 
 /// Where each kind of option stands, counted from one; 0 where there is none. Kinds from 16 on are of
 /// no interest.
-type Places = [u8; 16];
+pub type Places = [u8; 16];
 
 /// Finds the options. A list that contradicts itself ends there, as in every stack: what came before
 /// holds.
 #[inline(never)]
-fn find(bytes: &[u8; ROOM], len: usize, places: &mut Places) {
+pub fn find(bytes: &[u8; ROOM], len: usize, places: &mut Places) {
     let mut at = 0;
     // Each turn consumes one byte at least. The turn does nothing but note a place: the verifier
     // follows every combination of branches in here.

@@ -14,24 +14,34 @@ use crate::parse::{IcmpError, Segment};
 
 /// Rewriting of an IP version.
 pub trait Rewrite: Addr {
-    /// Gives a segment another tuple and takes one off its TTL.
+    /// Gives a segment another tuple and takes one off its TTL. `changed`: what was changed before and
+    /// the TCP checksum does not know of.
     fn translate(
         packet: &mut Packet,
         segment: &Segment<Self>,
         to: &Tuple<Self>,
+        changed: Delta,
     ) -> Result<(), DropReason>;
 
     /// Gives an ICMP error, and the segment that it quotes, other addresses and ports. `to` is the
-    /// rewrite of the flow that the quoted segment's answer would belong to.
+    /// rewrite of the flow that the quoted segment's answer would belong to, and `seq_delta` what it adds
+    /// to acknowledgements: the sender must find its own sequence number in the quote (RFC 5927 section 4).
     fn translate_error(
         packet: &mut Packet,
         error: &IcmpError<Self>,
         to: &Tuple<Self>,
+        seq_delta: u32,
     ) -> Result<(), DropReason>;
+
+    /// Takes the ECN field out of the traffic class: "not capable" (RFC 3168 section 5).
+    fn clear_ecn(packet: &mut Packet, l3: usize) -> Result<(), DropReason>;
 
     /// Takes one off the TTL and returns the traffic class (DSCP and ECN).
     fn hop(packet: &mut Packet, l3: usize) -> Result<u8, DropReason>;
 }
+
+/// The ECN field of a traffic class.
+const ECN: u8 = 0b11;
 
 /// A router must not forward what arrives with a TTL of 1 (RFC 1812 section 5.3.1, RFC 8200 section 3).
 #[inline(always)]
@@ -63,17 +73,22 @@ fn translate_tcp<A: Copy>(
     Ok(())
 }
 
-/// Writes the ports that an ICMP error quotes; returns what that does to the ICMP checksum. A TCP
-/// checksum may or may not be quoted, nobody verifies it, and it is left as it was.
+/// Writes the ports and the sequence number that an ICMP error quotes; returns what that does to the ICMP
+/// checksum. A TCP checksum may or may not be quoted, nobody verifies it, and it is left as it was.
 #[inline(always)]
-fn translate_quoted_ports<A: Copy>(
+fn translate_quoted<A: Copy>(
     packet: &mut Packet,
     error: &IcmpError<A>,
     to: &Tuple<A>,
+    seq_delta: u32,
 ) -> Result<Delta, DropReason> {
     // The quoted segment went the other way.
     let header = packet.at::<Ports>(error.quoted_l4 as usize)?;
-    Ok(ports(&mut header.dport, &mut header.sport, to))
+    let delta = ports(&mut header.dport, &mut header.sport, to);
+    let seq = get32(&header.seq);
+    let new = u32::from_be(seq).wrapping_add(seq_delta).to_be();
+    put32(&mut header.seq, new);
+    Ok(delta.words(seq, new))
 }
 
 #[inline(always)]
@@ -128,13 +143,14 @@ impl Rewrite for V4 {
         packet: &mut Packet,
         segment: &Segment<V4>,
         to: &Tuple<V4>,
+        changed: Delta,
     ) -> Result<(), DropReason> {
         let ip = packet.at::<Ipv4Hdr>(segment.l3 as usize)?;
         let ttl = hop4(ip)?;
         let addresses = addresses4(ip, &to.src, &to.dst);
         let check = ttl.and(addresses).apply(get16(&ip.check));
         put16(&mut ip.check, check);
-        translate_tcp(packet, segment, to, addresses)
+        translate_tcp(packet, segment, to, addresses.and(changed))
     }
 
     #[inline(never)]
@@ -142,6 +158,7 @@ impl Rewrite for V4 {
         packet: &mut Packet,
         error: &IcmpError<V4>,
         to: &Tuple<V4>,
+        seq_delta: u32,
     ) -> Result<(), DropReason> {
         let outer = packet.at::<Ipv4Hdr>(error.l3 as usize)?;
         let ttl = hop4(outer)?;
@@ -155,7 +172,8 @@ impl Rewrite for V4 {
         let new_check = delta.apply(check);
         put16(&mut inner.check, new_check);
         // The ICMP checksum covers the quoted addresses, their header's checksum and the ports.
-        let delta = delta.word(check, new_check).and(translate_quoted_ports(packet, error, to)?);
+        let delta =
+            delta.word(check, new_check).and(translate_quoted(packet, error, to, seq_delta)?);
         apply_to_icmp(packet, error.l4 as usize, delta)
     }
 
@@ -167,6 +185,17 @@ impl Rewrite for V4 {
         put16(&mut ip.check, check);
         Ok(ip.tos)
     }
+
+    #[inline(always)]
+    fn clear_ecn(packet: &mut Packet, l3: usize) -> Result<(), DropReason> {
+        let ip = packet.at::<Ipv4Hdr>(l3)?;
+        let old = u16::from_ne_bytes([ip.vihl, ip.tos]);
+        ip.tos &= !ECN;
+        let delta = Delta::default().word(old, u16::from_ne_bytes([ip.vihl, ip.tos]));
+        let check = delta.apply(get16(&ip.check));
+        put16(&mut ip.check, check);
+        Ok(())
+    }
 }
 
 impl Rewrite for V6 {
@@ -175,11 +204,12 @@ impl Rewrite for V6 {
         packet: &mut Packet,
         segment: &Segment<V6>,
         to: &Tuple<V6>,
+        changed: Delta,
     ) -> Result<(), DropReason> {
         let ip = packet.at::<Ipv6Hdr>(segment.l3 as usize)?;
         ip.hop_limit = decremented(ip.hop_limit)?;
         let addresses = addresses6(ip, &to.src, &to.dst);
-        translate_tcp(packet, segment, to, addresses)
+        translate_tcp(packet, segment, to, addresses.and(changed))
     }
 
     #[inline(never)]
@@ -187,6 +217,7 @@ impl Rewrite for V6 {
         packet: &mut Packet,
         error: &IcmpError<V6>,
         to: &Tuple<V6>,
+        seq_delta: u32,
     ) -> Result<(), DropReason> {
         let outer = packet.at::<Ipv6Hdr>(error.l3 as usize)?;
         outer.hop_limit = decremented(outer.hop_limit)?;
@@ -194,7 +225,7 @@ impl Rewrite for V6 {
 
         let inner = packet.at::<Ipv6Hdr>(error.l4 as usize + Icmp::LEN)?;
         let delta = pseudo.and(addresses6(inner, &to.dst, &to.src));
-        let delta = delta.and(translate_quoted_ports(packet, error, to)?);
+        let delta = delta.and(translate_quoted(packet, error, to, seq_delta)?);
         apply_to_icmp(packet, error.l4 as usize, delta)
     }
 
@@ -203,5 +234,11 @@ impl Rewrite for V6 {
         let ip = packet.at::<Ipv6Hdr>(l3)?;
         ip.hop_limit = decremented(ip.hop_limit)?;
         Ok(ip.vcf[0] << 4 | ip.vcf[1] >> 4)
+    }
+
+    #[inline(always)]
+    fn clear_ecn(packet: &mut Packet, l3: usize) -> Result<(), DropReason> {
+        packet.at::<Ipv6Hdr>(l3)?.vcf[1] &= !(ECN << 4);
+        Ok(())
     }
 }

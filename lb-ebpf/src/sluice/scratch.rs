@@ -26,6 +26,14 @@ static SEGMENT4: PerCpuArray<Segment<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SEGMENT6: PerCpuArray<Segment<V6>> = PerCpuArray::with_max_entries(1, 0);
 
+/// The options of the segment under way, as they came and as they leave.
+#[map]
+static OPTIONS: PerCpuArray<[[u8; OPTIONS_ROOM]; 2]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The longest options have 40 bytes. A value behind any offset below 64 can be had without a check for each byte,
+/// even that of SACK, which has 32 bytes behind the two of kind and length.
+pub const OPTIONS_ROOM: usize = 64 + 40;
+
 /// Who uses the memory for handshakes. Uses that can be under way at the same time have different numbers.
 #[derive(Clone, Copy)]
 pub enum Use {
@@ -81,6 +89,14 @@ pub fn keep<A: Scratch>(segment: &Segment<A>) -> Result<(), DropReason> {
 pub fn segment<A: Scratch>() -> Option<&'static Segment<A>> {
     // SAFETY: as above; it is written only before the first stage that looks at it.
     A::segment().get_ptr(0).map(|segment| unsafe { &*segment })
+}
+
+/// This CPU's memory for options.
+#[inline(always)]
+pub fn options() -> Option<&'static mut [[u8; OPTIONS_ROOM]; 2]> {
+    // SAFETY: the element is this CPU's own, XDP programs do not preempt each other, and only one stage
+    // uses it, which calls no other.
+    OPTIONS.get_ptr_mut(0).map(|options| unsafe { &mut *options })
 }
 
 /// This CPU's memory for a handshake.

@@ -70,7 +70,13 @@ impl Tables for V6 {
 /// The listener at an address and port (network byte order). No listener has port 0.
 #[inline(always)]
 pub fn listener<A: Tables>(addr: &A, port: u16) -> Option<Listener> {
-    if port == 0 { None } else { entry(addr, port) }
+    if port == 0 { None } else { entry(addr, port).filter(|listener| listener.service != 0) }
+}
+
+/// Whether a backend of the sidecar has this address and port (network byte order).
+#[inline(always)]
+pub fn is_upstream<A: Tables>(addr: &A, port: u16) -> bool {
+    entry(addr, port).is_some_and(|entry| entry.flags & listener_flags::UPSTREAM != 0)
 }
 
 /// Whether an address is a service's.

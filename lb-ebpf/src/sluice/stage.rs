@@ -14,9 +14,11 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     addr::{Addr, Tuple, V4, V6},
+    checksum::Delta,
     flow::Flow,
     outcome::{DropReason, Event},
     service::Backend,
+    splice::Deltas,
 };
 use lb_ebpf::packet::Packet;
 
@@ -26,7 +28,7 @@ use crate::{
     open,
     options::{self, Options},
     parse::IcmpError,
-    report, scratch, transmit,
+    report, scratch, splice, transmit,
 };
 
 /// The stages of an IP version.
@@ -192,6 +194,39 @@ pub fn report(service: u16, outcome: u32) {
 extern "C" fn stage_report(service: u16, outcome: u32) -> u64 {
     report::report(service, outcome);
     DONE
+}
+
+/// [`splice::options`]; `place` is the offset of the options, shifted left by 8, and their length.
+#[inline(always)]
+pub fn splice_options(
+    packet: &mut Packet,
+    place: u32,
+    ack: u32,
+    tsval: u32,
+    tsecr: u32,
+) -> Result<Delta, DropReason> {
+    match stage_splice_options(packet.ctx(), place, ack, tsval, tsecr) {
+        sum if sum <= u32::MAX as u64 => Ok(Delta::from_sum(sum)),
+        _ => Err(DropReason::Truncated),
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn stage_splice_options(
+    ctx: *mut xdp_md,
+    place: u32,
+    ack: u32,
+    tsval: u32,
+    tsecr: u32,
+) -> u64 {
+    let mut packet = Packet::new(&XdpContext::new(ctx));
+    let (at, len) = ((place >> 8) as usize, (place & 0xff) as usize);
+    match splice::options(&mut packet, at, len, &Deltas { ack, tsval, tsecr, ..Deltas::default() })
+    {
+        Some(sum) => sum as u64,
+        None => u64::MAX,
+    }
 }
 
 /// The global functions of an IP version, and the trait that calls them.

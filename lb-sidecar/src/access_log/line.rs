@@ -141,6 +141,10 @@ impl<'a> Line<'a> {
         }
     }
 
+    pub fn of_splice(so_far: &Close<'a>) -> Self {
+        Self { event: "splice", ended_by: None, ..Self::of_close(so_far) }
+    }
+
     /// Appends the line, with the time.
     pub fn write(mut self, now: SystemTime, to: &mut Vec<u8>) {
         self.time = rfc3339(now).into();
@@ -245,6 +249,25 @@ pub mod tests {
                 "ended_by": "client",
             })
         );
+    }
+
+    #[test]
+    fn a_splice_is_not_an_end() {
+        let Request { edge, service, connection, client, .. } = request();
+        let so_far = Close {
+            edge,
+            service,
+            connection,
+            client,
+            backend: "chat-1",
+            bytes_in: 7,
+            bytes_out: 8,
+            duration: Duration::from_millis(2),
+            ended_by: "splice",
+        };
+        let line = written(Line::of_splice(&so_far));
+        assert_eq!((&line["event"], &line["bytes_out"]), (&json!("splice"), &json!(8)));
+        assert!(line.get("ended_by").is_none());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The access log: JSON lines, one when a request was answered or an upgrade made, one when an upgraded connection has
-//! ended.
+//! ended, or goes on without the sidecar.
 //!
 //! A worker never waits for its log. Lines are collected here and handed over to the [`writer`]'s thread in one piece,
 //! after [`PATIENCE`] or [`PIECE`] bytes; what it cannot take in time is lost, and counted.
@@ -73,6 +73,11 @@ impl AccessLog {
     /// An upgraded connection has ended.
     pub fn close(self: &Rc<Self>, close: &Close<'_>) {
         self.append(Line::of_close(close));
+    }
+
+    /// An upgraded connection goes on without the sidecar, after so much. Who ends it is not known yet.
+    pub fn splice(self: &Rc<Self>, so_far: &Close<'_>) {
+        self.append(Line::of_splice(so_far));
     }
 
     /// Lines that could not be written.

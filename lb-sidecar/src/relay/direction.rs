@@ -74,6 +74,11 @@ impl Direction {
         self.read_all && self.kept.is_empty()
     }
 
+    /// Whether more may come, and nothing of what came is left here.
+    pub fn is_at_rest(&self) -> bool {
+        !self.read_all && self.kept.is_empty() && self.last_words.is_none()
+    }
+
     /// Takes bytes on until there are none, or the writer takes no more. Ready once the end has been passed on; for the
     /// `last` direction that ends, the sockets' own end will do that.
     pub fn poll(

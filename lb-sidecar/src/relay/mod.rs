@@ -2,6 +2,7 @@
 //!
 //! An idle relay is two sockets, a timer and this module's few hundred bytes: no buffer, see [`direction`].
 
+mod attempts;
 mod direction;
 pub mod registry;
 #[cfg(test)]
@@ -11,7 +12,7 @@ mod websocket;
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -21,6 +22,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+pub use attempts::Means;
+use attempts::{Attempts, Verdict};
 use direction::{Direction, Failed};
 use registry::{Entry, Order};
 pub use websocket::{GOING_AWAY, SERVICE_RESTART};
@@ -42,6 +45,8 @@ pub struct Options {
     pub websocket: bool,
     /// By whom it can be ended, and whose bytes are counted.
     pub entry: Entry,
+    /// If it may be spliced.
+    pub splice: Option<Means>,
 }
 
 /// Who ended it.
@@ -56,6 +61,8 @@ pub enum By {
     Drain,
     /// It was still there when the drain's time was over.
     Deadline,
+    /// Nobody: XDP carries it from now on.
+    Splice,
 }
 
 impl By {
@@ -70,6 +77,7 @@ impl By {
             Self::Idle => "idle",
             Self::Drain => "drain",
             Self::Deadline => "deadline",
+            Self::Splice => "splice",
         }
     }
 }
@@ -96,12 +104,17 @@ pub struct Relay {
     /// Bytes in and out that the backend's counters know of.
     counted: (u64, u64),
     active: Instant,
+    attempts: Option<Box<Attempts>>,
     timer: Pin<Box<Sleep>>,
 }
 
 /// Relays until both directions are at their end, one side fails, nothing came for too long, or it is told to end.
 pub fn relay(client: End, backend: End, options: Options) -> Relay {
-    let Options { idle_timeout, websocket, entry } = options;
+    let Options { idle_timeout, websocket, entry, splice } = options;
+    let now = Instant::now();
+    let attempts = splice.map(|means| Box::new(Attempts::new(means, now)));
+    let first = attempts.as_ref().and_then(|attempts| attempts.due());
+    let expiry = now + idle_timeout;
     Relay {
         client: client.stream,
         backend: backend.stream,
@@ -111,8 +124,9 @@ pub fn relay(client: End, backend: End, options: Options) -> Relay {
         idle_timeout,
         entry,
         counted: (0, 0),
-        active: Instant::now(),
-        timer: Box::pin(tokio::time::sleep(idle_timeout)),
+        active: now,
+        attempts,
+        timer: Box::pin(tokio::time::sleep_until(first.map_or(expiry, |first| first.min(expiry)))),
     }
 }
 
@@ -122,6 +136,11 @@ impl Future for Relay {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let this = &mut *self;
         this.entry.wake(cx.waker());
+        if this.attempts.as_ref().is_some_and(|it| it.is_under_way())
+            && let Some(by) = ready!(this.poll_attempt(cx))
+        {
+            return this.ended(by);
+        }
         match this.entry.order() {
             Some(Order::Abort) => return this.ended(By::Deadline),
             Some(Order::Close(code)) if this.first.is_none() => this.begin_to_close(code),
@@ -160,6 +179,7 @@ impl Relay {
         self.first = Some(By::Drain);
         self.outward.end_with(websocket::close_frame(code));
         self.idle_timeout = GRACE;
+        self.attempts = None;
         self.active = Instant::now();
         self.timer.as_mut().reset(self.active + GRACE);
     }
@@ -183,13 +203,62 @@ impl Relay {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         while self.timer.as_mut().poll(cx).is_ready() {
             let expiry = self.active + self.idle_timeout;
-            if expiry <= Instant::now() {
+            let now = Instant::now();
+            if expiry <= now {
                 let by = self.first.filter(|first| *first == By::Drain);
                 return self.ended(by.unwrap_or(By::Idle));
             }
-            self.timer.as_mut().reset(expiry);
+            let due = self.look(now, cx);
+            self.timer.as_mut().reset(due.map_or(expiry, |due| due.min(expiry)));
         }
         Poll::Pending
+    }
+
+    /// Offers the connection if it is time for that and it is at rest. Says when to look again.
+    fn look(&mut self, now: Instant, cx: &mut Context<'_>) -> Option<Instant> {
+        // An order that has come is carried out first, and one that was given ends all attempts.
+        if self.first.is_some() || self.entry.order().is_some() {
+            self.attempts = None;
+        }
+        let attempts = self.attempts.as_mut()?;
+        if attempts.due().is_some_and(|due| due <= now) {
+            let resting = self.inward.is_at_rest() && self.outward.is_at_rest();
+            let active = if resting { self.active } else { now };
+            attempts.look(&self.client, &self.backend, active, now, cx.waker());
+        }
+        attempts.due()
+    }
+
+    /// Waits for the answer to the offer; neither connection is touched meanwhile. Ready with the end, or without one if it
+    /// is relayed again.
+    fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<Option<By>> {
+        let Some(attempts) = &mut self.attempts else { return Poll::Ready(None) };
+        loop {
+            match attempts.poll(&self.client, &self.backend, cx) {
+                Poll::Ready(Verdict::Spliced) => return Poll::Ready(Some(By::Splice)),
+                Poll::Ready(Verdict::Later) => break,
+                Poll::Ready(Verdict::Never) => {
+                    self.attempts = None;
+                    break;
+                }
+                Poll::Pending => {}
+            }
+            if !attempts.is_torn() {
+                return Poll::Pending;
+            }
+            if self.entry.order() == Some(Order::Abort) {
+                // Closed in repair mode, it says nothing to anybody.
+                return Poll::Ready(Some(By::Deadline));
+            }
+            if let Some(due) = attempts.due() {
+                self.timer.as_mut().reset(due);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+        }
+        let due = self.attempts.as_ref().and_then(|attempts| attempts.due());
+        let expiry = self.active + self.idle_timeout;
+        self.timer.as_mut().reset(due.map_or(expiry, |due| due.min(expiry)));
+        Poll::Ready(None)
     }
 
     fn ended(&mut self, by: By) -> Poll<Ended> {

@@ -52,7 +52,7 @@ async fn start(
     let backend = backend();
     let entry = registry.enter(Rc::clone(&backend));
     let end = |stream, ahead| End { stream, read_ahead: Bytes::copy_from_slice(ahead) };
-    let options = Options { idle_timeout: idle, websocket, entry };
+    let options = Options { idle_timeout: idle, websocket, entry, splice: None };
     let ended = spawn_local(relay(end(inner, ahead[0]), end(outer, ahead[1]), options));
     Case { client, server, ended, backend }
 }
@@ -295,7 +295,7 @@ async fn an_idle_relay_is_small() {
         let registry: Rc<Registry> = Rc::default();
         let entry = registry.enter(backend());
         let end = |stream| End { stream, read_ahead: Bytes::new() };
-        let options = Options { idle_timeout: HOUR, websocket: true, entry };
+        let options = Options { idle_timeout: HOUR, websocket: true, entry, splice: None };
         let relay = relay(end(one.0), end(other.0), options);
         assert!(size_of_val(&relay) <= 512, "{} bytes", size_of_val(&relay));
     })

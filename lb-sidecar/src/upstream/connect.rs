@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    io,
+    io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -10,6 +10,12 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
+
+use crate::splice::{
+    Splicing,
+    flows::Flows as _,
+    tcp::{self, Peer},
+};
 
 /// Where connections come from, and what their sockets are told.
 pub struct Sources {
@@ -36,25 +42,67 @@ impl Sources {
         self.next.set(next.wrapping_add(1));
         Some(of_version[next % of_version.len()])
     }
+
+    fn socket(&self, to: SocketAddr, fitting: Option<&Peer>) -> io::Result<Socket> {
+        let socket = Socket::new(
+            Domain::for_address(to),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        socket.set_tcp_nodelay(true)?;
+        // The request that follows at once acknowledges the backend's SYN-ACK: a packet less (tcp(7), TCP_QUICKACK).
+        socket.set_tcp_quickack(false)?;
+        guard(&socket, self.keepalive, self.user_timeout)?;
+        if let Some(client) = fitting {
+            tcp::fit(&socket, client);
+        }
+        Ok(socket)
+    }
 }
 
-/// Connects. Whoever calls watches the time.
-pub async fn connect(to: SocketAddr, sources: &Sources) -> io::Result<TcpStream> {
-    let socket = Socket::new(
-        Domain::for_address(to),
-        Type::STREAM.nonblocking().cloexec(),
-        Some(Protocol::TCP),
-    )?;
-    socket.set_tcp_nodelay(true)?;
-    // The request that follows at once acknowledges the backend's SYN-ACK: a packet less (tcp(7), TCP_QUICKACK).
-    socket.set_tcp_quickack(false)?;
-    guard(&socket, sources.keepalive, sources.user_timeout)?;
-    if let Some(from) = sources.next(to) {
-        // The port is chosen at connect, so that one port serves many destinations.
-        setsockopt(&socket, IpBindAddressNoPort, &true)?;
-        socket.bind(&SocketAddr::new(from, 0).into())?;
+/// A connection, and whether its source port is of those that no flow had.
+pub struct Connected {
+    pub stream: TcpStream,
+    pub port_is_checked: bool,
+}
+
+/// Connects; with a client whom the connection shall fit, so that the two may be spliced. Whoever calls watches the time.
+pub async fn connect(
+    to: SocketAddr,
+    sources: &Sources,
+    splicing: &Splicing,
+    fitting: Option<&Peer>,
+) -> io::Result<Connected> {
+    let Splicing { flows, ports, .. } = splicing;
+    let from = sources.next(to);
+    if !flows.are_known(to.ip()) {
+        let socket = sources.socket(to, fitting)?;
+        if let Some(from) = from {
+            // The port is chosen at connect, so that one port serves many destinations.
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+        }
+        let stream = TcpSocket::from_std_stream(socket.into()).connect(to).await?;
+        return Ok(Connected { stream, port_is_checked: false });
     }
-    TcpSocket::from_std_stream(socket.into()).connect(to).await
+    let from = from.map_or_else(|| ports.address_to(to.ip()), Ok)?;
+    for local in ports.candidates(flows, to, from) {
+        let socket = sources.socket(to, fitting)?;
+        // Likewise.
+        socket.set_reuse_address(true)?;
+        let connected = match socket.bind(&local.into()) {
+            Ok(()) => TcpSocket::from_std_stream(socket.into()).connect(to).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Ok(stream) => return Ok(Connected { stream, port_is_checked: true }),
+            // Somebody else has the port, or has just had it.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ErrorKind::AddrNotAvailable.into())
 }
 
 /// Tells the kernel when to give a silent peer up. Accepted sockets have it from their listener.

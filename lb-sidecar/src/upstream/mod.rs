@@ -2,6 +2,8 @@
 
 mod connect;
 mod kept;
+mod ports;
 
-pub use connect::{Sources, connect, guard};
+pub use connect::{Connected, Sources, connect, guard};
 pub use kept::{Kept, Sender};
+pub use ports::Ports;

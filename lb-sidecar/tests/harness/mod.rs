@@ -125,6 +125,7 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
         },
         forwarded: Forwarded { mode: ForwardedMode::Append, trusted: Vec::new(), request_id: None },
         drain: Drain { rate: 100 },
+        splice: false,
         log_sample: 0.0,
         backends: backends.iter().enumerate().map(|(i, address)| backend(i, *address)).collect(),
     }

@@ -1,7 +1,7 @@
 //! A small edge with every kind of service, for both IP versions.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
 };
@@ -32,7 +32,10 @@ pub mod id {
     /// `nat` without a backend.
     pub const EMPTY: u16 = 6;
 
-    pub const ALL: [u16; 6] = [NAT, DSR, IPIP, IPIP6, AFFINE, EMPTY];
+    /// Served by the sidecar, whose connections may be spliced.
+    pub const SIDECAR: u16 = 7;
+
+    pub const ALL: [u16; 7] = [NAT, DSR, IPIP, IPIP6, AFFINE, EMPTY, SIDECAR];
 }
 
 /// Ids of the next hops which no backend has.
@@ -74,6 +77,8 @@ pub struct Scenario {
     pub services: BTreeMap<u16, ServiceSpec>,
     /// Services by where they listen, and flags of VIPs at port 0.
     pub listeners: BTreeMap<Endpoint, u16>,
+    /// Backends of the sidecar, whose SYN-ACKs are noted.
+    pub upstreams: BTreeSet<Endpoint>,
     pub backends: BTreeMap<u16, Backend>,
     pub next_hops: BTreeMap<u16, NextHop>,
     pub routes: BTreeMap<Prefix, u16>,
@@ -125,7 +130,7 @@ fn words(addr: IpAddr) -> [u32; 4] {
 
 impl Scenario {
     /// Every service with two backends at least for each IP version of its clients, but for
-    /// [`id::EMPTY`], and for IPv6 clients of [`id::IPIP`]. All next hops are resolved and on the interface that frames come by.
+    /// [`id::EMPTY`] and [`id::SIDECAR`], which has one, and for IPv6 clients of [`id::IPIP`]. All next hops are resolved and on the interface that frames come by.
     pub fn usual() -> Self {
         let mut scenario = Self {
             edge: Edge {
@@ -147,6 +152,7 @@ impl Scenario {
                     ServiceSpec { forward: forward::IPIP, affinity: affinity::NONE }
                 }
                 id::AFFINE => ServiceSpec { forward: forward::NAT, affinity: affinity::SOURCE },
+                id::SIDECAR => ServiceSpec { forward: forward::SPLICE, affinity: affinity::NONE },
                 _ => ServiceSpec { forward: forward::NAT, affinity: affinity::NONE },
             };
             scenario.services.insert(service, spec);
@@ -161,6 +167,10 @@ impl Scenario {
                 scenario.add_backend(service, v6_backend);
                 scenario.add_backend(service, v6_backend);
             }
+        }
+        for v6 in [false, true] {
+            let id = scenario.add_backend(id::SIDECAR, v6);
+            scenario.upstreams.insert(scenario.backend_addr(id).into());
         }
         let router = Self::next_hop(ROUTER_MAC);
         scenario.next_hops.insert(hop::ROUTER, router);
@@ -192,11 +202,11 @@ impl Scenario {
         self.listeners.insert(Endpoint::vip(ip), listener_flags::XDP_ONLY);
     }
 
-    /// Adds the next backend, with a next hop of its own. `nat` translates to port 9000, what keeps
+    /// Adds the next backend, with a next hop of its own. `nat` and the sidecar translate to port 9000, what keeps
     /// the destination keeps the port.
     pub fn add_backend(&mut self, service: u16, v6: bool) -> u16 {
         let id = self.backends.keys().last().copied().unwrap_or(0) + 1;
-        let nat = self.services[&service].forward == forward::NAT;
+        let nat = matches!(self.services[&service].forward, forward::NAT | forward::SPLICE);
         let backend = Backend {
             addr: words(server(id, v6)),
             tunnel_source: words(edge_source(v6)),
@@ -259,7 +269,8 @@ impl Scenario {
         type Known = Vec<(Vec<(u64, u16)>, u64, Arc<Slots>)>;
         static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
         let members = self.members(service, clients);
-        if members.is_empty() {
+        let picks = self.services[&service].forward != forward::SPLICE;
+        if members.is_empty() || !picks {
             return None;
         }
         let key: Vec<_> = members.iter().map(|member| (member.key, member.id)).collect();

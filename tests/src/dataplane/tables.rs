@@ -15,7 +15,7 @@ use lb_common::{
     next_hop::NextHop,
     outcome::COUNTERS_PER_SERVICE,
     punt::Punt,
-    service::{Backend, Listener, Service},
+    service::{Backend, Listener, Service, listener_flags},
 };
 
 use super::{
@@ -126,7 +126,11 @@ impl Tables {
             };
             self.apply(MapOp::SetListener { at, listener });
         }
-        self.listeners = scenario.listeners.keys().copied().collect();
+        for &at in &scenario.upstreams {
+            let listener = Listener { service: 0, flags: listener_flags::UPSTREAM };
+            self.apply(MapOp::SetListener { at, listener });
+        }
+        self.listeners = scenario.listeners.keys().chain(&scenario.upstreams).copied().collect();
         self.routes = scenario.routes.keys().copied().collect();
         self.backends = scenario.backends.keys().copied().collect();
         self.next_hops = scenario.next_hops.keys().copied().collect();
@@ -134,7 +138,7 @@ impl Tables {
 
     fn remove_old(&mut self, scenario: &Scenario) {
         for at in std::mem::take(&mut self.listeners) {
-            if !scenario.listeners.contains_key(&at) {
+            if !scenario.listeners.contains_key(&at) && !scenario.upstreams.contains(&at) {
                 self.apply(MapOp::ClearListener { at });
             }
         }

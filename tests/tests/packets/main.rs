@@ -18,5 +18,8 @@ mod parse;
 mod pick;
 mod ports;
 mod restart;
+mod splice;
+mod splice_offers;
+mod splice_options;
 mod spoofed;
 mod stray;

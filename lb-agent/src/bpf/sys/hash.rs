@@ -14,6 +14,7 @@ use nix::libc;
 use super::{Attr, BatchAttr, MAP_LOOKUP_BATCH, batch, bpf, kind, open_pin, raw};
 
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 
@@ -36,6 +37,15 @@ pub struct HashFd<K, V> {
     fd: OwnedFd,
     capacity: u32,
     types: PhantomData<fn() -> (K, V)>,
+}
+
+/// Whether an entry is there before it is put: anything else is an error, `EEXIST` or `ENOENT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// `BPF_NOEXIST`.
+    New = 1,
+    /// `BPF_EXIST`.
+    Existing = 2,
 }
 
 /// Where a walk in batches goes on: the number of a bucket.
@@ -158,6 +168,19 @@ impl<K: Pod, V: Pod> HashFd<K, V> {
         };
         // SAFETY: `open` has checked the sizes of key and value; both outlive the call.
         found(unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) }).map(|found| found.then_some(value))
+    }
+
+    /// Writes an entry.
+    pub fn put(&self, key: &K, value: &V, put: Put) -> io::Result<()> {
+        let mut attr = ElemAttr {
+            map_fd: raw(self.fd.as_fd()),
+            _pad: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: std::ptr::from_ref(value) as u64,
+            flags: put as u64,
+        };
+        // SAFETY: `open` has checked the sizes of key and value; both outlive the call.
+        unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
     }
 
     /// Removes a key; false if it was not there.

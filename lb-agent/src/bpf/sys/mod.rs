@@ -1,6 +1,6 @@
 //! The `bpf(2)` calls that aya does not offer, and no others.
 //!
-//! aya 0.14 has no batch calls; it hides the interface of a link; it turns an `EINVAL` of
+//! aya 0.14 has no batch calls and loads no program that is not in an object file; it hides the interface of a link; it turns an `EINVAL` of
 //! `BPF_LINK_CREATE` into an attachment over netlink, which dies with nobody and cannot be pinned; and
 //! it creates maps only with the flags that the object file names. Everything else goes through aya.
 //!
@@ -22,13 +22,18 @@ use nix::libc;
 mod batch;
 mod hash;
 mod link;
+mod program;
 
 pub use batch::{BatchAttr, MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, batch};
-pub use hash::{Bucket, HashFd};
+pub use hash::{Bucket, HashFd, Put};
 pub use link::{Link, LinkInfo};
+pub use program::drop_filter;
 
 /// `BPF_F_NO_PREALLOC`: elements of a hash table are allocated as they come.
 pub const NO_PREALLOC: u32 = 1 << 0;
+
+/// `BPF_F_RDONLY`: who has the descriptor can look elements up, and nothing else.
+const READ_ONLY: u32 = 1 << 3;
 
 const MAP_CREATE: libc::c_int = 0;
 const OBJ_PIN: libc::c_int = 6;
@@ -129,8 +134,17 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 
 /// Opens what is pinned at the path, whatever it is: look at [`kind`] before using it.
 pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    open_pin_with(path, 0)
+}
+
+/// Opens a pinned map so that its elements can be read, and not written.
+pub fn open_pin_read_only(path: &Path) -> io::Result<OwnedFd> {
+    open_pin_with(path, READ_ONLY)
+}
+
+fn open_pin_with(path: &Path, file_flags: u32) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let mut attr = ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let mut attr = ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags };
     // SAFETY: `path` is a C string that outlives the call, and BPF_OBJ_GET returns a descriptor.
     unsafe { bpf_fd(OBJ_GET, &mut attr) }
 }

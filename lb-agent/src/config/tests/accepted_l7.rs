@@ -54,6 +54,7 @@ fn every_default_is_applied() {
             request_id: Some("X-Request-Id".to_owned()),
         },
         drain: Drain { deadline: seconds(300), rate: 100 },
+        splice: true,
         access_log: Share::ALL,
     };
     assert_eq!(*valid(&minimal_l7()).services[0].l7().unwrap(), expected);
@@ -155,6 +156,12 @@ fn prefixes_headers_and_shares() {
 }
 
 #[test]
+fn splicing_may_be_off() {
+    assert!(l7_of("splice = \"auto\"").splice);
+    assert!(!l7_of("splice = \"off\"").splice);
+}
+
+#[test]
 fn the_idle_timeout_is_that_of_upgraded_connections() {
     assert_eq!(l7_of("idle_timeout = \"5m\"").http.idle_timeout, seconds(300));
 }
@@ -197,25 +204,6 @@ fn one_vip_may_have_listeners_of_both_modes() {
     };
     assert_eq!(names(config.l4().collect()), ["chat"]);
     assert_eq!(names(config.l7().collect()), ["rooms"]);
-}
-
-/// The tables are the data plane's.
-#[test]
-fn l7_services_take_no_room_in_the_tables() {
-    let edge = with(EDGE, "name = \"e\"", "name = \"e\"\ntables = { services = 1, backends = 1 }");
-    let l7: String = (1..=3)
-        .map(|n| with(&with(L7_SERVICE, "chat", &format!("l7-{n}")), ":80", &format!(":{n}")))
-        .collect();
-    valid(&format!("{edge}{l7}{SERVICE}"));
-    let many: String = (1..=200)
-        .map(|n| {
-            let listen: Vec<String> =
-                (1..=64).map(|port| format!("203.0.113.{n}:{port}")).collect();
-            let text = with(L7_SERVICE, "chat", &format!("l7-{n}"));
-            with(&text, "[\"203.0.113.10:80\"]", &format!("{listen:?}"))
-        })
-        .collect();
-    valid(&format!("{edge}{many}"));
 }
 
 #[test]

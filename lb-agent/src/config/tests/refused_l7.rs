@@ -23,6 +23,7 @@ fn keys_of_the_other_mode() {
         ("balance = \"maglev\"", "balance \"maglev\""),
         ("balance = \"other\"", "balance \"other\""),
         ("upgrades = []", "upgrades []"),
+        ("splice = \"off\"", "splice \"off\""),
         ("access_log = 0", "access_log 0"),
         ("http = { colour = 1 }", "http { colour = 1 }"),
         ("forwarded = {}", "forwarded {}"),
@@ -83,6 +84,19 @@ fn values_of_a_service() {
             "balance = \"random\"",
             "edge.toml:10: service \"chat\": balance \"random\" is not a choice here: \
              write \"least-connections\", \"round-robin\" or \"maglev\"",
+        ),
+        (
+            "splice = \"on\"",
+            "edge.toml:10: service \"chat\": splice \"on\" is not a choice here: write \"auto\" or \"off\"",
+        ),
+        (
+            "splice = true",
+            "edge.toml:10: service \"chat\": splice true is true or false, not a string: \
+             write e.g. splice = \"auto\"",
+        ),
+        (
+            "slice = \"off\"",
+            "edge.toml:10: service \"chat\": key \"slice\" is not known: did you mean \"splice\"?",
         ),
         (
             "access_log = 1.01",

@@ -198,10 +198,31 @@ fn more_than_the_tables_hold() {
         .collect();
     assert_eq!(
         errors(&format!("{tables}{}", services.concat())),
-        "edge.toml:21: service \"s3\" is one more than the 2 services that edge.tables.services makes room for: \
+        "edge.toml:21: service \"s3\" is one more than the 2 services, of both modes, that edge.tables.services makes room for: \
          raise edge.tables.services\n\
          edge.toml:33: service \"s4\": backend \"10.2.0.2:80\": address \"10.2.0.2:80\" is one more than \
-         the 3 backends that edge.tables.backends makes room for: raise edge.tables.backends"
+         the 3 backends, of both modes, that edge.tables.backends makes room for: raise edge.tables.backends"
+    );
+}
+
+/// Spliced connections are counted and routed by service and backend, too.
+#[test]
+fn l7_services_take_room_in_the_tables() {
+    let tables =
+        with(BOTH, "name = \"e\"", "name = \"e\"\ntables = { services = 2, backends = 2 }");
+    let l7 = |n: usize| {
+        let text =
+            service(&format!("s{n}"), "nat", &[&format!("203.0.113.10:{n}")], &["10.2.0.2:80"]);
+        with(&text, "forward = \"nat\"", "mode = \"l7\"")
+    };
+    let l4 = service("l4", "nat", &["203.0.113.11:80"], &["10.2.0.2:80"]);
+    valid(&format!("{tables}{l4}{}", l7(1)));
+    assert_eq!(
+        errors(&format!("{tables}{}{l4}{}", l7(1), l7(2))),
+        "edge.toml:21: service \"s2\" is one more than the 2 services, of both modes, that edge.tables.services \
+         makes room for: raise edge.tables.services\n\
+         edge.toml:26: service \"s2\": backend \"10.2.0.2:80\": address \"10.2.0.2:80\" is one more than \
+         the 2 backends, of both modes, that edge.tables.backends makes room for: raise edge.tables.backends"
     );
 }
 
@@ -222,9 +243,14 @@ fn more_listeners_than_an_edge_can_have() {
     assert_eq!(
         errors(&text),
         format!(
-            "edge.toml:{line}: service \"s129\": listen \"203.0.113.129:1\" is beyond the 8192 IPv4 listeners and \
-             addresses of listeners, counted together, that an edge can have: \
+            "edge.toml:{line}: service \"s129\": listen \"203.0.113.129:1\" is beyond the 8192 IPv4 listeners, \
+             addresses of listeners and backends of mode = \"l7\", counted together, that an edge can have: \
              move services to another edge, or use more ports of fewer addresses"
         )
     );
+    let l7 = with(&of_address(128, 62), "forward = \"nat\"", "mode = \"l7\"");
+    let almost: String = (1..=127).map(|n| of_address(n, 63)).collect();
+    valid(&format!("{edge}{almost}{l7}"));
+    let one_more = with(&l7, "backend = [", "backend = [{ address = \"10.2.0.3:80\" },");
+    assert!(errors(&format!("{edge}{almost}{one_more}")).contains("is beyond the 8192 IPv4"));
 }

@@ -3,8 +3,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-const POLICY: Policy = Policy { idle_timeout: 1_000, close_timeout: 100, doomed: false };
-const DOOMED: Policy = Policy { doomed: true, ..POLICY };
+const POLICY: Policy = Policy { idle_timeout: 1_000, close_timeout: 100, doomed: None };
+const DOOMED: Policy = Policy { doomed: Some(Doom::Dead), ..POLICY };
+const DRAINING: Policy = Policy { doomed: Some(DRAIN), ..POLICY };
+const DRAIN: Doom = Doom::Drain { service: 3, rate: 10 };
 
 const CLIENT_TO_VIP: Tuple<V4> = Tuple { src: V4(1), dst: V4(2), sport: 10, dport: 80 };
 const EDGE_TO_BACKEND: Tuple<V4> = Tuple { src: V4(3), dst: V4(4), sport: 20, dport: 9000 };
@@ -70,7 +72,9 @@ fn verdicts() {
         ("closed", nat((9_800, both), (9_800, both)), POLICY, Close),
         ("two FINs that do not know of each other", nat((9_800, fin), (9_800, fin)), POLICY, Close),
         ("a RST that one entry saw", nat((9_800, flags::RESET), (9_800, 0)), POLICY, Close),
-        ("a dead backend", nat((9_999, 0), (9_999, 0)), DOOMED, Reset),
+        ("a dead backend", nat((9_999, 0), (9_999, 0)), DOOMED, Reset(Doom::Dead)),
+        ("a drain", nat((9_999, 0), (9_999, 0)), DRAINING, Reset(DRAIN)),
+        ("idle in a drain", nat((10, 0), (10, 0)), DRAINING, Reset(DRAIN)),
         ("closing towards a dead backend", nat((9_999, both), (9_999, both)), DOOMED, Keep),
         ("an idle tunnel", tunnelled(8_999, 0), POLICY, Expire),
         ("a tunnel after the client's FIN", tunnelled(9_800, fin), POLICY, Close),
@@ -90,15 +94,20 @@ fn half_a_connection_is_told_from_a_whole_one() {
 
 #[test]
 fn both_ends_of_nat_get_the_number_they_expect() {
-    let wanted = ResetOrder {
+    let wanted = |forward| ResetOrder {
         backend: 7,
-        forward: forward::NAT,
+        forward,
         to_client: Some(Rst { tuple: CLIENT_TO_VIP.reversed(), seq: 111 }),
         to_backend: Some(Rst { tuple: EDGE_TO_BACKEND, seq: 333 }),
     };
-    let (forward, reverse) = (forward_entry(0, 0), reverse_entry(0, 0));
-    assert_eq!(pair(forward, reverse).reset_order(), wanted);
-    assert_eq!(pair(reverse, forward).reset_order(), wanted);
+    for kind in [forward::NAT, forward::SPLICE] {
+        let (mut forward, mut reverse) = (forward_entry(0, 0), reverse_entry(0, 0));
+        (forward.flow.forward, reverse.flow.forward) = (kind, kind);
+        // Each end is told in the numbers that it knows itself.
+        (forward.flow.seq_delta, forward.flow.ack_delta) = (1_000, 2_000);
+        assert_eq!(pair(forward, reverse).reset_order(), wanted(kind));
+        assert_eq!(pair(reverse, forward).reset_order(), wanted(kind));
+    }
 }
 
 #[test]
@@ -141,7 +150,7 @@ proptest! {
                 forward_entry(now.wrapping_sub(ages[0]), flags[0] & !flags::TO_CLIENT),
                 reverse_entry(now.wrapping_sub(ages[1]), flags[1]),
             );
-            connection.judge(&Policy { doomed, ..POLICY }, now)
+            connection.judge(&Policy { doomed: doomed.then_some(Doom::Dead), ..POLICY }, now)
         };
         prop_assert_eq!(at(now), at(now.wrapping_add(shift)));
     }
@@ -168,7 +177,7 @@ proptest! {
         flags in prop::array::uniform2(0u8..16),
         doomed in any::<bool>(),
     ) {
-        let policy = Policy { doomed, ..POLICY };
+        let policy = Policy { doomed: doomed.then_some(Doom::Dead), ..POLICY };
         let forward = forward_entry(now.wrapping_sub(ages[0]), flags[0] & !flags::TO_CLIENT);
         let reverse = reverse_entry(now.wrapping_sub(ages[1]), flags[1]);
         let verdict = pair(forward, reverse).judge(&policy, now);
@@ -216,7 +225,12 @@ fn a_handshake_is_over_when_the_client_has_stopped_trying() {
         ("established without room, idle", waiting(old, old, 0), POLICY, Verdict::Expire),
         ("established without room, reset", waiting(old, old, flags::RESET), long, Verdict::Close),
         ("established without room, unknown", waiting(0, 0, 0), POLICY, Verdict::Keep),
-        ("established without room, dead", waiting(recent, 0, 0), DOOMED, Verdict::Reset),
+        (
+            "established without room, dead",
+            waiting(recent, 0, 0),
+            DOOMED,
+            Verdict::Reset(Doom::Dead),
+        ),
     ] {
         assert_eq!(connection.judge(&policy, now), wanted, "{what}");
         assert!(!connection.is_broken(), "{what}");
@@ -236,4 +250,72 @@ fn what_is_long_past_is_old_and_what_is_just_ahead_is_not() {
         let years = (1 << 31) + 5;
         assert_eq!(age(now, now.wrapping_sub(years)), years, "more than half the clock's range");
     }
+}
+
+/// Spliced at one moment, with these flags.
+fn spliced(created: u32, flags: [u8; 2]) -> Connection<V4> {
+    let of = |entry: Entry<V4>, own| {
+        let flags = entry.flow.flags | own;
+        let flow = Flow { forward: forward::SPLICE, created, flags, ..entry.flow };
+        Entry { flow, ..entry }
+    };
+    let (forward, reverse) = (forward_entry(10_000, 0), reverse_entry(10_000, 0));
+    pair(of(forward, flags[0]), of(reverse, flags[1]))
+}
+
+#[test]
+fn a_spliced_connection_ages_as_one_of_nat() {
+    let both = flags::FIN | flags::PEER_FIN;
+    for (what, connection, policy, now, wanted) in [
+        ("busy", spliced(0, [0, 0]), POLICY, 10_001, Verdict::Keep),
+        ("idle", spliced(0, [0, 0]), POLICY, 11_001, Verdict::Expire),
+        ("closed", spliced(0, [both, both]), POLICY, 10_101, Verdict::Close),
+        ("dead", spliced(0, [0, 0]), DOOMED, 10_001, Verdict::Reset(Doom::Dead)),
+        ("given up", spliced(0, [0, 0]), DRAINING, 10_001, Verdict::Reset(DRAIN)),
+    ] {
+        assert_eq!(connection.judge(&policy, now), wanted, "{what}");
+        assert!(connection.is_spliced(), "{what}");
+        let half = Connection { partner: None, ..connection };
+        assert!(half.is_broken() && half.is_spliced(), "{what}");
+    }
+}
+
+#[test]
+fn what_is_held_is_left_alone_until_its_broker_must_be_gone() {
+    let created = 10_000;
+    for held in [[flags::HOLD, flags::HOLD], [0, flags::HOLD], [flags::HOLD, 0]] {
+        let connection = spliced(created, held);
+        for policy in [POLICY, DOOMED, DRAINING] {
+            let at = |now| connection.judge(&policy, now);
+            assert_eq!(at(created + HOLD_TICKS), Verdict::Keep);
+            let late = created + HOLD_TICKS + 1;
+            assert_eq!(at(late), Verdict::Release);
+            assert!(connection.entries().any(|entry| entry.may_have_aged(&policy, late)));
+        }
+        assert!(!connection.is_spliced());
+    }
+    let alone = Connection { partner: None, ..spliced(created, [flags::HOLD; 2]) };
+    assert!(!alone.is_broken(), "the other one comes next");
+}
+
+#[test]
+fn a_note_is_forgotten_in_its_own_time_and_is_nobodys_partner() {
+    let now = 10 * NOTE_TICKS;
+    let note = |last_seen| {
+        let flow =
+            Flow { to: CLIENT_TO_VIP, forward: forward::SPLICE, last_seen, ..Flow::default() };
+        Entry { key: CLIENT_TO_VIP, flow, stage: Stage::HalfOpen }
+    };
+    // Its backend is 0, of which the policy is that of one that is gone.
+    for (age, wanted) in
+        [(0, Verdict::Keep), (NOTE_TICKS, Verdict::Keep), (NOTE_TICKS + 1, Verdict::Forget)]
+    {
+        let entry = note(now - age);
+        let connection = Connection { entry, partner: None };
+        assert_eq!(connection.judge(&DOOMED, now), wanted, "{age}");
+        assert_eq!(entry.may_have_aged(&DOOMED, now), wanted != Verdict::Keep, "{age}");
+        assert!(!connection.is_broken() && !connection.is_spliced());
+        assert_eq!(entry.partner_key(), None);
+    }
+    assert_eq!(Connection { entry: note(0), partner: None }.judge(&POLICY, now), Verdict::Keep);
 }

@@ -67,7 +67,7 @@ fn only_l7_services_and_all_of_them() {
 fn what_is_configured_arrives() {
     let config = service(
         "fail_open = false\nidle_timeout = \"5m\"\nbalance = \"maglev\"\nupgrades = [\"a\", \"b\"]\n\
-         access_log = 0.25\naffinity = { kind = \"header\", name = \"X-User\" }\n\
+         access_log = 0.25\nsplice = \"off\"\naffinity = { kind = \"header\", name = \"X-User\" }\n\
          http = { retries = 3 }\nforwarded = { mode = \"keep\" }",
     );
     let key = CookieKey { id: "k1".into(), secret: "s".into() };
@@ -81,6 +81,7 @@ fn what_is_configured_arrives() {
     assert_eq!(chat.http.retries, 3);
     assert_eq!(chat.http.idle_timeout.as_secs(), 300);
     assert_eq!(chat.forwarded.mode, settings::ForwardedMode::Keep);
+    assert!(!chat.splice);
     assert!((chat.log_sample - 0.25).abs() < f64::EPSILON);
     let backends: Vec<_> =
         chat.backends.iter().map(|it| (it.name.as_str(), it.address.port(), it.weight)).collect();

@@ -101,6 +101,26 @@ fn a_service_id_is_free_when_its_backends_are() {
 }
 
 #[test]
+fn without_listeners_in_the_maps_a_service_is_known_by_its_backends() {
+    let mut agent = Agent::new();
+    let relayed = |name, listener, backend| ServiceInput {
+        forward: Forward::Relay,
+        ..named(name, listener, &["10.0.0.1:80", backend])
+    };
+    let a = relayed("a", "203.0.113.1:80", "10.0.0.2:80");
+    let b = relayed("b", "203.0.113.2:80", "10.0.0.3:80");
+    agent.reach(&input(vec![a.clone(), b.clone()]));
+    let before = (ids_of(&agent, "a"), ids_of(&agent, "b"));
+    agent.restart();
+    agent.reach(&input(vec![b.clone(), a]));
+    assert_eq!((ids_of(&agent, "a"), ids_of(&agent, "b")), before);
+    // While the agent runs, who is gone is gone.
+    agent.reach(&input(vec![b]));
+    agent.reach(&input(vec![named("c", "203.0.113.9:80", &["10.0.0.1:80", "10.0.0.2:80"])]));
+    assert_eq!(ids_of(&agent, "c"), (3, vec![5, 6]));
+}
+
+#[test]
 fn running_out_of_ids_changes_nothing_and_says_what_to_do() {
     let mut agent = Agent::new();
     agent.reach(&input(vec![named("a", "203.0.113.1:80", &["10.0.0.1:80"])]));

@@ -1,6 +1,6 @@
 //! Single steps, with the operations spelled out.
 
-use lb_common::ring::NONE;
+use lb_common::{flow::forward, ring::NONE, service::listener_flags};
 
 use super::*;
 
@@ -166,4 +166,72 @@ fn what_cannot_be_is_refused_with_its_name() {
     let mut no_ports = input(vec![]);
     no_ports.nat_port_count = 0;
     assert!(fails(no_ports).contains("no source ports"));
+}
+
+/// Of the sidecar.
+fn rooms(forward: Forward) -> ServiceInput {
+    let backends = ["10.2.0.2:9000", "10.2.0.3:9000"];
+    ServiceInput { forward, ..service("rooms", &["203.0.113.12:80"], &backends) }
+}
+
+#[test]
+fn what_the_sidecar_serves_has_ids_and_listeners_and_no_rings() {
+    let mut agent = Agent::new();
+    let mut input = input(vec![rooms(Forward::Splice)]);
+    // Nobody is up, and that is nothing to say here: the sidecar picks.
+    input.services[0].backends.iter_mut().for_each(|backend| backend.up = false);
+    let (desired, ops) = agent.plan(&input);
+    assert!(desired.empty.is_empty() && desired.fail_open.is_empty());
+    assert_eq!(
+        shown(&ops)[2..],
+        [
+            "backend 1: 10.2.0.2:9000 of service 1, next hop by the kernel",
+            "backend 2: 10.2.0.3:9000 of service 1, next hop by the kernel",
+            "edge: 1 IPv4 and 1 IPv6 source addresses, 64512 ports from 1024, route epoch 0",
+            "service 1: the sidecar's, whose connections are spliced",
+            "upstream 10.2.0.2:9000: of the sidecar",
+            "upstream 10.2.0.3:9000: of the sidecar",
+            "address 203.0.113.12: a service's",
+            "listener 203.0.113.12:80: service 1",
+        ]
+    );
+}
+
+#[test]
+fn without_splice_only_the_listeners_and_upstreams_go() {
+    let mut agent = Agent::new();
+    agent.reach(&input(vec![rooms(Forward::Splice), chat()]));
+    let relayed = input(vec![rooms(Forward::Relay), chat()]);
+    assert_eq!(
+        shown(&agent.reach(&relayed)),
+        [
+            "listener 203.0.113.12:80: none",
+            "address 203.0.113.12: no service's",
+            "listener 10.2.0.3:9000: none",
+            "listener 10.2.0.2:9000: none",
+        ]
+    );
+    assert_eq!(agent.actual.services[&1].forward, forward::SPLICE);
+    assert!([1, 2].iter().all(|id| agent.actual.backends[id].service == 1));
+    agent.reach(&input(vec![rooms(Forward::Splice), chat()]));
+    assert_eq!(agent.actual.backends.len(), 4, "and come back to the same ids");
+}
+
+#[test]
+fn an_upstream_of_two_services_or_of_a_listener_has_one_entry() {
+    let mut agent = Agent::new();
+    let other = ServiceInput {
+        forward: Forward::Splice,
+        ..service("other", &["203.0.113.13:80"], &["10.2.0.2:9000", "203.0.113.10:80"])
+    };
+    agent.reach(&input(vec![rooms(Forward::Splice), other, chat()]));
+    let at = |addr: &str| agent.actual.listeners[&addr.parse::<SocketAddr>().unwrap().into()];
+    let shared = at("10.2.0.2:9000");
+    assert_eq!((shared.service, shared.flags), (0, listener_flags::UPSTREAM));
+    let both = at("203.0.113.10:80");
+    assert_eq!((both.service, both.flags), (3, listener_flags::UPSTREAM));
+    let ops = agent.reach(&input(vec![rooms(Forward::Splice), chat()]));
+    assert_eq!(shown(&ops)[0], "listener 203.0.113.10:80: service 3");
+    let ops = agent.reach(&input(vec![chat()]));
+    assert!(shown(&ops).contains(&"listener 10.2.0.2:9000: none".to_owned()), "{ops:?}");
 }

@@ -28,7 +28,7 @@ struct Spec {
 
 fn spec() -> impl Strategy<Value = Spec> {
     let backend = (any::<bool>(), 0..4u32, prop::bool::weighted(0.7), 0..4u16);
-    let service = (0..3u8, any::<bool>(), prop::array::uniform5(backend));
+    let service = (0..5u8, any::<bool>(), prop::array::uniform5(backend));
     (
         prop::array::uniform3(prop::option::weighted(0.8, service)),
         prop::array::uniform5(0..4usize),
@@ -71,7 +71,9 @@ impl Spec {
         let owned = self.owners.iter().zip(LISTENERS).filter(|(owner, _)| **owner == n);
         let listeners: Vec<&str> = owned.map(|(_, listener)| listener).collect();
         let mut service = service(NAMES[n], &listeners, &[]);
-        service.forward = [Forward::Nat, Forward::Dsr, Forward::Ipip][usize::from(forward)];
+        service.forward =
+            [Forward::Nat, Forward::Dsr, Forward::Ipip, Forward::Splice, Forward::Relay]
+                [usize::from(forward)];
         service.fail_open = fail_open;
         for ((present, weight, up, next_hop), addr) in backends.into_iter().zip(BACKENDS) {
             if present {
@@ -87,7 +89,7 @@ fn check(now: &Actual, members: &mut BTreeMap<*const Slots, (Ring, BTreeSet<u16>
     for (at, listener) in &now.listeners {
         let exists = listener.service == 0 || now.services.contains_key(&listener.service);
         assert!(exists, "listener {at} has no service {}", listener.service);
-        let vip = now.listeners.contains_key(&Endpoint::vip(at.ip));
+        let vip = listener.service == 0 || now.listeners.contains_key(&Endpoint::vip(at.ip));
         assert!(vip, "listener {at} is there without its address");
     }
     for (id, service) in &now.services {

@@ -65,6 +65,7 @@ fn settings(affinity: Affinity, balance: Balance) -> Settings {
         http,
         forwarded: Forwarded { mode: ForwardedMode::Append, trusted: Vec::new(), request_id: None },
         drain: Drain { rate: 100 },
+        splice: false,
         log_sample: 0.0,
         backends: vec![backend(1), backend(2), backend(3)],
     };

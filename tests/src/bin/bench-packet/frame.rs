@@ -52,6 +52,16 @@ pub fn forwarded(frame: &Frame) -> Frame {
     frame
 }
 
+/// The frame with other sequence and acknowledgement numbers; its checksum is not looked at.
+pub fn renumbered(frame: &Frame, (seq, ack): (u32, u32)) -> Frame {
+    let mut frame = frame.clone();
+    for (at, delta) in [(frame.l4 + 4, seq), (frame.l4 + 8, ack)] {
+        let field = frame.bytes[at..].first_chunk_mut().expect("a TCP header is longer");
+        *field = u32::from_be_bytes(*field).wrapping_add(delta).to_be_bytes();
+    }
+    frame
+}
+
 /// The frame with its IP packet in another one.
 pub fn tunnelled(frame: &Frame, from: IpAddr, to: IpAddr) -> Frame {
     let inner = &frame.bytes[frame.l3..];

@@ -115,6 +115,7 @@ fn expected(scenario: Scenario, flow: u32) -> (Frame, Frame) {
     let next_hop = if scenario.is_back() { TO_CLIENTS } else { backend_of(flow) };
     let link = edge::link_of(next_hop);
     let forwarded = frame::forwarded(&frame::segment(link, &after));
+    let forwarded = frame::renumbered(&forwarded, scenario.deltas());
     if scenario.forward() != lb_common::flow::forward::IPIP {
         return (original, forwarded);
     }

@@ -48,6 +48,14 @@ pub enum Scenario {
     Nat6,
     /// IPv6, backend to client, addresses and ports translated
     Nat6Back,
+    /// IPv4, client to backend, all numbers translated as well
+    Splice4,
+    /// IPv4, backend to client, all numbers translated as well
+    Splice4Back,
+    /// IPv6, client to backend, all numbers translated as well
+    Splice6,
+    /// IPv6, backend to client, all numbers translated as well
+    Splice6Back,
 }
 
 impl Scenario {
@@ -62,16 +70,22 @@ impl Scenario {
             Self::Nat4Back => "nat4-back",
             Self::Nat6 => "nat6",
             Self::Nat6Back => "nat6-back",
+            Self::Splice4 => "splice4",
+            Self::Splice4Back => "splice4-back",
+            Self::Splice6 => "splice6",
+            Self::Splice6Back => "splice6-back",
         }
     }
 
     pub fn is_ipv4(self) -> bool {
-        !matches!(self, Self::Ipip6 | Self::Dsr6 | Self::Nat6 | Self::Nat6Back)
+        use Scenario::{Dsr6, Ipip6, Nat6, Nat6Back, Splice6, Splice6Back};
+        !matches!(self, Ipip6 | Dsr6 | Nat6 | Nat6Back | Splice6 | Splice6Back)
     }
 
     /// The packets come from a backend.
     pub fn is_back(self) -> bool {
-        matches!(self, Self::Nat4Back | Self::Nat6Back)
+        use Scenario::{Nat4Back, Nat6Back, Splice4Back, Splice6Back};
+        matches!(self, Nat4Back | Nat6Back | Splice4Back | Splice6Back)
     }
 
     /// One of [`forward`].
@@ -80,6 +94,9 @@ impl Scenario {
             Self::Ipip4 | Self::Ipip6 | Self::Ipip4in6 => forward::IPIP,
             Self::Dsr4 | Self::Dsr6 => forward::DSR,
             Self::Nat4 | Self::Nat4Back | Self::Nat6 | Self::Nat6Back => forward::NAT,
+            Self::Splice4 | Self::Splice4Back | Self::Splice6 | Self::Splice6Back => {
+                forward::SPLICE
+            }
         }
     }
 
@@ -108,7 +125,7 @@ impl Scenario {
         let v4 = self.is_ipv4();
         let client = member(clients(v4), CLIENT_PORT, number, CLIENT_PORT_BITS);
         let vip = (vip(v4), VIP_PORT);
-        if self.forward() != forward::NAT {
+        if !matches!(self.forward(), forward::NAT | forward::SPLICE) {
             let ends = Ends { from: client, to: vip };
             return (ends, ends);
         }
@@ -123,11 +140,23 @@ impl Scenario {
         }
     }
 
+    /// What is added to the sequence and acknowledgement numbers. The timestamps get nothing: the driver
+    /// does not restore options, so it would add up; to add zero costs as much.
+    pub fn deltas(self) -> (u32, u32) {
+        match self.forward() {
+            forward::SPLICE => (0x9abc_def1, 0xf234_5678),
+            _ => (0, 0),
+        }
+    }
+
     /// The entry of the flow table.
     pub fn entry<A: Addr + FromIp>(self, number: u32) -> (Tuple<A>, Flow<A>) {
         let (before, after) = self.flow(number);
+        let (seq_delta, ack_delta) = self.deltas();
         let flow = Flow {
             to: tuple(&after),
+            seq_delta,
+            ack_delta,
             backend: backend_of(number),
             next_hop: if self.is_back() { TO_CLIENTS } else { backend_of(number) },
             forward: self.forward(),

@@ -1,0 +1,117 @@
+//! Which backends drain, or whether the edge does, and what that means for their spliced connections. Pure.
+//!
+//! The workers give up what they relay by the same rules: see `lb_sidecar`'s `drain`.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    config::{Config, Service},
+    flows::Doom,
+    sidecar::{Memory, settings},
+};
+
+/// All drains of l7 services under way. Times are in milliseconds of Unix time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drains {
+    /// When the edge's drain is over.
+    edge: Option<u64>,
+    /// By the names of service and backend: until when a backend's own clients may stay.
+    backends: BTreeMap<(String, String), u64>,
+    now: u64,
+}
+
+impl Drains {
+    /// What is remembered of them, as of now.
+    #[must_use]
+    pub fn new(config: &Config, memory: &Memory, now: u64) -> Self {
+        let edge = memory.edge_drains.and_then(|since| settings::edge_until(config, since));
+        let mut backends = BTreeMap::new();
+        for (service, l7) in config.l7().filter_map(|it| Some((it, it.l7()?))) {
+            for (backend, since) in memory.drains.get(&service.name).into_iter().flatten() {
+                let until = settings::until(l7, *since);
+                backends.insert((service.name.clone(), backend.clone()), until);
+            }
+        }
+        Self { edge, backends, now }
+    }
+
+    /// What a drain does to the spliced connections of a backend now. `id` is the service's.
+    #[must_use]
+    pub fn doom(&self, service: &Service, backend: &str, id: u16) -> Option<Doom> {
+        let rate = service.l7()?.drain.rate;
+        let drain = Doom::Drain { service: id, rate };
+        match self.edge {
+            Some(until) if until <= self.now => return Some(Doom::Deadline),
+            Some(_) => return Some(drain),
+            None => {}
+        }
+        let until = self.backends.get(&(service.name.clone(), backend.to_owned()))?;
+        (*until <= self.now).then_some(drain)
+    }
+
+    /// In how many milliseconds something changes by itself.
+    #[must_use]
+    pub fn next_change(&self) -> Option<u64> {
+        let times = self.edge.iter().chain(self.backends.values());
+        times.filter(|until| **until > self.now).map(|until| until - self.now).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        let text = r#"
+            [edge]
+            name = "e"
+            interfaces = ["eth0"]
+            hash_seed = "s"
+            [[service]]
+            name = "chat"
+            mode = "l7"
+            listen = ["203.0.113.10:80"]
+            drain = { deadline = "10s", rate = 7 }
+            backend = [{ name = "a", address = "10.2.0.2:9000", drain = true },
+                       { name = "b", address = "10.2.0.3:9000" }]
+            [[service]]
+            name = "rooms"
+            mode = "l7"
+            listen = ["203.0.113.11:80"]
+            drain = { deadline = "20s", rate = 8 }
+            backend = [{ name = "a", address = "10.2.0.2:9000" }]
+            "#;
+        crate::config::parse("edge.toml", text).unwrap().0
+    }
+
+    const PACED: Option<Doom> = Some(Doom::Drain { service: 1, rate: 7 });
+
+    #[test]
+    fn a_backends_own_clients_stay_until_the_deadline_and_go_at_the_services_pace() {
+        let config = config();
+        let drained = BTreeMap::from([("a".to_owned(), 1_000)]);
+        let drains = BTreeMap::from([("chat".to_owned(), drained)]);
+        let memory = Memory { drains, ..Memory::default() };
+        let [chat, rooms] = config.services.as_slice() else { panic!() };
+        for (now, doom, next) in [(10_999, None, Some(1)), (11_000, PACED, None)] {
+            let drains = Drains::new(&config, &memory, now);
+            assert_eq!(drains.doom(chat, "a", 1), doom);
+            assert_eq!((drains.doom(chat, "b", 1), drains.doom(rooms, "a", 2)), (None, None));
+            assert_eq!(drains.next_change(), next);
+        }
+    }
+
+    #[test]
+    fn an_edge_gives_up_all_from_the_beginning_and_what_is_left_at_the_longest_deadline() {
+        let config = config();
+        let memory = Memory { edge_drains: Some(1_000), ..Memory::default() };
+        let [chat, rooms] = config.services.as_slice() else { panic!() };
+        let drains = Drains::new(&config, &memory, 1_000);
+        assert_eq!(drains.doom(chat, "b", 1), PACED);
+        assert_eq!(drains.doom(rooms, "a", 2), Some(Doom::Drain { service: 2, rate: 8 }));
+        assert_eq!(drains.next_change(), Some(20_000));
+        let drains = Drains::new(&config, &memory, 21_000);
+        assert_eq!(drains.doom(chat, "b", 1), Some(Doom::Deadline));
+        assert_eq!(drains.next_change(), None);
+    }
+}

@@ -1,0 +1,373 @@
+//! The status as Prometheus reads it: one table of metrics, which the documentation is held to.
+//!
+//! Names and labels are stable. Counters start anew with the agent (`sluice_flows_ended`), with a worker
+//! (what the sidecar counts) or with the maps (what XDP counts); rates take that as a reset.
+
+use std::fmt;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+
+use super::status::{Backend, Service, Status};
+
+/// `Content-Type` of the text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A metric, and where its values come from.
+pub struct Metric {
+    /// Without the suffixes of unit and counter.
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: Kind,
+    pub unit: Option<Unit>,
+    pub labels: &'static [&'static str],
+    samples: fn(&Status) -> Vec<Sample>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+}
+
+impl Kind {
+    fn encode(self, sample: &mut MetricEncoder<'_>, value: f64) -> fmt::Result {
+        match self {
+            Self::Counter => sample.encode_counter::<NoLabelSet, _, u64>(&value, None),
+            Self::Gauge => sample.encode_gauge(&value),
+        }
+    }
+}
+
+/// The values of a metric's labels, and its own.
+type Sample = (Vec<String>, f64);
+
+#[cfg(test)]
+impl Metric {
+    /// The name of its samples.
+    fn full_name(&self) -> String {
+        let unit = self.unit.as_ref().map(|unit| format!("_{}", unit.as_str())).unwrap_or_default();
+        let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
+        format!("{}{unit}{suffix}", self.name)
+    }
+}
+
+macro_rules! metrics {
+    ($($kind:ident $name:literal $($unit:ident)? [$($label:literal)*] $help:literal: $samples:expr;)+) => {
+        /// All of them.
+        pub const METRICS: &[Metric] = &[$(Metric {
+            name: $name,
+            help: $help,
+            kind: Kind::$kind,
+            unit: unit!($($unit)?),
+            labels: &[$($label),*],
+            samples: $samples,
+        }),+];
+    };
+}
+
+macro_rules! unit {
+    () => {
+        None
+    };
+    ($unit:ident) => {
+        Some(Unit::$unit)
+    };
+}
+
+metrics! {
+    Gauge "sluice_build_info" ["edge" "version"]
+        "Always 1; the labels say who it is": |it| vec![(vec![it.edge.clone(), it.version.clone()], 1.0)];
+    Gauge "sluice_ready" []
+        "1 once the data plane is attached and has the configuration": |it| one(truth(it.ready));
+    Gauge "sluice_draining" []
+        "1 while the whole edge drains": |it| one(truth(it.draining.is_some()));
+    Gauge "sluice_uptime" Seconds []
+        "Since the agent started": |it| one(it.uptime_seconds as f64);
+    Counter "sluice_config_generation" []
+        "Configurations taken over since the start, the first included": |it| one(it.config_generation as f64);
+    Gauge "sluice_config_refused" []
+        "1 if the last change of the file was refused: the edge runs with the configuration before":
+        |it| one(truth(it.config_refused.is_some()));
+    Gauge "sluice_interface_attached" ["interface"]
+        "1 if the XDP program is attached there": |it| {
+            let interfaces = it.interfaces.iter();
+            interfaces.map(|it| (vec![it.name.clone()], truth(it.attached))).collect()
+        };
+    Gauge "sluice_table_entries" ["table"]
+        "Entries of a BPF map, as of the last walk through it": |it| {
+            it.tables.iter().map(|it| (vec![it.name.clone()], it.entries as f64)).collect()
+        };
+    Gauge "sluice_table_capacity" ["table"]
+        "Most entries of a BPF map": |it| {
+            it.tables.iter().map(|it| (vec![it.name.clone()], it.capacity as f64)).collect()
+        };
+    Counter "sluice_packets" ["service" "event"]
+        "Packets by what became of them, as far as they are not counted per backend; the service is empty for packets of none":
+        |it| outcomes(it, |outcomes| &outcomes.events, "l4");
+    Counter "sluice_dropped_packets" ["service" "reason"]
+        "Packets dropped, by reason; the service is empty for packets of none":
+        |it| outcomes(it, |outcomes| &outcomes.drops, "l4");
+    Counter "sluice_sidecar_outcomes" ["service" "outcome"]
+        "What became of connections and requests of services with mode = \"l7\"":
+        |it| outcomes(it, |outcomes| &outcomes.events, "l7");
+    Counter "sluice_flows_ended" ["how"]
+        "Entries of the flow tables that the agent removed: closed, idle for too long (expired), never completed, halves, reset":
+        |it| {
+            let flows = &it.flows;
+            let ways = [
+                ("closed", flows.closed),
+                ("expired", flows.expired),
+                ("abandoned", flows.abandoned),
+                ("orphan", flows.orphans),
+                ("reset", flows.reset),
+            ];
+            ways.map(|(how, count)| (vec![how.to_owned()], count as f64)).into()
+        };
+    Counter "sluice_unsent_resets" []
+        "RST packets that could not be sent": |it| one(it.flows.unsent_resets as f64);
+    Gauge "sluice_service_connections" ["service"]
+        "Client connections that the sidecar has open now, relayed ones included": |it| {
+            of_services(it, |service| service.connections.map(|it| it as f64))
+        };
+    Gauge "sluice_service_relayed" ["service"]
+        "Upgraded connections that the sidecar relays now": |it| {
+            of_services(it, |service| service.relayed.map(|it| it as f64))
+        };
+    Gauge "sluice_service_turned_away" ["service"]
+        "1 while no backend can be picked and clients are turned away": |it| {
+            of_services(it, |service| Some(truth(service.turned_away)))
+        };
+    Gauge "sluice_service_failing_open" ["service"]
+        "1 while all backends are down and all of them get clients nevertheless": |it| {
+            of_services(it, |service| Some(truth(service.fail_open)))
+        };
+    Gauge "sluice_backend_up" ["service" "backend"]
+        "1 if its health checks succeed": |it| of_backends(it, |it| Some(truth(it.health.state == "up")));
+    Gauge "sluice_backend_weight" ["service" "backend"]
+        "As configured": |it| of_backends(it, |it| Some(it.weight.into()));
+    Gauge "sluice_backend_effective_weight" ["service" "backend"]
+        "As it is now: 0 while it gets no new clients, less than the configured one while it starts slowly":
+        |it| of_backends(it, |it| Some(it.effective_weight.into()));
+    Gauge "sluice_backend_draining" ["service" "backend"]
+        "1 while it drains": |it| of_backends(it, |it| Some(truth(it.draining_until.is_some())));
+    Gauge "sluice_backend_connections" ["service" "backend"]
+        "Connections now; with mode = \"l7\", connections and requests that count as load": |it| {
+            of_backends(it, |it| Some(it.connections as f64))
+        };
+    Counter "sluice_backend_health_probes" ["service" "backend"]
+        "Health probes that ended": |it| of_backends(it, |it| Some(it.health.probes as f64));
+    Counter "sluice_backend_health_failures" ["service" "backend"]
+        "Health probes that failed": |it| of_backends(it, |it| Some(it.health.failures as f64));
+    Counter "sluice_backend_picked" ["service" "backend"]
+        "Times that it was picked for a client": |it| of_backends(it, |it| {
+            let by_xdp = it.traffic.as_ref().map(|it| it.picked);
+            by_xdp.or(it.requests.as_ref().map(|it| it.picked)).map(|it| it as f64)
+        });
+    Counter "sluice_backend_failed" ["service" "backend"]
+        "Connects and handshakes of the sidecar that failed": |it| {
+            of_backends(it, |it| Some(it.requests.as_ref()?.failed as f64))
+        };
+    Counter "sluice_backend_relayed" Bytes ["service" "backend" "direction"]
+        "Bytes that the sidecar carried, bodies and frames": |it| directions(it, |it| {
+            it.requests.as_ref().map(|it| [it.bytes_in, it.bytes_out])
+        });
+    Counter "sluice_backend_forwarded" Bytes ["service" "backend" "direction"]
+        "Bytes of IP packets that XDP forwarded, headers included": |it| directions(it, |it| {
+            it.traffic.as_ref().map(|it| [it.to_backend_bytes, it.to_client_bytes])
+        });
+    Counter "sluice_backend_forwarded_packets" ["service" "backend" "direction"]
+        "IP packets that XDP forwarded": |it| directions(it, |it| {
+            it.traffic.as_ref().map(|it| [it.to_backend_packets, it.to_client_packets])
+        });
+    Counter "sluice_backend_flows" ["service" "backend" "change"]
+        "Flows that were opened, closed by both sides, or reset by one": |it| {
+            let mut samples = Vec::new();
+            for (service, backend) in backends(it) {
+                let Some(traffic) = &backend.traffic else { continue };
+                let changes =
+                    [("opened", traffic.opened), ("closed", traffic.closed), ("reset", traffic.reset)];
+                for (change, count) in changes {
+                    samples.push((labels(service, backend, Some(change)), count as f64));
+                }
+            }
+            samples
+        };
+    Gauge "sluice_worker_connections" ["worker" "state"]
+        "Client connections that a worker of the sidecar has open": |it| {
+            let workers = it.sidecar.iter().flat_map(|it| &it.workers);
+            workers.map(|it| (vec![it.index.to_string(), it.state.clone()], it.connections as f64)).collect()
+        };
+    Counter "sluice_worker_restarts" ["worker"]
+        "How often a worker of this place ended unasked": |it| {
+            let workers = it.sidecar.iter().flat_map(|it| &it.workers);
+            let serving = workers.filter(|it| it.state != "retired");
+            serving.map(|it| (vec![it.index.to_string()], it.restarts as f64)).collect()
+        };
+    Counter "sluice_access_log_lines_lost" []
+        "Access log lines that could not be written fast enough": |it| {
+            one(it.sidecar.as_ref().map_or(0.0, |it| it.log_lines_lost as f64))
+        };
+}
+
+fn truth(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+fn one(value: f64) -> Vec<Sample> {
+    vec![(Vec::new(), value)]
+}
+
+/// The outcomes of the services of a mode, with those of no service where XDP counts.
+fn outcomes(
+    status: &Status,
+    kind: fn(&super::status::Outcomes) -> &std::collections::BTreeMap<String, u64>,
+    mode: &str,
+) -> Vec<Sample> {
+    let of_none = (mode == "l4").then_some(("", &status.outcomes));
+    let services = status.services.iter().filter(|service| service.mode == mode);
+    let named = services.map(|service| (service.name.as_str(), &service.outcomes));
+    let samples = of_none.into_iter().chain(named).flat_map(|(service, outcomes)| {
+        let counts = kind(outcomes).iter();
+        counts.map(move |(label, count)| (vec![service.to_owned(), label.clone()], *count as f64))
+    });
+    samples.collect()
+}
+
+fn of_services(status: &Status, value: fn(&Service) -> Option<f64>) -> Vec<Sample> {
+    let services = status.services.iter();
+    services.filter_map(|it| Some((vec![it.name.clone()], value(it)?))).collect()
+}
+
+fn backends(status: &Status) -> impl Iterator<Item = (&Service, &Backend)> {
+    status.services.iter().flat_map(|service| service.backends.iter().map(move |it| (service, it)))
+}
+
+fn labels(service: &Service, backend: &Backend, third: Option<&str>) -> Vec<String> {
+    [service.name.as_str(), &backend.name].into_iter().chain(third).map(str::to_owned).collect()
+}
+
+fn of_backends(status: &Status, value: fn(&Backend) -> Option<f64>) -> Vec<Sample> {
+    let samples = backends(status)
+        .filter_map(|(service, backend)| Some((labels(service, backend, None), value(backend)?)));
+    samples.collect()
+}
+
+/// Of what goes to a backend and what comes from it.
+fn directions(status: &Status, value: fn(&Backend) -> Option<[u64; 2]>) -> Vec<Sample> {
+    let both = backends(status).filter_map(|(service, backend)| {
+        let values = ["in", "out"].into_iter().zip(value(backend)?);
+        Some(values.map(move |(way, count)| (labels(service, backend, Some(way)), count as f64)))
+    });
+    both.flatten().collect()
+}
+
+/// The text of a status.
+pub fn text(status: Status) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot(status)));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Snapshot(Status);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        for metric in METRICS {
+            let samples = (metric.samples)(&self.0);
+            if samples.is_empty() {
+                continue;
+            }
+            let kind = match metric.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            };
+            let help = format!("{}.", metric.help);
+            let mut family =
+                encoder.encode_descriptor(metric.name, &help, metric.unit.as_ref(), kind)?;
+            for (values, value) in samples {
+                if metric.labels.is_empty() {
+                    metric.kind.encode(&mut family, value)?;
+                    continue;
+                }
+                let labels: Vec<_> = metric.labels.iter().copied().zip(values).collect();
+                metric.kind.encode(&mut family.encode_family(&labels)?, value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_metric_is_in_the_documentation_and_no_other() {
+        let page = include_str!("../../../docs/metrics.md");
+        for metric in METRICS {
+            let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let kind = format!("{:?}", metric.kind).to_lowercase();
+            let row = format!(
+                "| `{}` | {kind} | {} | {} |",
+                metric.full_name(),
+                labels.join(", "),
+                metric.help
+            );
+            assert!(page.contains(&row), "missing:\n{row}");
+        }
+        let named = page.lines().filter(|line| line.starts_with("| `sluice_")).count();
+        assert_eq!(named, METRICS.len());
+    }
+
+    #[test]
+    fn names_are_of_one_form_and_unique() {
+        let names: BTreeSet<_> = METRICS.iter().map(Metric::full_name).collect();
+        assert_eq!(names.len(), METRICS.len());
+        for name in names {
+            let fits = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            assert!(fits && name.starts_with("sluice_"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_status_becomes_text_with_escaped_labels() {
+        let status = serde_json::json!({
+            "edge": "e", "version": "1", "pid": 1, "ready": true, "uptime_seconds": 5, "program_id": 1,
+            "adopted": false, "config_generation": 2,
+            "interfaces": [{ "name": "eth0", "attached": true }],
+            "services": [{
+                "name": "a \"b\"", "affinity": "none", "listeners": [], "fail_open": false,
+                "turned_away": true, "outcomes": { "events": { "syn_forwarded": 7 }, "drops": {} },
+                "backends": [],
+            }],
+            "outcomes": { "events": { "pass_not_ip": 3 }, "drops": { "fragment": 9 } },
+            "flows": { "expired": 0, "closed": 4, "orphans": 0, "reset": 0, "unsent_resets": 0 },
+            "tables": [],
+        });
+        let text = text(serde_json::from_value(status).unwrap()).unwrap();
+        for line in [
+            "# TYPE sluice_ready gauge",
+            "sluice_ready 1.0",
+            "sluice_uptime_seconds 5.0",
+            "sluice_config_generation_total 2.0",
+            "sluice_interface_attached{interface=\"eth0\"} 1.0",
+            "sluice_packets_total{service=\"a \\\"b\\\"\",event=\"syn_forwarded\"} 7.0",
+            "sluice_packets_total{service=\"\",event=\"pass_not_ip\"} 3.0",
+            "sluice_dropped_packets_total{service=\"\",reason=\"fragment\"} 9.0",
+            "sluice_flows_ended_total{how=\"closed\"} 4.0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
+        }
+    }
+}
