@@ -94,6 +94,8 @@ impl SplicedPlan {
     pub fn config(&self, lab: &Topology) -> EdgeConfig {
         let mut config = EdgeConfig::new(&["eth0", "eth1"]);
         config.source_addresses = vec!["10.2.0.1".parse().unwrap(), "fd02::1".parse().unwrap()];
+        // A splice needs the SYNs of both sides, and thousands may come at a time.
+        config.handshakes = 65_536;
         for (version, name) in SERVICES.into_iter().enumerate() {
             let listen = [SocketAddr::new(lab.vips()[version], PORT)];
             let mut service = ServiceConfig::new(name, listen, Forward::Nat);

@@ -65,6 +65,11 @@ impl Site {
             processes.push(process);
             all.extend(own);
         }
+        // What XDP redirects into a veth needs NAPI at the peer, which GRO brings; and checksums that are left to a
+        // device which is none would be corrupted by incremental updates.
+        for end in [&client, &backend] {
+            end.exec("ethtool", &["-K", "eth0", "tx", "off", "gro", "on"])?;
+        }
         Ok(Self { _servers: processes, backends: all, client, edge, _backend: backend })
     }
 

@@ -55,6 +55,7 @@ fn config(site: &Site, port: u16, l7: Option<L7Config>, sidecar: &Sidecar) -> Ed
     let mut config = EdgeConfig::new(&INTERFACES);
     config.source_addresses = vec![SOURCE.into()];
     config.flows = sidecar.flows;
+    config.handshakes = sidecar.flows;
     config.sidecar = SidecarConfig { workers: sidecar.workers, ..SidecarConfig::default() };
     let mut service = ServiceConfig::new("chat", [(VIP, port).into()], Forward::Nat);
     service.l7 = l7;
