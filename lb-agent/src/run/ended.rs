@@ -8,7 +8,7 @@ use std::{
     fs::File,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result};
@@ -20,6 +20,9 @@ use crate::flows::{Ended, How};
 
 /// Bytes that are handed over without waiting for more.
 const PIECE: usize = 64 << 10;
+
+/// How long the end of the agent waits for the log.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Endings since the agent's start, by service and how.
 pub type Counts = BTreeMap<String, BTreeMap<How, u64>>;
@@ -38,6 +41,13 @@ impl Log {
             None => *writer = Some(Writer::start(file).context("access log")?),
         }
         Ok(())
+    }
+
+    /// Waits for what is on its way, but not for long.
+    pub fn finish(&self) {
+        if let Some(writer) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            writer.wait(PATIENCE);
+        }
     }
 
     /// Lines that could not be written.
@@ -153,7 +163,6 @@ mod tests {
         io::{self, BufRead, BufReader},
         net::Ipv4Addr,
         os::fd::OwnedFd,
-        time::Duration,
     };
 
     use lb_common::addr::{Tuple, V4};

@@ -133,6 +133,7 @@ impl Agent {
         self.watch_keys();
         let (settings, deadline) = self.sidecar_settings();
         self.sidecar.apply(opened.prepared, settings, deadline);
+        self.name_spliced();
     }
 
     fn watch_keys(&mut self) {
@@ -170,6 +171,12 @@ impl Agent {
     pub(super) fn tell_sidecar(&mut self) {
         let (settings, deadline) = self.sidecar_settings();
         self.sidecar.tell(settings, deadline);
+        self.name_spliced();
+    }
+
+    fn name_spliced(&mut self) {
+        let ids = &self.plane.ids;
+        self.sidecar.name_spliced(|service, addr| ids.backend(ids.service(service)?, addr));
     }
 
     /// The drains as of now, also those that the workers hear of next.
@@ -222,9 +229,13 @@ impl Agent {
     /// The services of the sidecar as it was told of them last.
     pub(super) fn l7_pictures(&self) -> Arc<Vec<L7Picture>> {
         let told = &self.sidecar.settings().services;
+        let ids = &self.plane.ids;
         let pictures = self.parts.config.l7().filter_map(|service| {
+            let id = ids.service(&service.name)?;
             Some(L7Picture {
                 config: service.clone(),
+                id,
+                backends: service.backends.iter().map(|it| ids.backend(id, it.address)).collect(),
                 told: told.iter().find(|it| it.name == service.name)?.clone(),
                 on_host: view::on_host(service, &self.network.state),
             })
