@@ -294,7 +294,8 @@ fn a_backend_that_fails_loses_its_conversations_and_both_ends_are_told_at_once()
     for (backend, end, at) in ends {
         let after = if backend == victim { noticed } else { killed };
         let late = at.saturating_duration_since(after);
-        assert!(end == End::Reset && late < Duration::from_secs(3), "{backend}: {end:?} {late:?}");
+        assert!(late < Duration::from_secs(3), "{backend}: {end:?} {late:?}");
+        assert!(backend != victim || end == End::Reset, "{backend}: {end:?}");
     }
     let _ = load.stop();
     site.wait_empty().unwrap();
@@ -362,7 +363,8 @@ fn a_drained_backend_loses_its_conversations_after_the_deadline_at_the_pace() {
     site.kill_server(0).unwrap();
     site.kill_server(1).unwrap();
     let ends = silent.task.join().unwrap();
-    assert!(ends.iter().all(|(_, end, _)| *end == End::Reset), "{ends:?}");
+    let own = ends.iter().filter(|(backend, ..)| *backend == name);
+    assert!(own.clone().all(|(_, end, _)| *end == End::Reset), "{ends:?}");
     site.wait_empty().unwrap();
 }
 
