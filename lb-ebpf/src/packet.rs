@@ -9,12 +9,16 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::xdp_md,
     helpers::{
-        bpf_csum_diff, bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
-        bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+        bpf_csum_diff, bpf_fib_lookup, bpf_redirect, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_xdp_store_bytes,
     },
     programs::XdpContext,
 };
-use lb_common::outcome::{DropReason, NO_SERVICE};
+use lb_common::{
+    addr::{Addr, Tuple},
+    outcome::{DropReason, NO_SERVICE},
+};
 
 use crate::wire::Wire;
 
@@ -178,6 +182,24 @@ impl Packet {
             let len = size_of_val(params) as i32;
             bpf_fib_lookup(self.ctx.cast(), params, len, 0)
         }
+    }
+
+    /// Whether a socket of this host would get a segment with a tuple, listeners and TIME-WAIT included.
+    #[inline(always)]
+    pub fn has_socket<A: Addr>(&self, tuple: &Tuple<A>) -> bool {
+        const THIS_NAMESPACE: u64 = -1_i64 as u64; // BPF_F_CURRENT_NETNS
+        // SAFETY: a tuple has the layout of the kernel's `struct bpf_sock_tuple` for its IP version, which
+        // the kernel knows by the size; it only reads it. What it finds is released at once.
+        unsafe {
+            let tuple: *mut Tuple<A> = core::ptr::from_ref(tuple).cast_mut();
+            let size = size_of::<Tuple<A>>() as u32;
+            let socket = bpf_skc_lookup_tcp(self.ctx.cast(), tuple.cast(), size, THIS_NAMESPACE, 0);
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
     }
 
     /// Makes `XDP_REDIRECT` send the frame to an interface.

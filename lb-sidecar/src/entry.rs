@@ -115,7 +115,7 @@ impl Lines {
         let close = Close {
             edge: &self.edge,
             service: &self.service,
-            connection: self.connection,
+            connection: Some(self.connection),
             client,
             backend: &name,
             bytes_in,

@@ -11,7 +11,7 @@
 //! broker, which finishes or undoes what the one before began.
 
 pub(crate) mod desk;
-pub(crate) mod flows;
+pub mod flows;
 pub(crate) mod tcp;
 
 use std::rc::Rc;

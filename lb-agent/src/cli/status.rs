@@ -123,14 +123,16 @@ fn shown(status: &Status) -> String {
 
 /// `now`: since the beginning of 1970.
 fn shown_draining(draining: &Draining, now: Duration) -> String {
-    let Draining { until, connections, relayed } = draining;
+    let Draining { until, connections, relayed, spliced } = draining;
     let left = until.map(|until| Duration::from_millis(until).saturating_sub(now).as_secs());
     let deadline = match left {
         None => String::new(),
         Some(0) => ", the deadline is over".to_owned(),
         Some(seconds) => format!(", cut off in {seconds} s"),
     };
-    format!("draining: {connections} l7 connections open ({relayed} of them relayed){deadline}\n")
+    format!(
+        "draining: {connections} l7 connections open ({relayed} of them relayed, {spliced} spliced){deadline}\n"
+    )
 }
 
 fn shown_sidecar(sidecar: &Sidecar) -> String {
@@ -165,12 +167,22 @@ fn shown_service(service: &Service) -> String {
     text += &format!("  {:<20} {:<26} {:<8} {:>6}", "backend", "address", "health", "weight");
     text += &match (service.connections, service.relayed) {
         (Some(_), _) => format!(
-            " {:>11} {:>8} {:>8} {:>12} {:>12}\n",
-            "connections", "picked", "failed", "bytes in", "bytes out"
+            " {:>11} {:>8} {:>8} {:>8} {:>12} {:>12}\n",
+            "connections", "spliced", "picked", "failed", "bytes in", "bytes out"
         ),
         _ => format!(" {:>8} {:>11} {:>8} {:>8}\n", "share", "connections", "opened", "reset"),
     };
     service.backends.iter().for_each(|backend| text += &shown_backend(backend));
+    if let (Some(connections), Some(relayed)) = (service.connections, service.relayed) {
+        let spliced = service.spliced.unwrap_or(0);
+        text += &format!("  {connections} connections: {relayed} relayed, {spliced} spliced");
+        let ended = service.ended.iter().map(|(how, count)| format!("{how} {count}"));
+        let ended: Vec<_> = ended.collect();
+        text += &match ended.is_empty() {
+            true => "\n".to_owned(),
+            false => format!("; spliced ones that have ended: {}\n", ended.join(", ")),
+        };
+    }
     text + &format!("  {}\n", shown_outcomes(&service.outcomes))
 }
 
@@ -185,12 +197,13 @@ fn shown_backend(backend: &Backend) -> String {
     );
     let share = backend.share.values().copied().fold(0.0, f64::max);
     let connections = backend.connections;
-    if let Some(Traffic { opened, reset, .. }) = backend.traffic {
-        text += &format!(" {:>6.1} % {connections:>11} {opened:>8} {reset:>8}", 100.0 * share);
-    }
     if let Some(Requests { picked, failed, bytes_in, bytes_out }) = backend.requests {
-        text +=
-            &format!(" {connections:>11} {picked:>8} {failed:>8} {bytes_in:>12} {bytes_out:>12}");
+        let spliced = backend.spliced.unwrap_or(0);
+        text += &format!(
+            " {connections:>11} {spliced:>8} {picked:>8} {failed:>8} {bytes_in:>12} {bytes_out:>12}"
+        );
+    } else if let Some(Traffic { opened, reset, .. }) = backend.traffic {
+        text += &format!(" {:>6.1} % {connections:>11} {opened:>8} {reset:>8}", 100.0 * share);
     }
     text += "\n";
     let error = backend.health.last.as_ref().and_then(|last| last.error.as_ref());

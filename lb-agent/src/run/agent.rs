@@ -15,6 +15,7 @@ use super::{
     alarms::Alarms,
     checks,
     dataplane::DataPlane,
+    ended::Log,
     input::{self, World},
     interfaces::Interfaces,
     liveness::Liveness,
@@ -77,6 +78,8 @@ pub struct Agent {
     pub(super) retry_at: Option<Instant>,
     /// When a drain is over that has time left.
     pub(super) drain_at: Option<Instant>,
+    /// That of the workers, for what was spliced.
+    pub(super) log: Log,
     pub(super) shown: Arc<Vec<ServicePicture>>,
 }
 
@@ -111,6 +114,9 @@ impl Agent {
                 _ = refresh.tick() => self.refresh().await,
             }
         }
+        // What has ended is told before the end.
+        self.sweeper = None;
+        self.log.finish();
         tracing::info!(
             "stopped. The data plane stays, and traffic goes on as it is now: no health checks, no new \
              configuration. `lb-agent unload --edge {}` removes it",
@@ -247,6 +253,7 @@ impl Agent {
     /// Ids become free that no flow names any more. A walk that began before the newest configuration was in the maps
     /// may have missed a flow to a backend that was removed by it.
     fn swept(&mut self, report: &Report) {
+        self.sidecar.walked(report.spliced.clone());
         if report.generation == self.generation
             && self.plane.release(|id| report.referenced.contains(&id))
         {
@@ -272,6 +279,7 @@ impl Agent {
             l7: self.l7_pictures(),
             sidecar: self.sidecar.status(),
             drain: self.draining(),
+            log: self.log.clone(),
             sources: reports.map(|reports| Sources {
                 pins: self.plane.pins().clone(),
                 health: self.runner.view(),

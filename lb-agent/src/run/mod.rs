@@ -16,6 +16,7 @@ pub mod checks;
 mod datalog;
 mod dataplane;
 mod drains;
+mod ended;
 mod input;
 mod interfaces;
 mod liveness;

@@ -133,6 +133,19 @@ impl Roster {
         Self { generation, reset_rate: world.config.edge.reset_rate, backends }
     }
 
+    /// Backends of which nothing is known but what they are called.
+    #[cfg(test)]
+    pub fn of_labels(labels: impl IntoIterator<Item = (u16, Label)>) -> Self {
+        let member = |label| Member {
+            policy: UNKNOWN,
+            reset_on_death: true,
+            way: Way::default(),
+            label: Arc::new(label),
+        };
+        let backends = labels.into_iter().map(|(id, label)| (id, member(label)));
+        Self { backends: backends.collect(), ..Self::default() }
+    }
+
     /// How the flows of a backend age.
     #[must_use]
     pub fn policy(&self, id: u16) -> Policy {

@@ -38,6 +38,7 @@ const MOST_WORKERS: usize = 64;
 pub struct Opened {
     prepared: Prepared,
     keys: Arc<Vec<CookieKey>>,
+    access_log: Option<Arc<File>>,
 }
 
 /// Opens and reads it. Nothing changes for the workers.
@@ -45,8 +46,9 @@ pub fn open(supervisor: &Supervisor, config: &Config) -> Result<Opened, Refused>
     let refused = |error: anyhow::Error| Refused(vec![format!("{error:#}")]);
     let keys = Arc::new(cookie_keys(config)?);
     let plan = plan(config).map_err(refused)?;
+    let access_log = plan.access_log.clone();
     let prepared = supervisor.prepare(plan).map_err(refused)?;
-    Ok(Opened { prepared, keys })
+    Ok(Opened { prepared, keys, access_log })
 }
 
 fn plan(config: &Config) -> Result<Plan> {
@@ -124,9 +126,14 @@ impl Agent {
     /// Lets the workers follow a configuration that is in force.
     pub(super) fn feed(&mut self, opened: Opened) {
         self.keys = opened.keys;
+        // Without l7 services the log before gets the lines of what is still spliced.
+        if let Some(Err(error)) = opened.access_log.map(|file| self.log.replace(&file)) {
+            tracing::error!("spliced connections that end are not logged: {error:#}");
+        }
         self.watch_keys();
         let (settings, deadline) = self.sidecar_settings();
         self.sidecar.apply(opened.prepared, settings, deadline);
+        self.name_spliced();
     }
 
     fn watch_keys(&mut self) {
@@ -164,6 +171,12 @@ impl Agent {
     pub(super) fn tell_sidecar(&mut self) {
         let (settings, deadline) = self.sidecar_settings();
         self.sidecar.tell(settings, deadline);
+        self.name_spliced();
+    }
+
+    fn name_spliced(&mut self) {
+        let ids = &self.plane.ids;
+        self.sidecar.name_spliced(|service, addr| ids.backend(ids.service(service)?, addr));
     }
 
     /// The drains as of now, also those that the workers hear of next.
@@ -216,9 +229,13 @@ impl Agent {
     /// The services of the sidecar as it was told of them last.
     pub(super) fn l7_pictures(&self) -> Arc<Vec<L7Picture>> {
         let told = &self.sidecar.settings().services;
+        let ids = &self.plane.ids;
         let pictures = self.parts.config.l7().filter_map(|service| {
+            let id = ids.service(&service.name)?;
             Some(L7Picture {
                 config: service.clone(),
+                id,
+                backends: service.backends.iter().map(|it| ids.backend(id, it.address)).collect(),
                 told: told.iter().find(|it| it.name == service.name)?.clone(),
                 on_host: view::on_host(service, &self.network.state),
             })

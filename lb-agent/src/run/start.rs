@@ -16,6 +16,7 @@ use super::{
     agent::{Agent, Parts},
     checks, datalog,
     dataplane::DataPlane,
+    ended::{Log, Teller},
     input,
     interfaces::Interfaces,
     liveness::Liveness,
@@ -144,6 +145,7 @@ async fn bring_up(
         refused: None,
         retry_at: None,
         drain_at: None,
+        log: Log::default(),
         shown: Default::default(),
     };
     let config = Arc::clone(&agent.parts.config);
@@ -156,7 +158,8 @@ async fn bring_up(
     agent.attach()?;
     let punts = Punts::open(pins, agent.network.kernel.clone(), Arc::clone(&roster))?;
     agent.punts = Some(tokio::spawn(punts.run()));
-    agent.sweeper = Some(sweeper::start(pins, roster)?);
+    let teller = Teller::new(&config.edge.name, agent.log.clone());
+    agent.sweeper = Some(sweeper::start(pins, roster, teller)?);
     agent.sidecar.splice_with(Splicer::open(pins, Arc::clone(&agent.spliced))?);
     let on_host = agent.network.state.addresses.iter().map(|it| it.addr).collect();
     if let Some(warning) = ports::warning(&config, &on_host) {

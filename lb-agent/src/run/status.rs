@@ -47,10 +47,13 @@ pub struct Draining {
     /// When the last of them is cut off, in milliseconds of Unix time; none without an l7 service.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub until: Option<u64>,
-    /// Client connections of l7 services open now, relayed ones included.
+    /// Client connections of l7 services open now, relayed and spliced ones included.
     pub connections: u64,
-    /// Upgraded connections of them.
+    /// Upgraded connections of them that workers relay.
     pub relayed: u64,
+    /// And those that XDP carries.
+    #[serde(default)]
+    pub spliced: u64,
 }
 
 fn l4() -> String {
@@ -102,7 +105,7 @@ pub struct Service {
     /// `l4` or `l7`.
     #[serde(default = "l4")]
     pub mode: String,
-    /// Its number in the maps, of an l4 service.
+    /// Its number in the maps.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub id: Option<u16>,
     /// Of an l4 service.
@@ -114,13 +117,20 @@ pub struct Service {
     pub fail_open: bool,
     /// No backend can be picked: clients are turned away.
     pub turned_away: bool,
-    /// Client connections open now, relayed ones included, of an l7 service.
+    /// Client connections open now, relayed and spliced ones included, of an l7 service.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub connections: Option<u64>,
-    /// Upgraded connections open now, of an l7 service.
+    /// Upgraded connections that workers relay now, of an l7 service.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub relayed: Option<u64>,
-    /// What became of packets; of an l7 service, of connections and requests.
+    /// Upgraded connections that XDP carries, of an l7 service: those that the last walk through the flow tables has
+    /// found, and those that were spliced since.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spliced: Option<u64>,
+    /// How spliced connections have ended since the agent's start, by the access log's `ended_by`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub ended: BTreeMap<String, u64>,
+    /// What became of packets; of an l7 service, also of connections and requests.
     pub outcomes: Outcomes,
     pub backends: Vec<Backend>,
 }
@@ -137,7 +147,7 @@ pub struct Listener {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Backend {
     pub name: String,
-    /// Its number in the maps, in an l4 service.
+    /// Its number in the maps.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub id: Option<u16>,
     /// What stands for it in cookies, in an l7 service.
@@ -154,10 +164,13 @@ pub struct Backend {
     pub draining_until: Option<u64>,
     /// Part of the new connections by IP version of the client, `ipv4` and `ipv6`: 0 to 1.
     pub share: BTreeMap<String, f64>,
-    /// Connections in the flow tables, as of the last walk through them; in an l7 service, connections and requests that
-    /// count as load now.
+    /// Connections in the flow tables, as of the last walk through them; in an l7 service, connections, spliced ones
+    /// included, and requests that count as load now.
     pub connections: u64,
-    /// In an l4 service.
+    /// In an l7 service: those of the connections that XDP carries.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spliced: Option<u64>,
+    /// What XDP has carried.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub traffic: Option<Traffic>,
     /// In an l7 service.

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result};
@@ -22,6 +22,7 @@ use lb_common::{addr::Tuple, flow::Flow, handshake::Handshake};
 use tokio::sync::watch;
 
 use super::{
+    ended::{Counts, Teller},
     resets,
     roster::{Current, Roster},
 };
@@ -48,6 +49,10 @@ pub struct Report {
     pub referenced: BTreeSet<u16>,
     /// Connections by backend.
     pub connections: BTreeMap<u16, u64>,
+    /// Those of them that are spliced.
+    pub spliced: BTreeMap<u16, u64>,
+    /// How spliced connections have ended since the agent started.
+    pub ended: Counts,
     /// Entries of `FLOWS4` and `FLOWS6`.
     pub flows: [u64; 2],
     /// Entries of `HANDSHAKES4` and `HANDSHAKES6`.
@@ -90,7 +95,7 @@ struct Shared {
 }
 
 /// Starts the thread. It sends from the network namespace of the caller.
-pub fn start(pins: &PinDir, roster: Arc<Current>) -> Result<Handle> {
+pub fn start(pins: &PinDir, roster: Arc<Current>, teller: Teller) -> Result<Handle> {
     let shared = Arc::new(Shared {
         roster,
         stop: AtomicBool::new(false),
@@ -102,6 +107,7 @@ pub fn start(pins: &PinDir, roster: Arc<Current>) -> Result<Handle> {
         v4: Tables::open(pins)?,
         v6: Tables::open(pins)?,
         sender: ResetSender::open()?,
+        teller,
         paces: Paces::new(1),
         start: Instant::now(),
         totals: Totals::default(),
@@ -167,6 +173,7 @@ struct Sweep {
     v4: Tables<lb_common::addr::V4>,
     v6: Tables<lb_common::addr::V6>,
     sender: ResetSender,
+    teller: Teller,
     paces: Paces,
     /// Their zero.
     start: Instant,
@@ -222,12 +229,14 @@ impl Sweep {
                     done[family] = true;
                 }
                 self.reset_due(&roster)?;
+                self.tell_ended(&roster);
             }
         }
         let before = std::mem::replace(&mut self.before, seen);
         report.generation = before.generation;
         report.referenced = &before.referenced | &self.before.referenced;
         report.totals = self.totals;
+        report.ended.clone_from(self.teller.counts());
         Ok(Some(report))
     }
 
@@ -251,6 +260,12 @@ impl Sweep {
         Ok(())
     }
 
+    fn tell_ended(&mut self, roster: &Roster) {
+        let now = SystemTime::now();
+        self.teller.tell(self.v4.flows.sweeper.take_ended(), roster, now);
+        self.teller.tell(self.v6.flows.sweeper.take_ended(), roster, now);
+    }
+
     /// Until the next walk; resets go on meanwhile.
     fn rest(&mut self) {
         let end = Instant::now() + REST;
@@ -270,6 +285,7 @@ impl Sweep {
                     tracing::error!(%error, "flows cannot be reset");
                     return;
                 }
+                self.tell_ended(&roster);
             }
         }
     }
@@ -380,6 +396,7 @@ impl Report {
         }
         for id in census.referenced() {
             *self.connections.entry(id).or_default() += u64::from(census.connections(id));
+            *self.spliced.entry(id).or_default() += u64::from(census.spliced(id));
         }
     }
 }

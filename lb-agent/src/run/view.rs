@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     checks::key,
+    ended::Log,
     input::World,
     interfaces,
     status::{
@@ -63,6 +64,7 @@ pub struct Picture {
     pub l7: Arc<Vec<L7Picture>>,
     pub sidecar: Sidecar,
     pub drain: Option<Drain>,
+    pub log: Log,
     pub sources: Option<Sources>,
 }
 
@@ -154,8 +156,14 @@ impl View {
             status.services.push(service_status(service, &counters, &health, &report)?);
         }
         for service in picture.l7.iter() {
-            let sum = picture.sidecar.sums.services.get(&service.config.name);
-            status.services.push(view_l7::service_status(service, sum, &health));
+            let mut shown = view_l7::service_status(service, &picture.sidecar, &health);
+            add_traffic(&mut shown, &counters)?;
+            let ended = report.ended.get(&shown.name).into_iter().flatten();
+            shown.ended = ended.map(|(how, count)| (how.label().to_owned(), *count)).collect();
+            status.services.push(shown);
+        }
+        if let Some(sidecar) = &mut status.sidecar {
+            sidecar.log_lines_lost += picture.log.lost();
         }
         let places: BTreeMap<&str, usize> =
             (0..).zip(&sources.config.services).map(|(n, it)| (it.name.as_str(), n)).collect();
@@ -257,6 +265,7 @@ fn service_status(
             draining_until: None,
             share: share.collect(),
             connections: report.connections.get(&id).copied().unwrap_or(0),
+            spliced: None,
             traffic: Some(traffic(counters.backend(id)?)),
             requests: None,
         });
@@ -283,9 +292,23 @@ fn service_status(
         turned_away: picture.turned_away,
         connections: None,
         relayed: None,
+        spliced: None,
+        ended: BTreeMap::new(),
         outcomes: outcomes(&counters.service(picture.id)?),
         backends,
     })
+}
+
+/// What the data plane has counted of a service of the sidecar. The labels of the two are all different.
+fn add_traffic(service: &mut Service, counters: &Counters) -> Result<()> {
+    let Some(id) = service.id else { return Ok(()) };
+    let Outcomes { events, drops } = outcomes(&counters.service(id)?);
+    service.outcomes.events.extend(events);
+    service.outcomes.drops.extend(drops);
+    for backend in &mut service.backends {
+        backend.traffic = backend.id.map(|id| counters.backend(id)).transpose()?.map(traffic);
+    }
+    Ok(())
 }
 
 fn slots_by_backend(slots: &lb_common::maglev::Slots) -> BTreeMap<u16, u32> {

@@ -1,6 +1,9 @@
 //! What the agent shows of services that the sidecar serves. Pure.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use lb_sidecar::settings::{self, State};
 
@@ -17,6 +20,9 @@ use crate::{
 /// A service as the workers were told of it.
 pub struct L7Picture {
     pub config: config::Service,
+    /// In the maps, as are those of its backends, in the order of the configuration.
+    pub id: u16,
+    pub backends: Vec<Option<u16>>,
     pub told: settings::Service,
     pub on_host: BTreeSet<IpAddr>,
 }
@@ -31,10 +37,12 @@ pub struct Drain {
 /// What is left of a drain.
 pub fn draining(drain: Drain, sidecar: &sidecar::Sidecar) -> Draining {
     let services = || sidecar.sums.services.values();
+    let spliced = sidecar.spliced.values().copied().map(u64::from).sum();
     Draining {
         until: drain.until,
-        connections: services().map(|it| it.connections).sum(),
+        connections: services().map(|it| it.connections).sum::<u64>() + spliced,
         relayed: services().map(|it| it.relayed).sum(),
+        spliced,
     }
 }
 
@@ -54,20 +62,25 @@ pub fn sidecar(sidecar: &sidecar::Sidecar) -> Option<Sidecar> {
     (!workers.is_empty()).then_some(Sidecar { workers, log_lines_lost })
 }
 
-/// One service, with what its workers reported together.
+/// One service, with what its workers reported together, and what was spliced. What XDP has counted is not in it.
 pub fn service_status(
     picture: &L7Picture,
-    sum: Option<&ServiceSum>,
+    sidecar: &sidecar::Sidecar,
     health: &HealthOfAll,
 ) -> Service {
-    let L7Picture { config, told, on_host } = picture;
+    let L7Picture { config, id, backends: ids, told, on_host } = picture;
     let nothing = ServiceSum::default();
-    let sum = sum.unwrap_or(&nothing);
-    let backends = config.backends.iter().zip(&told.backends).map(|(backend, told)| {
+    let sum = sidecar.sums.services.get(&config.name).unwrap_or(&nothing);
+    let spliced_of = |told: &settings::Backend| -> u64 {
+        sidecar.spliced.get(&told.id).copied().unwrap_or(0).into()
+    };
+    let spliced: u64 = told.backends.iter().map(spliced_of).sum();
+    let backends = config.backends.iter().zip(&told.backends).zip(ids);
+    let backends = backends.map(|((backend, told), id)| {
         let counts = sum.backends.get(&told.id).cloned().unwrap_or_default();
         Backend {
             name: backend.name.clone(),
-            id: None,
+            id: *id,
             key: Some(told.id.clone()),
             address: backend.address.to_string(),
             health: health_status(health.get(&key(&config.name, backend))),
@@ -78,7 +91,8 @@ pub fn service_status(
                 State::Up | State::Down => None,
             },
             share: Default::default(),
-            connections: counts.live.into(),
+            connections: u64::from(counts.live) + spliced_of(told),
+            spliced: Some(spliced_of(told)),
             traffic: None,
             requests: Some(Requests {
                 picked: counts.picked,
@@ -92,14 +106,16 @@ pub fn service_status(
     Service {
         name: config.name.clone(),
         mode: "l7".to_owned(),
-        id: None,
+        id: Some(*id),
         forward: None,
         affinity: affinity(&told.affinity).to_owned(),
         listeners: listeners(config, on_host),
         fail_open: nobody == Some(Nobody::FailingOpen),
         turned_away: nobody == Some(Nobody::TurnedAway),
-        connections: Some(sum.connections),
+        connections: Some(sum.connections + spliced),
         relayed: Some(sum.relayed),
+        spliced: Some(spliced),
+        ended: BTreeMap::new(),
         outcomes: Outcomes { events: sum.outcomes.clone(), drops: Default::default() },
         backends: backends.collect(),
     }
@@ -180,6 +196,8 @@ mod tests {
         let told = settings(&config, &[], 2, seen, |_, _| 1_000);
         L7Picture {
             config: config.services[0].clone(),
+            id: 5,
+            backends: vec![Some(7), Some(8)],
             told: told.services[0].clone(),
             on_host: ["203.0.113.10".parse().unwrap()].into(),
         }
@@ -224,23 +242,44 @@ mod tests {
             };
             reports.report(worker, Report { services: vec![service], log_lines_lost: 0 });
         }
-        let sums = reports.sums();
-        let status = service_status(&picture, sums.services.get("chat"), &Default::default());
-        assert_eq!((status.connections, status.relayed), (Some(10), Some(8)));
+        let spliced = BTreeMap::from([(picture.told.backends[0].id.clone(), 100)]);
+        let sidecar = sidecar::Sidecar { sums: reports.sums(), spliced, ..Default::default() };
+        let status = service_status(&picture, &sidecar, &Default::default());
+        assert_eq!((status.connections, status.relayed), (Some(110), Some(8)));
+        assert_eq!((status.id, status.spliced), (Some(5), Some(100)));
+        let left = draining(Drain { until: None }, &sidecar);
+        assert_eq!((left.connections, left.relayed, left.spliced), (110, 8, 100));
         assert_eq!(status.outcomes.events["connection"], 14);
         assert!(status.listeners[0].on_host && !status.fail_open && !status.turned_away);
         let [a, b] = status.backends.as_slice() else { panic!() };
-        assert_eq!((a.connections, a.effective_weight, b.effective_weight), (3, 100, 0));
+        assert_eq!((a.connections, a.effective_weight, b.effective_weight), (103, 100, 0));
+        assert_eq!((a.spliced, b.spliced, a.id, b.id), (Some(100), Some(0), Some(7), Some(8)));
         let requests = a.requests.as_ref().unwrap();
         assert_eq!((requests.picked, requests.failed), (20, 2));
         assert_eq!((requests.bytes_in, requests.bytes_out), (200, 2_000));
         assert_eq!(b.requests.as_ref().unwrap().picked, 0, "it has not been picked yet");
     }
 
+    /// They are shown as one.
+    #[test]
+    fn the_data_planes_counters_and_the_workers_have_different_names() {
+        use lb_common::outcome::Event;
+        use lb_sidecar::{
+            framing::Violation,
+            outcome::{Outcome, Outcomes},
+        };
+        let outcomes = Outcomes::default();
+        Outcome::ALL.iter().for_each(|it| outcomes.count(*it));
+        Violation::ALL.iter().for_each(|it| outcomes.count(*it));
+        let of_workers: BTreeSet<_> = outcomes.report().map(|(label, _)| label).collect();
+        assert!(Event::ALL.iter().all(|it| !of_workers.contains(it.label())));
+    }
+
     #[test]
     fn without_backends_it_says_what_becomes_of_clients() {
         let of = |ups, service: &str| {
-            let status = service_status(&picture(ups, service), None, &Default::default());
+            let status =
+                service_status(&picture(ups, service), &Default::default(), &Default::default());
             (status.fail_open, status.turned_away)
         };
         assert_eq!(of([true, false], ""), (false, false));

@@ -19,6 +19,7 @@ mod memory;
 mod reports;
 pub mod settings;
 mod sockets;
+mod spliced;
 mod start;
 mod status;
 mod supervisor;

@@ -71,11 +71,16 @@ impl Reports {
         services.unwrap_or_default().iter().map(|service| service.connections).sum()
     }
 
-    /// What all workers but one have open, by the backends' ids.
-    pub fn others(&self, worker: Generation) -> Vec<(String, u32)> {
+    /// What all workers but one have open, by the backends' ids, and nobody has any more since it is spliced.
+    pub fn others(
+        &self,
+        worker: Generation,
+        spliced: &BTreeMap<String, u32>,
+    ) -> Vec<(String, u32)> {
         let others = self.newest.iter().filter(|(it, _)| **it != worker);
         let services = others.flat_map(|(_, report)| &report.services);
-        let mut live = BTreeMap::<&str, u32>::new();
+        let mut live: BTreeMap<&str, u32> =
+            spliced.iter().map(|(id, live)| (id.as_str(), *live)).collect();
         for backend in services.flat_map(|service| &service.backends).filter(|it| it.live > 0) {
             let sum = live.entry(&backend.id).or_default();
             *sum = sum.saturating_add(backend.live);
@@ -156,10 +161,13 @@ mod tests {
         for (worker, live) in [(1, 4), (2, 5), (3, 0)] {
             reports.report(worker, report(live.into(), live, 0));
         }
-        let live = |worker| reports.others(worker);
+        let live = |worker| reports.others(worker, &BTreeMap::new());
         assert_eq!(live(1), [("a".to_owned(), 5)]);
         assert_eq!(live(3), [("a".to_owned(), 9)]);
-        assert_eq!(Reports::default().others(1), []);
+        assert_eq!(Reports::default().others(1, &BTreeMap::new()), []);
+        let spliced = BTreeMap::from([("a".to_owned(), 10), ("b".to_owned(), 2)]);
+        let wanted = [("a".to_owned(), 15), ("b".to_owned(), 2)];
+        assert_eq!(reports.others(1, &spliced), wanted, "nobody has what is spliced");
     }
 
     #[test]

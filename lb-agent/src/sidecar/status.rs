@@ -1,5 +1,7 @@
 //! What the supervisor knows of its workers, for the status: plain data.
 
+use std::collections::BTreeMap;
+
 use super::reports::Sums;
 
 /// All workers.
@@ -7,6 +9,8 @@ use super::reports::Sums;
 pub struct Sidecar {
     pub workers: Vec<Worker>,
     pub sums: Sums,
+    /// Spliced connections by backend: [`lb_sidecar::settings::Backend::id`].
+    pub spliced: BTreeMap<String, u32>,
 }
 
 /// One process.

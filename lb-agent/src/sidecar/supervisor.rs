@@ -30,6 +30,7 @@ use super::{
     memory::Memory,
     reports::Reports,
     sockets::{self, Sockets},
+    spliced::Spliced,
     start::{self, Account, Start},
     status::{Sidecar, Worker},
 };
@@ -82,6 +83,7 @@ pub struct Supervisor {
     reports: Reports,
     memory: Memory,
     splicer: Option<Splicer>,
+    spliced: Spliced,
     others_at: Option<Instant>,
     heard: Mailbox<(Generation, Heard)>,
     exits: Mailbox<(Name, String)>,
@@ -117,6 +119,7 @@ impl Supervisor {
             members: BTreeMap::new(),
             reports: Reports::default(),
             splicer: None,
+            spliced: Spliced::default(),
             others_at: None,
             heard: mpsc::channel(1_024),
             exits: mpsc::channel(16),
@@ -431,13 +434,42 @@ impl Supervisor {
             return;
         }
         self.others_at = None;
+        let spliced = self.spliced();
         for (&worker, member) in &mut self.members {
-            let live = self.reports.others(worker);
+            let live = self.reports.others(worker, &spliced);
             if live != member.others {
                 member.others.clone_from(&live);
                 member.link.send(ToWorker::Others { live }, None);
             }
         }
+    }
+
+    /// Takes what a walk through the flow tables has found spliced, by the backends' ids there.
+    pub fn walked(&mut self, spliced: BTreeMap<u16, u64>) {
+        let by_then = self.spliced_by_now();
+        if self.spliced.walked(spliced, by_then) {
+            self.others_at.get_or_insert_with(|| Instant::now() + OTHERS);
+        }
+    }
+
+    /// Names the backends of the settings by which the flow tables know them.
+    pub fn name_spliced(&mut self, id: impl Fn(&str, SocketAddr) -> Option<u16>) {
+        let services = self.settings.services.iter();
+        let backends = services.flat_map(|service| {
+            service.backends.iter().map(|it| (id(&service.name, it.address), it))
+        });
+        let backends = backends.filter_map(|(id, backend)| Some((id?, backend)));
+        if self.spliced.name(backends) {
+            self.others_at.get_or_insert_with(|| Instant::now() + OTHERS);
+        }
+    }
+
+    fn spliced(&self) -> BTreeMap<String, u32> {
+        self.spliced.live(&self.spliced_by_now())
+    }
+
+    fn spliced_by_now(&self) -> BTreeMap<u16, u64> {
+        self.splicer.as_ref().map(|splicer| splicer.load().snapshot()).unwrap_or_default()
     }
 
     /// What the workers do, for the status.
@@ -452,6 +484,6 @@ impl Supervisor {
         let mut workers: Vec<_> = workers.collect();
         // Of a place, the oldest first.
         workers.sort_by_key(|worker| worker.index);
-        Sidecar { workers, sums: self.reports.sums() }
+        Sidecar { workers, sums: self.reports.sums(), spliced: self.spliced() }
     }
 }

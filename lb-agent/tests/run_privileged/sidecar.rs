@@ -37,7 +37,7 @@ pub fn config(edge: &Edge, service: &str, backends: &[(&str, &str)]) -> String {
 }
 
 /// To the key of RFC 6455, section 1.3.
-const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+pub const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// A web server: answers every request with its name, a request for `/slow` after it was `released`, and one for `/chat`

@@ -8,6 +8,8 @@ use lb_common::{
     service::Backend,
 };
 
+use lb_ebpf::packet::Packet;
+
 use crate::{Version, count, edge, flow, handshake};
 
 /// IPv4 addresses of the edge towards the backends.
@@ -47,6 +49,7 @@ impl Sources for V6 {
 /// free on any source address, else another. Writes the tuple towards the backend.
 #[inline(always)]
 pub fn reserve<A: Version>(
+    packet: &Packet,
     client: &Tuple<A>,
     backend_id: u16,
     backend: &Backend,
@@ -70,7 +73,7 @@ pub fn reserve<A: Version>(
         random = random.wrapping_mul(0x2c1b_3c6d).wrapping_add(0x9e37_79b9);
         let port = if keep { own } else { first + ((random >> 16) % ports as u32) as u16 };
         let source = Source { index: ((start + probe) % sources) as u16, port };
-        match A::reserve_source(client, backend_id, backend, source, to)? {
+        match A::reserve_source(packet, client, backend_id, backend, source, to)? {
             Reserved::Taken => continue,
             Reserved::Done => {}
         }
@@ -100,9 +103,11 @@ pub enum Reserved {
 /// Reserves a source if it is free, and writes the tuple towards the backend.
 ///
 /// A port is taken if the flow table has an entry for the backend's answers, or if the handshake
-/// table's new entry meets an old one (`BPF_NOEXIST`), so two flows can never share a port.
+/// table's new entry meets an old one (`BPF_NOEXIST`), so two flows can never share a port. It is taken
+/// also if a socket of the host has it, the sidecar's or anybody's.
 #[inline(always)]
 pub fn reserve_source<A: Version>(
+    packet: &Packet,
     client: &Tuple<A>,
     backend_id: u16,
     backend: &Backend,
@@ -119,7 +124,7 @@ pub fn reserve_source<A: Version>(
         dport: backend.port,
     };
     let answers = to.reversed();
-    if flow::find(&answers).is_some() {
+    if flow::find(&answers).is_some() || packet.has_socket(&answers) {
         return Ok(Reserved::Taken);
     }
     handshake::reserve(&answers, client, backend_id)

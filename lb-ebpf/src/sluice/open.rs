@@ -83,7 +83,7 @@ fn open<A: Version>(
     entry.isn = segment.seq;
     if service.forward == forward::NAT {
         let hash = hash::tuple(0, &segment.tuple);
-        nat::reserve(&segment.tuple, id, backend, hash, &mut entry.flow.to)?;
+        nat::reserve(packet, &segment.tuple, id, backend, hash, &mut entry.flow.to)?;
     }
     let options = options::of(packet, segment);
     entry.offer = options.offer;

@@ -60,6 +60,7 @@ pub trait Stages: Addr {
 
     /// [`nat::reserve_source`]
     fn reserve_source(
+        packet: &Packet,
         client: &Tuple<Self>,
         backend_id: u16,
         backend: &Backend,
@@ -247,15 +248,17 @@ macro_rules! stages {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $reserve_source(
+            ctx: *mut xdp_md,
             client: *mut Tuple<$version>,
-            backend_id: u16,
+            numbers: u64,
             backend: *mut Backend,
-            source: u32,
             to: *mut Tuple<$version>,
         ) -> u64 {
             references!(client, backend, to);
-            let source = Source { index: (source >> 16) as u16, port: source as u16 };
-            match nat::reserve_source(client, backend_id, backend, source, to) {
+            let packet = Packet::new(&XdpContext::new(ctx));
+            let backend_id = (numbers >> 32) as u16;
+            let source = Source { index: (numbers >> 16) as u16, port: numbers as u16 };
+            match nat::reserve_source(&packet, client, backend_id, backend, source, to) {
                 Ok(Reserved::Done) => DONE,
                 Ok(Reserved::Taken) => TAKEN,
                 Err(reason) => DROP | reason as u64,
@@ -332,14 +335,18 @@ macro_rules! stages {
 
             #[inline(always)]
             fn reserve_source(
+                packet: &Packet,
                 client: &Tuple<Self>,
                 backend_id: u16,
                 backend: &Backend,
                 source: Source,
                 to: &mut Tuple<Self>,
             ) -> Result<Reserved, DropReason> {
-                let source = (source.index as u32) << 16 | source.port as u32;
-                match $reserve_source(pointer(client), backend_id, pointer(backend), source, to) {
+                // A function has five arguments at most.
+                let source = (source.index as u64) << 16 | source.port as u64;
+                let numbers = (backend_id as u64) << 32 | source;
+                let (client, backend) = (pointer(client), pointer(backend));
+                match $reserve_source(packet.ctx(), client, numbers, backend, to) {
                     DONE => Ok(Reserved::Done),
                     TAKEN => Ok(Reserved::Taken),
                     outcome => match DropReason::from_number(outcome as u32 & 0xff) {

@@ -48,7 +48,9 @@ pub struct Request<'a> {
 pub struct Close<'a> {
     pub edge: &'a str,
     pub service: &'a str,
-    pub connection: u64,
+    /// None of one that was spliced, of whose end the agent tells: the flow table knows packets and no more. So the
+    /// client is as it stands in them, bytes are those of IP packets, and they and the time count from the splice.
+    pub connection: Option<u64>,
     pub client: SocketAddr,
     pub backend: &'a str,
     pub bytes_in: u64,
@@ -64,7 +66,10 @@ pub struct Line<'a> {
     event: &'static str,
     edge: &'a str,
     service: &'a str,
-    connection: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spliced: Option<bool>,
     client: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<Cow<'a, str>>,
@@ -91,6 +96,13 @@ pub struct Line<'a> {
     ended_by: Option<&'static str>,
 }
 
+impl Close<'_> {
+    /// Appends the line, with the time.
+    pub fn write(&self, now: SystemTime, to: &mut Vec<u8>) {
+        Line::of_close(self).write(now, to);
+    }
+}
+
 impl<'a> Line<'a> {
     pub fn of_request(request: &Request<'a>) -> Self {
         let word = |bytes: &'a [u8]| (!bytes.is_empty()).then(|| cut(bytes, MOST_WORD));
@@ -99,7 +111,8 @@ impl<'a> Line<'a> {
             event: if request.upgraded { "upgrade" } else { "request" },
             edge: request.edge,
             service: request.service,
-            connection: format!("{:016x}", request.connection),
+            connection: Some(format!("{:016x}", request.connection)),
+            spliced: None,
             client: request.client,
             method: Some(cut(request.method.as_bytes(), MOST_WORD)),
             path: Some(cut(request.path.as_bytes(), MOST_PATH)),
@@ -123,7 +136,8 @@ impl<'a> Line<'a> {
             event: "close",
             edge: close.edge,
             service: close.service,
-            connection: format!("{:016x}", close.connection),
+            connection: close.connection.map(|id| format!("{id:016x}")),
+            spliced: close.connection.is_none().then_some(true),
             client: close.client,
             method: None,
             path: None,
@@ -232,7 +246,7 @@ pub mod tests {
         let close = Close {
             edge,
             service,
-            connection,
+            connection: Some(connection),
             client,
             backend: "chat-1",
             bytes_in: 7,
@@ -252,12 +266,37 @@ pub mod tests {
     }
 
     #[test]
+    fn the_end_of_a_spliced_connection_says_that_it_was_one() {
+        let Request { edge, service, client, .. } = request();
+        let close = Close {
+            edge,
+            service,
+            connection: None,
+            client,
+            backend: "chat-1",
+            bytes_in: 7,
+            bytes_out: 8,
+            duration: Duration::from_secs(2),
+            ended_by: "closed",
+        };
+        assert_eq!(
+            written(Line::of_close(&close)),
+            json!({
+                "time": "2027-01-15T08:00:00.123Z", "event": "close", "edge": "edge-1",
+                "service": "chat", "spliced": true, "client": "198.51.100.7:40000",
+                "backend": "chat-1", "bytes_in": 7, "bytes_out": 8, "duration_ms": 2000.0,
+                "ended_by": "closed",
+            })
+        );
+    }
+
+    #[test]
     fn a_splice_is_not_an_end() {
         let Request { edge, service, connection, client, .. } = request();
         let so_far = Close {
             edge,
             service,
-            connection,
+            connection: Some(connection),
             client,
             backend: "chat-1",
             bytes_in: 7,

@@ -16,7 +16,7 @@ use std::{
 
 use line::Line;
 pub use line::{Close, Request};
-use writer::Writer;
+pub use writer::Writer;
 
 /// How long a line may wait for others.
 const PATIENCE: Duration = Duration::from_millis(100);

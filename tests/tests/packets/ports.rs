@@ -1,6 +1,6 @@
 //! Source ports of `nat`: kept if free, else another; counted when there is none, never stolen.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use lb_common::{
     counters::BackendCounters,
@@ -194,5 +194,25 @@ fn without_a_source_address_nobody_is_forwarded() {
         let other = Connection::new(&plane, id::NAT, !v6);
         let syn = other.syn();
         plane.check("the other version works", &syn.bytes(), &other.syn_goes_up(&syn));
+    }
+}
+
+#[test]
+fn a_port_that_a_socket_of_the_host_has_is_left_to_it() {
+    for v6 in VERSIONS {
+        let mut plane = Dataplane::fresh(Scenario::usual());
+        let connection = Connection::new(&plane, id::NAT, v6);
+        // The test's thread is in the namespace of the test runs, as `fresh` has left it.
+        let any: IpAddr = if v6 { [0_u16; 8].into() } else { [0; 4].into() };
+        let socket = TcpListener::bind((any, connection.client.port())).unwrap();
+        let other = translated(&mut plane, &connection, &connection.syn());
+        complete(&mut plane, &other);
+        drop(socket);
+        let again = Connection::between(
+            &plane.scenario,
+            SocketAddr::new(connection.client.ip(), connection.client.port() + 1),
+            connection.vip,
+        );
+        again.open(&mut plane);
     }
 }
