@@ -369,6 +369,39 @@ fn a_drained_backend_loses_its_conversations_after_the_deadline_at_the_pace() {
 }
 
 #[test]
+fn spliced_connections_weigh_with_those_who_choose_the_least_loaded() {
+    const LEFT_OUT: usize = 1;
+    let l7 = L7Config { balance: "least-connections", sticky: false, ..L7Config::default() };
+    let mut site = SplicedPlan { l7, ..plan("least connections") }.build().unwrap();
+    let name = server_name(LEFT_OUT);
+    let mut drain = |site: &mut SplicedSite, drain| {
+        let change = |it: &mut tests::edge::EdgeConfig| {
+            for service in SERVICES {
+                it.service(service).backend(&name).drain = drain;
+                it.service(service).backend(&name).weight = if drain { 90 } else { 100 };
+            }
+        };
+        site.edge.configure(change).unwrap();
+        site.edge.reload().unwrap();
+        let weight = Some(if drain { 90 } else { 100 });
+        let applied =
+            |status: &Status| SERVICES.iter().all(|it| status.weight(it, &name) == weight);
+        site.edge.wait_for("the reload is applied", SOON, applied).unwrap();
+    };
+    drain(&mut site, true);
+    let (load, flows) = start(&site);
+    assert!(flows.iter().all(|it| it.backend != server_name(LEFT_OUT)), "it drains");
+    drain(&mut site, false);
+    // Those that it has not are with the others: newcomers are its own until it has as many.
+    let newcomers = Silent::start(&site, 20);
+    assert_eq!(newcomers.with(&server_name(LEFT_OUT)), 20, "{:?}", newcomers.backends);
+    let stats = load.stop();
+    assert_eq!((stats.errors, stats.wrong), (0, 0), "{stats}");
+    drop(newcomers);
+    site.wait_empty().unwrap();
+}
+
+#[test]
 fn a_spliced_connection_is_load_and_is_told_of_in_the_log() {
     let site = plan("account").build().unwrap();
     let (load, flows) = start(&site);
