@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lb_common::outcome::DropReason;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use tests::edge::HealthConfig;
 use tests::effort;
 use tests::pipe::{Dial, End, Ending, Mode, Pipe, Terms};
 use tests::privilege::require_root;
@@ -156,16 +158,16 @@ impl Slot {
                 pipe.shut().await
             }
             Life::Pushed => {
-                // In the pauses nothing is under way.
-                let (pipe, opened) = self.open(stream(60_000, 300, 15)).await?;
-                let (exchanged, spliced) =
-                    tokio::join!(pipe.exchange(before), self.spliced(opened));
-                exchanged.and(spliced)
+                // In the pauses, longer than a delayed acknowledgement's, nothing is under way.
+                let (mut pipe, opened) = self.open(stream(60_000, 3_000, 150)).await?;
+                let (pushed, spliced) = tokio::join!(pipe.receive(45_000), self.spliced(opened));
+                pushed.and(spliced)?;
+                pipe.exchange(before).await
             }
             Life::Busy => {
                 let (mut pipe, opened) = self.open(echo).await?;
-                let pause = Duration::from_millis(dice.random_range(1..4));
-                let mut more = 10;
+                let pause = Duration::from_millis(dice.random_range(70..120));
+                let mut more = 5;
                 let go_on = || {
                     if self.watch.has(self.source, opened) {
                         more -= 1;
@@ -226,6 +228,57 @@ fn thousands_on_tuples_that_are_used_again_at_once_end_in_every_way() {
     all_is_well(&site);
 }
 
+#[test]
+fn who_sends_in_the_midst_of_the_hand_over_waits_for_one_retransmission_at_most() {
+    /// Messages of each.
+    const MESSAGES: u32 = 10;
+    /// A retransmission timeout is 200 ms and two round trips; a busy machine adds to it.
+    const PATIENCE: Duration = Duration::from_millis(700);
+    let connections = effort::choose(400, 4_000);
+    let site = build(SplicedPlan::new, "in the midst");
+    let watch = Watch::start(site.edge.lister());
+    let (seed, listeners) = (site.seed, site.listeners());
+    let times = site.clients(0, async move |_| -> Result<Vec<Duration>> {
+        let mut dice = SmallRng::seed_from_u64(seed);
+        let (mut times, mut pipes) = (Vec::new(), Vec::new());
+        for number in 0..connections {
+            let target = listeners[number as usize % 2];
+            let mut pipe = Dial::new(target, Terms::echo(seed, number)).open().await?;
+            for _ in 0..MESSAGES {
+                // The runtime's own timers are too coarse: it shall be any moment of the hand-over's.
+                let start = Instant::now();
+                let pause = Duration::from_micros(dice.random_range(0..6_000));
+                while start.elapsed() < pause {
+                    tokio::task::yield_now().await;
+                }
+                let sent = Instant::now();
+                pipe.echo(dice.random_range(1..300)).await?;
+                times.push(sent.elapsed());
+            }
+            pipes.push((pipe, Instant::now()));
+            // Some end while others begin.
+            if pipes.len() > 50 {
+                let (mut pipe, since) = pipes.remove(0);
+                watch.spliced(pipe.local(), since, SPLICED).await?;
+                pipe.echo(2_000).await?;
+                pipe.finish().await?;
+            }
+        }
+        for (pipe, _) in pipes {
+            pipe.finish().await?;
+        }
+        Ok(times)
+    });
+    let mut times = times.unwrap();
+    times.sort();
+    let held = site.edge.status().unwrap().dropped(DropReason::SpliceHold);
+    let slow = times.iter().filter(|time| **time > Duration::from_millis(150)).count();
+    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+    eprintln!("{held} segments dropped, {slow} messages slow; median {median:?}, worst {worst:?}");
+    assert!(worst < PATIENCE, "{worst:?}");
+    all_is_well(&site);
+}
+
 /// Opens so many echoes over both services, each on its own tuple, and waits until all are spliced.
 async fn open_spliced(
     watch: &Watch,
@@ -258,7 +311,7 @@ fn tuples(site: &SplicedSite, client: usize, count: u16) -> Vec<(SocketAddr, Soc
 }
 
 #[test]
-fn a_killed_server_resets_its_clients_at_once_and_their_tuples_serve_again() {
+fn a_killed_server_ends_its_clients_at_once_and_their_tuples_serve_again() {
     const VICTIM: usize = 1;
     let mut site = build(SplicedPlan::new, "killed server");
     let watch = Watch::start(site.edge.lister());
@@ -277,9 +330,9 @@ fn a_killed_server_resets_its_clients_at_once_and_their_tuples_serve_again() {
         is_killed.recv().await.context("the test has failed")?;
         let (start, count) = (Instant::now(), own.len());
         for mut pipe in own {
+            // The kernel says FIN for a server that had read everything, and RST for any other.
             let end = pipe.ended().await?;
-            ensure!(end == End::Reset, "{end:?}");
-            ensure!(start.elapsed() < AT_ONCE, "the reset came after {:?}", start.elapsed());
+            ensure!(start.elapsed() < AT_ONCE, "{end:?} came after {:?}", start.elapsed());
             // At once again, with whoever is left.
             let dial = Dial::new(pipe.target(), Terms::echo(seed, 1_000 + others.len() as u64));
             let source = Some(pipe.local());
@@ -366,6 +419,12 @@ fn a_client_that_vanishes_is_given_up_after_the_idle_timeout_and_its_server_is_t
     all_is_well(&site);
 }
 
+/// Probes that wait their turn on a machine which is busy with bulk.
+fn patience() -> HealthConfig {
+    let interval = Duration::from_secs(5);
+    HealthConfig { interval, timeout: interval, fall: 10, rise: 1, ..HealthConfig::websocket() }
+}
+
 /// Runs such an exchange on so many spliced connections at a time, in turns over IPv4 and IPv6.
 fn exchange(site: &SplicedSite, connections: u64, bytes: u64) -> Duration {
     let watch = Watch::start(site.edge.lister());
@@ -395,7 +454,8 @@ fn exchange(site: &SplicedSite, connections: u64, bytes: u64) -> Duration {
 
 #[test]
 fn bulk_each_way_is_exact() {
-    let site = build(SplicedPlan::new, "bulk");
+    let patient = |seed| SplicedPlan { health: patience(), ..SplicedPlan::new(seed) };
+    let site = build(patient, "bulk");
     let bytes = effort::choose(64 << 20, 1 << 30);
     let took = exchange(&site, 2, bytes);
     eprintln!("2 x 2 x {} MiB in {took:?}", bytes >> 20);
@@ -404,8 +464,8 @@ fn bulk_each_way_is_exact() {
 
 #[test]
 fn bulk_each_way_is_exact_on_bad_wires() {
-    let site =
-        build(|seed| SplicedPlan { wires: true, ..SplicedPlan::new(seed) }, "bulk, bad wires");
+    let plan = |seed| SplicedPlan { wires: true, health: patience(), ..SplicedPlan::new(seed) };
+    let site = build(plan, "bulk, bad wires");
     site.rough(Duration::from_millis(25), 1.0);
     // TCP with one per cent lost at 50 ms takes some hundred KiB a second: many share the work.
     let (connections, bytes) = effort::choose((32, 512 << 10), (128, 8 << 20));

@@ -264,7 +264,7 @@ impl Pipe {
         let (ours, expected) =
             (self.dial.terms.pattern(Side::Client), self.dial.terms.pattern(Side::Server));
         let (from, to) = self.stream.split();
-        let (mut sent, mut came) = (self.sent, 0);
+        let (mut sent, mut came) = (self.sent, self.came);
         let rest = std::mem::take(&mut self.rest);
         let send = async {
             let mut to = to;
