@@ -23,7 +23,7 @@ use crate::{
     pool::{Ask, Backend, Picked},
     request, response,
     service::Plan,
-    splice::tcp::Peer,
+    splice::{Splicing, tcp::Peer},
     upgrade,
     upstream::{Connected, Sender, connect},
 };
@@ -136,8 +136,8 @@ impl Exchange<'_> {
     ) -> Result<Connected, Outcome> {
         let deadline = &self.client.deadline;
         deadline.set(Wait::Connect, self.client.timeouts().connect);
-        let splicing = &self.client.service.splicing;
-        let connecting = connect(backend.address(), &self.plan.sources, splicing, fitting);
+        let Splicing { flows, ports, .. } = &*self.client.service.splicing;
+        let connecting = connect(backend.address(), &self.plan.sources, (flows, ports), fitting);
         match self.in_time(connecting).await {
             Ok(Ok(connected)) => Ok(connected),
             Ok(Err(_)) => Err(Outcome::ConnectFailed),

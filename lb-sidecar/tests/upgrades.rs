@@ -206,3 +206,19 @@ fn a_worker_that_must_end_closes_its_relays_at_their_pace() {
             .expect("the end, before the deadline");
     });
 }
+
+/// Whether the kernel's choice of a source port is free of flows cannot be known.
+#[test]
+fn without_a_flow_table_an_upgraded_connection_is_relayed_for_good() {
+    run(|| async {
+        let server = Server::upgrading("").await;
+        let edge = Edge::new(&[server.address], |s| s.splice = true);
+        let mut client = edge.connect().await;
+        client.send(format!("{ASK}early")).await;
+        client.read_until("early").await;
+        assert_eq!((edge.count("upgraded"), edge.count("splice_unchecked_port")), (1, 1));
+        client.send("more").await;
+        client.read_until("more").await;
+        assert_eq!(edge.count("splice_waits"), 0);
+    });
+}

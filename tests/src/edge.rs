@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use lb_agent::bpf::PinDir;
+use lb_agent::flows::{FlowTable, table};
+use lb_common::addr::{V4, V6};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -124,7 +127,7 @@ impl Edge {
     /// Where its maps, program and links are pinned.
     #[must_use]
     pub fn pins(&self) -> PathBuf {
-        lb_agent::bpf::PinDir::of_edge(&self.config.name).path().to_owned()
+        PinDir::of_edge(&self.config.name).path().to_owned()
     }
 
     /// Starts the agent and waits until it is ready.
@@ -280,14 +283,53 @@ impl Edge {
 
     /// The flows in the kernel's tables, as `lb-agent flows` lists them. Needs no running agent.
     pub fn flows(&self) -> Result<Vec<FlowLine>> {
-        let file = self.config_path();
-        let file = file.to_str().context("a path that is not text")?;
-        FlowLine::parse(&self.cli(&["flows", "--config", file, "--limit", "1000000", "--json"])?)
+        self.lister().flows()
+    }
+
+    /// What lists the flows from another thread.
+    #[must_use]
+    pub fn lister(&self) -> Lister {
+        let (namespace, agent) = (self.namespace.clone(), self.agent.clone());
+        Lister { namespace, agent, file: self.config_path() }
+    }
+
+    /// How many entries the kernel's flow tables have, of whatever kind and of either direction.
+    pub fn flow_entries(&self) -> Result<usize> {
+        let pins = PinDir::of_edge(&self.config.name);
+        Ok(entries(table::flows::<V4>(&pins)?)? + entries(table::flows::<V6>(&pins)?)?)
     }
 
     /// `lb-agent unload`.
     pub fn unload(&self) -> Result<String> {
         self.cli(&["unload", "--edge", self.name()])
+    }
+}
+
+fn entries<A, T: FlowTable<A>>(mut table: T) -> std::io::Result<usize> {
+    let (mut batch, mut from, mut count) = (Vec::new(), None, 0);
+    loop {
+        from = table.batch(from, &mut batch)?;
+        count += batch.len();
+        if from.is_none() {
+            return Ok(count);
+        }
+    }
+}
+
+/// Lists an edge's flows.
+#[derive(Clone, Debug)]
+pub struct Lister {
+    namespace: NsHandle,
+    agent: PathBuf,
+    file: PathBuf,
+}
+
+impl Lister {
+    /// See [`Edge::flows`].
+    pub fn flows(&self) -> Result<Vec<FlowLine>> {
+        let mut command = self.namespace.command(&self.agent);
+        command.args(["flows", "--limit", "1000000", "--json", "--config"]).arg(&self.file);
+        FlowLine::parse(&process::run(&mut command)?)
     }
 }
 

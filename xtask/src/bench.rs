@@ -13,6 +13,13 @@ use crate::{
 const PREFIX: &str = "bench-";
 /// What `l7` makes networks with, and what it measures the sidecar beside.
 const L7: [Package; 2] = [program("iproute2", "ip"), program("haproxy", "haproxy")];
+/// The same for `splice`.
+const SPLICE: [Package; 4] = [
+    program("iproute2", "ip"),
+    program("ethtool", "ethtool"),
+    program("haproxy", "haproxy"),
+    program("nginx-light", "nginx"),
+];
 
 pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
     let metadata = Metadata::own(&workspace::root().join("Cargo.toml"))?;
@@ -32,10 +39,15 @@ pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
         bail!("no benchmark `{name}`; there is: {}", known.join(", "));
     }
     need_root("the benchmarks run BPF programs", &format!("cargo xtask bench {name}"))?;
-    if name == "l7" {
-        provision::packages("this benchmark", &L7)?;
+    match name {
+        "l7" => provision::packages("this benchmark", &L7)?,
+        "splice" => provision::packages("this benchmark", &SPLICE)?,
+        _ => {}
     }
     let binaries = build::build(Profile::Release)?;
+    if name == "splice" {
+        testbed_binary("chat-server")?;
+    }
     let binary = format!("{PREFIX}{name}");
     testbed_binary(&binary)?;
     process::replace(

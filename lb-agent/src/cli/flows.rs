@@ -80,6 +80,9 @@ struct Names {
     services: BTreeMap<u16, String>,
     addresses: BTreeMap<u16, SocketAddr>,
     backends: BTreeMap<u16, String>,
+    /// Services with flows but no listeners in the maps, as those that are no longer spliced: who is called what, by the
+    /// listener and the backend's address.
+    unlisted: BTreeMap<SocketAddr, (String, BTreeMap<SocketAddr, String>)>,
 }
 
 impl Names {
@@ -93,8 +96,12 @@ impl Names {
         let addresses: BTreeMap<u16, SocketAddr> =
             actual.backends.iter().map(|(id, backend)| (*id, backend_addr(backend))).collect();
         let (mut services, mut backends) = (BTreeMap::new(), BTreeMap::new());
+        let mut unlisted = BTreeMap::new();
         for service in config.into_iter().flat_map(|config| &config.services) {
             let Some(id) = service.listen.iter().find_map(|addr| listeners.get(addr)) else {
+                let of_service = service.backends.iter().map(|it| (it.address, it.name.clone()));
+                let named = (service.name.clone(), of_service.collect::<BTreeMap<_, _>>());
+                unlisted.extend(service.listen.iter().map(|at| (*at, named.clone())));
                 continue;
             };
             services.insert(*id, service.name.clone());
@@ -107,7 +114,7 @@ impl Names {
                 }
             }
         }
-        Self { listeners, services, addresses, backends }
+        Self { listeners, services, addresses, backends, unlisted }
     }
 
     fn listeners_of(&self, text: &str) -> Result<BTreeSet<SocketAddr>> {
@@ -118,13 +125,17 @@ impl Names {
                 || id.to_string() == text
         };
         let ids: BTreeSet<u16> = self.listeners.iter().filter(is_meant).map(|it| *it.1).collect();
-        if ids.is_empty() {
+        let of_ids = self.listeners.iter().filter(|(_, id)| ids.contains(id)).map(|(at, _)| *at);
+        let unlisted =
+            self.unlisted.iter().filter(|(at, (name, _))| addr == Some(**at) || name == text);
+        let found: BTreeSet<_> = of_ids.chain(unlisted.map(|(at, _)| *at)).collect();
+        if found.is_empty() {
             bail!(
                 "service {text:?}: not known; give its name and --config FILE, or one of its listeners: {}",
-                joined(self.listeners.keys())
+                joined(self.listeners.keys().chain(self.unlisted.keys()))
             );
         }
-        Ok(self.listeners.iter().filter(|(_, id)| ids.contains(id)).map(|(at, _)| *at).collect())
+        Ok(found)
     }
 
     fn backends_of(&self, text: &str) -> Result<BTreeSet<u16>> {
@@ -147,13 +158,21 @@ impl Names {
     fn service(&self, listener: SocketAddr) -> String {
         match self.listeners.get(&listener) {
             Some(id) => self.services.get(id).cloned().unwrap_or_else(|| id.to_string()),
-            None => "?".to_owned(),
+            None => self
+                .unlisted
+                .get(&listener)
+                .map_or_else(|| "?".to_owned(), |(name, _)| name.clone()),
         }
     }
 
-    fn backend(&self, id: u16) -> String {
+    fn backend(&self, listener: SocketAddr, id: u16) -> String {
+        let of_unlisted = || {
+            let (_, backends) = self.unlisted.get(&listener)?;
+            backends.get(self.addresses.get(&id)?).cloned()
+        };
         let address = || self.addresses.get(&id).map(ToString::to_string);
-        self.backends.get(&id).cloned().or_else(address).unwrap_or_else(|| id.to_string())
+        let name = self.backends.get(&id).cloned().or_else(of_unlisted);
+        name.or_else(address).unwrap_or_else(|| id.to_string())
     }
 }
 
@@ -189,7 +208,7 @@ fn print(rows: &[Listed], names: &Names, as_json: bool) -> io::Result<()> {
             row.client.to_string(),
             row.listener.to_string(),
             names.service(row.listener),
-            names.backend(row.backend),
+            names.backend(row.listener, row.backend),
             row.state,
             row.age_seconds,
             row.idle_seconds,
@@ -205,7 +224,7 @@ fn json_row(row: &Listed, names: &Names) -> serde_json::Value {
         "client": row.client,
         "listener": row.listener,
         "service": names.service(row.listener),
-        "backend": names.backend(row.backend),
+        "backend": names.backend(row.listener, row.backend),
         "backend_id": row.backend,
         "backend_address": names.addresses.get(&row.backend),
         "nat": row.nat.map(|(edge, backend)| json!({ "edge": edge, "backend": backend })),

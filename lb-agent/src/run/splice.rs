@@ -1,7 +1,7 @@
 //! What the broker may splice, from the configuration and the ids in the maps.
 
-use super::{agent::Agent, interfaces::State};
-use crate::{config::Service, splice::Roster};
+use super::{agent::Agent, input::is_spliced, interfaces::State};
+use crate::splice::Roster;
 
 impl Agent {
     /// Tells the brokers what may be spliced from now on.
@@ -25,9 +25,4 @@ impl Agent {
         }
         self.spliced.set(roster);
     }
-}
-
-/// Whether the upgraded connections of an l7 service are to be spliced.
-fn is_spliced(service: &Service) -> bool {
-    service.l7().is_some()
 }

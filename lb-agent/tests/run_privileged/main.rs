@@ -10,5 +10,6 @@ mod lifecycle;
 mod network;
 mod reload;
 mod sidecar;
+mod splice;
 mod traffic;
 mod tunnel;

@@ -6,6 +6,8 @@ mod attempts;
 mod direction;
 pub mod registry;
 #[cfg(test)]
+mod splice_tests;
+#[cfg(test)]
 mod tests;
 mod websocket;
 

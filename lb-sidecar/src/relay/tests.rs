@@ -15,13 +15,13 @@ use crate::{
     settings::{self, State},
 };
 
-const HOUR: Duration = Duration::from_secs(3_600);
+pub const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A relay under test, with the far ends of its connections.
-struct Case {
-    client: TcpStream,
-    server: TcpStream,
-    ended: JoinHandle<Ended>,
+pub struct Case {
+    pub client: TcpStream,
+    pub server: TcpStream,
+    pub ended: JoinHandle<Ended>,
     backend: Rc<Backend>,
 }
 
@@ -48,11 +48,21 @@ async fn start(
     websocket: bool,
     ahead: [&[u8]; 2],
 ) -> Case {
+    start_with(registry, idle, websocket, ahead, None).await
+}
+
+pub async fn start_with(
+    registry: &Rc<Registry>,
+    idle: Duration,
+    websocket: bool,
+    ahead: [&[u8]; 2],
+    splice: Option<Means>,
+) -> Case {
     let ((client, inner), (outer, server)) = tokio::join!(pair(), pair());
     let backend = backend();
     let entry = registry.enter(Rc::clone(&backend));
     let end = |stream, ahead| End { stream, read_ahead: Bytes::copy_from_slice(ahead) };
-    let options = Options { idle_timeout: idle, websocket, entry, splice: None };
+    let options = Options { idle_timeout: idle, websocket, entry, splice };
     let ended = spawn_local(relay(end(inner, ahead[0]), end(outer, ahead[1]), options));
     Case { client, server, ended, backend }
 }
@@ -61,13 +71,13 @@ async fn plain() -> Case {
     start(&Rc::default(), HOUR, false, [b"", b""]).await
 }
 
-async fn on_local_set(test: impl Future<Output = ()>) {
+pub async fn on_local_set(test: impl Future<Output = ()>) {
     let tasks = LocalSet::new();
     let limited = tokio::time::timeout(Duration::from_secs(60), tasks.run_until(test));
     limited.await.expect("it hangs");
 }
 
-async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+pub async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.unwrap();
     bytes

@@ -11,9 +11,9 @@ use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::ports::Ports;
 use crate::splice::{
-    Splicing,
-    flows::Flows as _,
+    flows::Flows,
     tcp::{self, Peer},
 };
 
@@ -70,10 +70,9 @@ pub struct Connected {
 pub async fn connect(
     to: SocketAddr,
     sources: &Sources,
-    splicing: &Splicing,
+    (flows, ports): (&impl Flows, &Ports),
     fitting: Option<&Peer>,
 ) -> io::Result<Connected> {
-    let Splicing { flows, ports, .. } = splicing;
     let from = sources.next(to);
     if !flows.are_known(to.ip()) {
         let socket = sources.socket(to, fitting)?;
@@ -120,16 +119,90 @@ pub fn guard(socket: &Socket, keepalive: Duration, user_timeout: Duration) -> io
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Flows hold these ports; none: nothing is known.
+    struct Held(Option<HashSet<u16>>);
+
+    impl Flows for Held {
+        fn are_known(&self, _: IpAddr) -> bool {
+            self.0.is_some()
+        }
+
+        fn holds(&self, _: SocketAddr, local: SocketAddr) -> Option<bool> {
+            Some(self.0.as_ref()?.contains(&local.port()))
+        }
+    }
+
+    fn sources(addresses: &[IpAddr]) -> Sources {
+        Sources::new(addresses, Duration::ZERO, Duration::ZERO)
+    }
+
+    #[tokio::test]
+    async fn connections_come_from_ports_without_a_flow() {
+        let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let backends = listeners.each_ref().map(|it| it.local_addr().unwrap());
+        let ports = Ports::of_kernel();
+        let held = Held(Some((0..=u16::MAX).filter(|port| port % 4 > 0).collect()));
+        for addresses in [&[][..], &["127.0.0.2".parse().unwrap()]] {
+            let sources = self::sources(addresses);
+            let mut open = Vec::new();
+            for to in backends.repeat(50) {
+                let connected = connect(to, &sources, (&held, &ports), None).await.unwrap();
+                assert!(connected.port_is_checked);
+                let local = connected.stream.local_addr().unwrap();
+                assert_eq!(held.holds(to, local), Some(false), "{local}");
+                let address = addresses.first().copied();
+                assert_eq!(local.ip(), address.unwrap_or(to.ip()));
+                open.push(connected.stream);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_somebody_has_is_passed_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let sources = self::sources(&[]);
+        let free = Held(Some(HashSet::new()));
+        let (ports, same) = (Ports::of_kernel(), Ports::of_kernel());
+        let mut open = Vec::new();
+        for _ in 0..5 {
+            // One worker follows another, over the same ports.
+            same.begin_like(&ports);
+            for ports in [&ports, &same] {
+                open.push(connect(to, &sources, (&free, ports), None).await.unwrap().stream);
+            }
+        }
+        let ports: HashSet<_> = open.iter().map(|it| it.local_addr().unwrap().port()).collect();
+        assert_eq!(ports.len(), open.len());
+    }
+
+    #[tokio::test]
+    async fn without_a_table_the_kernel_chooses_and_with_no_port_there_is_no_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let ports = Ports::of_kernel();
+        let sources = self::sources(&[]);
+        let connected = connect(to, &sources, (&Held(None), &ports), None).await.unwrap();
+        assert!(!connected.port_is_checked);
+        let full = Held(Some((0..=u16::MAX).collect()));
+        let error = connect(to, &sources, (&full, &ports), None).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+    }
 
     #[test]
     fn sources_take_turns_within_their_version() {
         let addresses = ["127.0.0.1", "::1", "127.0.0.2"].map(|a| a.parse().unwrap());
-        let sources = Sources::new(&addresses, Duration::ZERO, Duration::ZERO);
+        let sources = self::sources(&addresses);
         let v4 = "127.0.0.9:1".parse().unwrap();
         let turns: Vec<_> = (0..4).map(|_| sources.next(v4).unwrap().to_string()).collect();
         assert_eq!(turns, ["127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.2"]);
         assert_eq!(sources.next("[::9]:1".parse().unwrap()).unwrap().to_string(), "::1");
-        assert_eq!(Sources::new(&[], Duration::ZERO, Duration::ZERO).next(v4), None);
+        assert_eq!(self::sources(&[]).next(v4), None);
     }
 }

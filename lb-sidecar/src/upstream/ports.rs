@@ -86,6 +86,11 @@ impl Ports {
         None
     }
 
+    #[cfg(test)]
+    pub(super) fn begin_like(&self, other: &Self) {
+        self.last.set(other.last.get());
+    }
+
     /// The address that the kernel would connect from.
     pub fn address_to(&self, backend: IpAddr) -> io::Result<IpAddr> {
         let now = Instant::now();

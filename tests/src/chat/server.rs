@@ -1,8 +1,10 @@
 //! A WebSocket chat server: it says who it is, checks and echoes, broadcasts and pushes.
 //!
 //! `GET /chat?seed=S&session=N` with an upgrade opens a session whose stream is checked; without the
-//! numbers it only echoes. `GET /health` answers 200 or 503.
+//! numbers it only echoes. `GET /pipe?...` opens a [pipe](crate::pipe). `GET /health` answers 200 or 503, and
+//! `GET /stats` tells what the server did so far; after `GET /fail` it welcomes nobody until `GET /recover`.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt, StreamExt};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
@@ -24,6 +26,7 @@ use super::pattern::{Pattern, Side};
 use super::tcp::{adopt, listen_in};
 use super::{BACKEND_HEADER, BROADCAST, CLOSE_WRONG, ECHO, HELLO, PUSH};
 use crate::netns::{NsHandle, NsTask, Stop};
+use crate::pipe;
 
 const LONGEST_HEAD: usize = 16 * 1024;
 /// How long open sessions have to answer the close of a server that stops.
@@ -46,7 +49,7 @@ impl ServerConfig {
 }
 
 /// What a server did so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerStats {
     pub open: u64,
     pub sessions: u64,
@@ -54,6 +57,9 @@ pub struct ServerStats {
     pub bytes: u64,
     /// Sessions in which a wrong byte came.
     pub wrong: u64,
+    /// Sessions that a RST ended, and those that were given up since nothing came back.
+    pub resets: u64,
+    pub timeouts: u64,
     /// Requests that were not a welcome upgrade, health checks by `GET /health` included.
     pub plain: u64,
 }
@@ -67,8 +73,38 @@ struct Shared {
     messages: AtomicU64,
     bytes: AtomicU64,
     wrong: AtomicU64,
+    resets: AtomicU64,
+    timeouts: AtomicU64,
     plain: AtomicU64,
     everybody: broadcast::Sender<String>,
+}
+
+impl Shared {
+    fn stats(&self) -> ServerStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ServerStats {
+            open: get(&self.open),
+            sessions: get(&self.sessions),
+            messages: get(&self.messages),
+            bytes: get(&self.bytes),
+            wrong: get(&self.wrong),
+            resets: get(&self.resets),
+            timeouts: get(&self.timeouts),
+            plain: get(&self.plain),
+        }
+    }
+
+    /// Takes note of how a session's connection was lost.
+    fn lost(&self, error: &io::Error) {
+        let counter = match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => &self.resets,
+            io::ErrorKind::InvalidData => &self.wrong,
+            // No answer in time, or a router's word that nobody is there.
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable => &self.timeouts,
+            _ => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A running server. On drop its sessions are cut, without a close; see [`ChatServer::stop`].
@@ -91,6 +127,8 @@ impl ChatServer {
             messages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             wrong: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
             plain: AtomicU64::new(0),
             everybody: broadcast::channel(1024).0,
         });
@@ -129,15 +167,7 @@ impl ChatServer {
 
     #[must_use]
     pub fn stats(&self) -> ServerStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        ServerStats {
-            open: get(&self.shared.open),
-            sessions: get(&self.shared.sessions),
-            messages: get(&self.shared.messages),
-            bytes: get(&self.shared.bytes),
-            wrong: get(&self.shared.wrong),
-            plain: get(&self.shared.plain),
-        }
+        self.shared.stats()
     }
 
     /// Ends every session with a close.
@@ -169,6 +199,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
 /// A request's head, as far as it matters here.
 struct Request {
     path: String,
+    query: String,
     seed: Option<u64>,
     session: Option<u64>,
     key: Option<String>,
@@ -202,7 +233,8 @@ async fn read_request(stream: &mut TcpStream) -> Result<Request> {
         pairs.find(|(n, _)| *n == name).and_then(|(_, value)| value.parse().ok())
     };
     let (seed, session) = (number("seed"), number("session"));
-    Ok(Request { path: path.to_owned(), seed, session, key, rest })
+    let (path, query) = (path.to_owned(), query.to_owned());
+    Ok(Request { path, query, seed, session, key, rest })
 }
 
 async fn answer(mut stream: TcpStream, shared: &Shared, stop: Stop) -> Result<()> {
@@ -210,27 +242,44 @@ async fn answer(mut stream: TcpStream, shared: &Shared, stop: Stop) -> Result<()
     let request = read_request(&mut stream).await?;
     let name = &shared.config.name;
     let ready = shared.ready.load(Ordering::Relaxed);
+    let mut said = None;
     let status = match (request.path.as_str(), &request.key) {
-        ("/chat" | "/health", _) if !ready => "503 Service Unavailable",
+        ("/stats", _) => {
+            said = Some(serde_json::to_string(&shared.stats())?);
+            "200 OK"
+        }
+        (path @ ("/fail" | "/recover"), _) => {
+            shared.ready.store(path == "/recover", Ordering::Relaxed);
+            "200 OK"
+        }
+        ("/chat" | "/health" | pipe::PATH, _) if !ready => "503 Service Unavailable",
         ("/health", _) => "200 OK",
-        ("/chat", None) => "426 Upgrade Required",
-        ("/chat", Some(key)) => {
+        ("/chat" | pipe::PATH, None) => "426 Upgrade Required",
+        ("/chat" | pipe::PATH, Some(key)) => {
             let accept = derive_accept_key(key.as_bytes());
             let head = format!(
                 "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
                  sec-websocket-accept: {accept}\r\n{BACKEND_HEADER}: {name}\r\n\r\n"
             );
             stream.write_all(head.as_bytes()).await?;
+            let _open = Open::new(shared);
+            if request.path == pipe::PATH {
+                let served = pipe::serve(stream, &request.rest, &request.query).await;
+                return Ok(served.inspect_err(|error| shared.lost(error))?);
+            }
             let checked = request.seed.zip(request.session);
             let socket =
                 WebSocketStream::from_partially_read(stream, request.rest, Role::Server, None);
-            let _open = Open::new(shared);
-            return Ok(chat(socket.await, shared, checked, stop).await?);
+            let served = chat(socket.await, shared, checked, stop).await;
+            if let Err(Error::Io(error)) = &served {
+                shared.lost(error);
+            }
+            return Ok(served?);
         }
         _ => "404 Not Found",
     };
     shared.plain.fetch_add(1, Ordering::Relaxed);
-    let body = format!("{name}: {status}\n");
+    let body = said.unwrap_or_else(|| format!("{name}: {status}\n"));
     let head = format!(
         "HTTP/1.1 {status}\r\n{BACKEND_HEADER}: {name}\r\ncontent-type: text/plain\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",

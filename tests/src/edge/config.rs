@@ -44,6 +44,7 @@ pub struct EdgeConfig {
     pub vip_addresses: &'static str,
     /// Entries of each flow table.
     pub flows: u32,
+    pub handshakes: u32,
     pub sidecar: SidecarConfig,
     pub services: Vec<ServiceConfig>,
 }
@@ -64,6 +65,7 @@ impl EdgeConfig {
             reset_rate: 1000,
             vip_addresses: "auto",
             flows: 16_384,
+            handshakes: 4096,
             sidecar: SidecarConfig::default(),
             services: Vec::new(),
         }
@@ -88,7 +90,7 @@ impl EdgeConfig {
 pub struct ServiceConfig {
     pub name: String,
     pub listen: Vec<SocketAddr>,
-    /// With `mode = "l4"`, as the next two.
+    /// With `mode = "l4"`, as the next one.
     pub forward: Forward,
     pub affinity: &'static str,
     pub idle_timeout: Duration,
@@ -204,7 +206,8 @@ impl fmt::Display for EdgeConfig {
         writeln!(f, "reset_rate = {}", self.reset_rate)?;
         writeln!(f, "vip_addresses = \"{}\"", self.vip_addresses)?;
         writeln!(f, "\n[edge.tables]")?;
-        writeln!(f, "flows_ipv4 = {0}\nflows_ipv6 = {0}\nhandshakes = 4096", self.flows)?;
+        writeln!(f, "flows_ipv4 = {0}\nflows_ipv6 = {0}", self.flows)?;
+        writeln!(f, "handshakes = {}", self.handshakes)?;
         if self.has_l7() {
             write!(f, "\n{}", self.sidecar)?;
         }
@@ -222,9 +225,9 @@ impl fmt::Display for ServiceConfig {
             None => {
                 writeln!(f, "forward = \"{}\"", self.forward)?;
                 writeln!(f, "affinity = \"{}\"", self.affinity)?;
-                writeln!(f, "idle_timeout = {}", millis(self.idle_timeout))?;
             }
         }
+        writeln!(f, "idle_timeout = {}", millis(self.idle_timeout))?;
         writeln!(f, "fail_open = {}", self.fail_open)?;
         writeln!(f, "health = {}", self.health)?;
         for BackendConfig { name, address, weight, drain } in &self.backends {

@@ -1,5 +1,6 @@
 //! What the agent says of itself, and the flows that it lists.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -76,6 +77,13 @@ impl Status {
         backend.and_then(|it| it["traffic"][counter].as_u64()).unwrap_or_default()
     }
 
+    /// How many connections a backend has.
+    #[must_use]
+    pub fn connections(&self, service: &str, backend: &str) -> u64 {
+        let backend = self.backend(service, backend);
+        backend.and_then(|it| it["connections"].as_u64()).unwrap_or_default()
+    }
+
     /// How often an event was counted, over all services and beside them.
     #[must_use]
     pub fn event(&self, event: Event) -> u64 {
@@ -86,6 +94,22 @@ impl Status {
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.outcome("drops", reason.label())
+    }
+
+    /// How often a service's workers have counted something.
+    #[must_use]
+    pub fn happened(&self, service: &str, label: &str) -> u64 {
+        let service = self.service(service);
+        service.and_then(|it| it["outcomes"]["events"][label].as_u64()).unwrap_or_default()
+    }
+
+    /// What a service's workers have counted of splices, by label.
+    #[must_use]
+    pub fn splices(&self, service: &str) -> BTreeMap<String, u64> {
+        let events = self.service(service).and_then(|it| it["outcomes"]["events"].as_object());
+        let events = events.into_iter().flatten();
+        let of_splices = events.filter(|(label, _)| label.starts_with("splice"));
+        of_splices.filter_map(|(label, count)| Some((label.clone(), count.as_u64()?))).collect()
     }
 
     fn outcome(&self, kind: &str, label: &str) -> u64 {
@@ -147,6 +171,7 @@ pub struct FlowLine {
     pub listener: SocketAddr,
     pub backend: String,
     pub nat: Option<Translated>,
+    pub forward: String,
     pub state: String,
 }
 
@@ -162,6 +187,12 @@ impl FlowLine {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.state == "established"
+    }
+
+    /// XDP carries it between the two connections that the sidecar had.
+    #[must_use]
+    pub fn is_spliced(&self) -> bool {
+        self.forward == "splice"
     }
 
     pub(super) fn parse(text: &str) -> Result<Vec<Self>> {

@@ -5,27 +5,21 @@
 //! ```
 //! docs/benchmarks.md has the method and the results.
 
-mod account;
-mod backend;
-mod haproxy;
-mod load;
 mod measure;
-mod poll;
 mod report;
-mod site;
-mod sluice;
 mod target;
-mod websocket;
 
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use tests::privilege;
+use tests::{
+    bench::{Spread, backend, haproxy, load::Effort},
+    privilege,
+};
 
 use crate::{
-    load::Effort,
-    measure::{Clients, Load, Spread},
+    measure::{Clients, Load},
     report::Line,
     target::{Running, Target},
 };

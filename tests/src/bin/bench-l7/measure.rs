@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tests::bench::load::{self, Effort, Sample};
 
-use crate::{
-    load::{self, Effort, Sample},
-    target::{Running, Target},
-};
+use crate::target::{Running, Target};
 
 /// After it a proxy has given back what it needed for handshakes and messages.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -36,26 +34,6 @@ pub struct Clients {
     pub handshakes: usize,
     pub plain: usize,
     pub idle: usize,
-}
-
-/// The middle of some samples and how far they spread.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Spread {
-    pub median: f64,
-    pub quartiles: [f64; 2],
-}
-
-impl Spread {
-    pub fn of(mut samples: Vec<f64>) -> Self {
-        samples.sort_by(f64::total_cmp);
-        // Between two samples: in proportion, or a quartile of three would be their middle.
-        let at = |share: f64| {
-            let place = (samples.len() - 1) as f64 * share;
-            let (low, high) = (samples[place.floor() as usize], samples[place.ceil() as usize]);
-            low + (high - low) * place.fract()
-        };
-        Self { median: at(0.5), quartiles: [at(0.25), at(0.75)] }
-    }
 }
 
 /// Samples of each target, in the targets' order.

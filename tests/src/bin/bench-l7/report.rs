@@ -1,12 +1,9 @@
 //! What was measured, for people and for programs.
 
 use serde::Serialize;
+use tests::bench::{Spread, load::Sample};
 
-use crate::{
-    load::Sample,
-    measure::{Load, Spread},
-    target::Target,
-};
+use crate::{measure::Load, target::Target};
 
 /// One number of one target.
 #[derive(Clone, Debug, Serialize)]

@@ -3,14 +3,15 @@
 use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
-use tests::edge::Edge;
-
-use crate::{
-    account::Account,
-    haproxy::{Buffers, Haproxy},
-    load::Entrance,
-    site::{self, Site, VIP, VIP_PORT},
-    sluice,
+use tests::{
+    bench::{
+        account::Account,
+        haproxy::{Buffers, Haproxy},
+        load::Entrance,
+        site::{Site, VIP, VIP_PORT},
+        sluice::{self, Sidecar},
+    },
+    edge::Edge,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -61,7 +62,7 @@ impl Running {
         let haproxy = haproxy.map(|it| Haproxy::start(&site, threads, it)).transpose()?;
         let agent = match target {
             Target::HaproxyXdp => Some(sluice::beside(&site)?),
-            Target::Sluice => Some(sluice::start(&site, threads)?),
+            Target::Sluice => Some(sluice::start(&site, &Sidecar::relaying(threads))?),
             Target::Direct | Target::Haproxy | Target::HaproxySmall => None,
         };
         let account = match (&haproxy, &agent) {
@@ -70,7 +71,7 @@ impl Running {
             (None, None) => Account::default(),
         };
         let entrance = Entrance::new(match target {
-            Target::Direct => site::backends(),
+            Target::Direct => site.backends().to_vec(),
             _ => vec![(VIP, VIP_PORT).into()],
         });
         Ok(Self { target, account, entrance, haproxy, agent, site })

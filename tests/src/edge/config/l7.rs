@@ -42,6 +42,8 @@ pub struct L7Config {
     pub balance: &'static str,
     /// Whether all of its connections are in the access log, or none.
     pub logged: bool,
+    /// Whether upgraded connections may be spliced, as they may if nothing is said.
+    pub spliced: bool,
     pub drain: DrainConfig,
 }
 
@@ -52,7 +54,13 @@ impl L7Config {
 
 impl Default for L7Config {
     fn default() -> Self {
-        Self { sticky: true, balance: "round-robin", logged: true, drain: DrainConfig::default() }
+        Self {
+            sticky: true,
+            balance: "round-robin",
+            logged: true,
+            spliced: true,
+            drain: DrainConfig::default(),
+        }
     }
 }
 
@@ -80,6 +88,9 @@ impl fmt::Display for L7Config {
             writeln!(f, "affinity = {{ kind = \"cookie\", name = \"{cookie}\", ttl = \"1d\" }}")?;
         } else {
             writeln!(f, "affinity = \"none\"")?;
+        }
+        if !self.spliced {
+            writeln!(f, "splice = \"off\"")?;
         }
         let DrainConfig { deadline, rate } = self.drain;
         writeln!(f, "drain = {{ deadline = {}, rate = {rate} }}", millis(deadline))

@@ -8,7 +8,7 @@ use super::{
     BUFFER, STUCK,
     connection::{Client, Entrance},
 };
-use crate::poll::{Poll, Ready};
+use crate::bench::poll::{Poll, Ready};
 
 /// Handshakes that are under way at a time.
 const AT_ONCE: usize = 100;

@@ -1,7 +1,7 @@
 //! The place of one proxy: a client, an edge and a backend, each in a namespace, in a row.
 //!
 //! ```text
-//! client 10.1.0.2 ===veth=== 10.1.0.1 edge 10.2.0.1 ===veth=== 10.2.0.2 backend, three ports
+//! client 10.1.0.2 ===veth=== 10.1.0.1 edge 10.2.0.1 ===veth=== 10.2.0.2 backend, three ports for each server
 //! ```
 //! Every proxy has such a place of its own, so that none finds another's connections in TIME_WAIT.
 
@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
+use crate::{netns::Netns, process::Process};
 use anyhow::{Context, Result};
-use tests::{netns::Netns, process::Process};
 
-use crate::backend;
+use crate::bench::backend;
 
 /// Where clients find the service.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -22,24 +22,28 @@ pub const VIP_PORT: u16 = 80;
 /// Where the edge connects from.
 pub const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
 const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
-const BACKEND_PORTS: std::ops::RangeInclusive<u16> = 9001..=9003;
+const FIRST_BACKEND_PORT: u16 = 9001;
+/// That a server listens on: as many backends as it seems to be.
+const PORTS: u16 = 3;
 const SOON: Duration = Duration::from_secs(5);
 
 pub struct Site {
     /// Before its namespace.
-    _backend_process: Process,
+    _servers: Vec<Process>,
+    backends: Vec<SocketAddr>,
     pub client: Netns,
     pub edge: Netns,
     _backend: Netns,
 }
 
-/// Where the backends are.
-pub fn backends() -> Vec<SocketAddr> {
-    BACKEND_PORTS.map(|port| (BACKEND, port).into()).collect()
-}
-
 impl Site {
+    /// With one server.
     pub fn build() -> Result<Self> {
+        Self::with_servers(1)
+    }
+
+    /// With so many servers, each a process with descriptors of its own.
+    pub fn with_servers(servers: u16) -> Result<Self> {
         let client = node("client")?;
         let edge = node("edge")?;
         let backend = node("backend")?;
@@ -49,11 +53,30 @@ impl Site {
         backend.ip("route add default via 10.2.0.1")?;
         // For the clients that connect directly.
         edge.sysctl("ipv4/ip_forward", "1")?;
-        let mut command = backend.command(std::env::current_exe()?);
-        command.arg("backend").args(backends().iter().map(SocketAddr::to_string));
-        let process = Process::spawn("backend", command)?;
-        process.wait_for_line(SOON, |line| line == backend::READY)?;
-        Ok(Self { _backend_process: process, client, edge, _backend: backend })
+        let (mut processes, mut all) = (Vec::new(), Vec::new());
+        for server in 0..servers {
+            let first = FIRST_BACKEND_PORT + server * PORTS;
+            let own = (first..first + PORTS).map(|port| SocketAddr::from((BACKEND, port)));
+            let own: Vec<_> = own.collect();
+            let mut command = backend.command(std::env::current_exe()?);
+            command.arg("backend").args(own.iter().map(SocketAddr::to_string));
+            let process = Process::spawn("backend", command)?;
+            process.wait_for_line(SOON, |line| line == backend::READY)?;
+            processes.push(process);
+            all.extend(own);
+        }
+        // What XDP redirects into a veth needs NAPI at the peer, which GRO brings; and checksums that are left to a
+        // device which is none would be corrupted by incremental updates.
+        for end in [&client, &backend] {
+            end.exec("ethtool", &["-K", "eth0", "tx", "off", "gro", "on"])?;
+        }
+        Ok(Self { _servers: processes, backends: all, client, edge, _backend: backend })
+    }
+
+    /// Where the backends are.
+    #[must_use]
+    pub fn backends(&self) -> &[SocketAddr] {
+        &self.backends
     }
 }
 

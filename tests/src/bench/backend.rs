@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use socket2::{Domain, Socket, Type};
 
-use crate::{
+use crate::bench::{
     poll::{Poll, Ready},
     websocket::{self, Frame},
 };

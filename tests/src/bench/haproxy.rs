@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{owner::OwnedDir, process::Process};
 use anyhow::{Result, bail};
 use nix::sys::resource::{Resource, getrlimit};
-use tests::{owner::OwnedDir, process::Process};
 
-use crate::site::{Site, VIP, VIP_PORT, backends};
+use crate::bench::site::{Site, VIP, VIP_PORT};
 
 const SOON: Duration = Duration::from_secs(5);
 /// Descriptors that are not for connections.
@@ -43,7 +43,7 @@ impl Haproxy {
         site.edge.ip(&format!("address replace {VIP}/32 dev lo"))?;
         let scratch = OwnedDir::scratch("haproxy")?;
         let file = scratch.path().join("haproxy.cfg");
-        fs::write(&file, config(threads, buffers)?)?;
+        fs::write(&file, config(site, threads, buffers)?)?;
         let mut command = site.edge.command("haproxy");
         command.args(["-db", "-f"]).arg(&file);
         let mut process = Process::spawn("haproxy", command)?;
@@ -61,7 +61,7 @@ impl Haproxy {
 /// Stickiness by an inserted cookie, probes, the client's address for the backend; no log.
 ///
 /// `http-reuse always`, as the sidecar shares its connections to backends among clients.
-fn config(threads: u32, buffers: Buffers) -> Result<String> {
+fn config(site: &Site, threads: u32, buffers: Buffers) -> Result<String> {
     let tune = match buffers {
         Buffers::Default => "",
         Buffers::Small => "tune.bufsize 4096\n    tune.maxrewrite 1024",
@@ -90,7 +90,7 @@ backend chat
 ",
         most_connections()?
     );
-    for (n, address) in backends().iter().enumerate() {
+    for (n, address) in site.backends().iter().enumerate() {
         writeln!(config, "    server chat-{n} {address} check inter 5s cookie chat-{n}")?;
     }
     Ok(config)

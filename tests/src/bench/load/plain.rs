@@ -9,7 +9,7 @@ use super::{
     connection::{Entrance, receive, send},
     measure,
 };
-use crate::{
+use crate::bench::{
     account::Account,
     backend::BODY,
     poll::{Poll, Ready},

@@ -2,14 +2,14 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
-use crate::websocket;
+use crate::bench::websocket;
 
 /// Longest answer's head.
 const LONGEST: usize = 4096;
@@ -17,6 +17,8 @@ const LONGEST: usize = 4096;
 /// Where clients connect to, and what they ask for.
 pub struct Entrance {
     pub addresses: Vec<SocketAddr>,
+    /// Where clients connect from; the kernel chooses if there is none.
+    pub source: Option<IpAddr>,
     upgrade: Vec<u8>,
     accept: Vec<u8>,
 }
@@ -30,7 +32,7 @@ impl Entrance {
             websocket::KEY
         );
         let accept = websocket::accept(websocket::KEY.as_bytes());
-        Self { addresses, upgrade: upgrade.into_bytes(), accept: accept.into_bytes() }
+        Self { addresses, source: None, upgrade: upgrade.into_bytes(), accept: accept.into_bytes() }
     }
 
     /// Begins a client's connection.
@@ -38,6 +40,9 @@ impl Entrance {
         let address = self.addresses[client % self.addresses.len()];
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
+        if let Some(source) = self.source {
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
         match socket.connect(&address.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
                 Err(error).with_context(|| format!("cannot connect to {address}"))

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::account::{Account, Expense};
+use crate::bench::account::{Account, Expense};
 
 pub use connection::Entrance;
 pub use handshakes::handshakes;

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::{BUFFER, Effort, STUCK, Sample, connection::Entrance, measure};
-use crate::{
+use crate::bench::{
     account::Account,
     poll::{Poll, Ready},
 };

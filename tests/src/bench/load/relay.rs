@@ -9,7 +9,7 @@ use super::{
     connection::{receive, send},
     measure,
 };
-use crate::{
+use crate::bench::{
     account::Account,
     poll::{Poll, Ready},
     websocket,

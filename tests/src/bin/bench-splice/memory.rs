@@ -1,0 +1,112 @@
+//! What an idle connection takes of the edge's memory: processes, kernel and tables.
+//!
+//! Clients and servers are on the same machine, and their sockets are in the same kernel. What these take is
+//! measured without an edge, by routed connections, and taken off.
+
+use std::{fs, thread::sleep, time::Duration};
+
+use anyhow::{Context, Result};
+use tests::bench::{
+    Spread, haproxy,
+    load::{self, Echoes},
+};
+
+use crate::{
+    What,
+    clients::{Idle, MOST},
+    report::Report,
+    table,
+    target::{Running, Target},
+};
+
+/// After it everybody has given back what only handshakes and messages need.
+const SETTLE: Duration = Duration::from_secs(4);
+/// Connections that are opened and closed before memory is taken as the ground.
+const FIRST: usize = 200;
+
+pub struct Plan {
+    pub connections: usize,
+    pub rounds: u32,
+    pub threads: u32,
+}
+
+/// Bytes of one connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bytes {
+    processes: f64,
+    kernel: f64,
+    /// Of tables that are taken at start, by their capacity.
+    table: f64,
+}
+
+pub fn measure(targets: &[Target], plan: &Plan, report: &mut Report) -> Result<()> {
+    let ends = samples(Target::Routed, plan)?;
+    let ends = Spread::of(ends.iter().map(|it| it.kernel).collect());
+    report.number(What::Memory, "bytes of both ends", "routed", ends);
+    for &target in targets.iter().filter(|target| **target != Target::Routed) {
+        let samples = samples(target, plan)?;
+        let numbers: [(&'static str, &dyn Fn(&Bytes) -> f64); 4] = [
+            ("bytes of processes", &|it| it.processes),
+            ("bytes of the kernel", &|it| it.kernel - ends.median),
+            ("bytes of tables", &|it| it.table),
+            ("bytes/connection", &|it| it.processes + it.kernel - ends.median + it.table),
+        ];
+        for (unit, number) in numbers {
+            let spread = Spread::of(samples.iter().map(number).collect());
+            report.number(What::Memory, unit, target.name(), spread);
+        }
+    }
+    report.bound(What::Memory, "bytes/connection", "spliced", ("<=", 400.0));
+    report.ratio(What::Memory, "bytes/connection", ["spliced", "haproxy"], None);
+    report.ratio(What::Memory, "bytes/connection", ["spliced", "nginx"], None);
+    Ok(())
+}
+
+fn samples(target: Target, plan: &Plan) -> Result<Vec<Bytes>> {
+    let most = match target {
+        Target::Routed | Target::Spliced => plan.connections,
+        // One process has all of its descriptors, two for each connection.
+        Target::Haproxy => plan.connections.min(haproxy::most_connections()? as usize),
+        // Its workers do not share them out evenly.
+        Target::Relay | Target::Nginx => {
+            let each = haproxy::most_connections()? as usize * 9 / 10;
+            plan.connections.min(each * plan.threads as usize * 8 / 10)
+        }
+    };
+    let one = |_| sample(target, plan.threads, most);
+    let samples = (0..plan.rounds).map(one).collect::<Result<Vec<_>>>();
+    samples.with_context(|| format!("{most} idle connections through {}", target.name()))
+}
+
+fn sample(target: Target, threads: u32, connections: usize) -> Result<Bytes> {
+    let servers = u16::try_from(connections.div_ceil(MOST / 2))?;
+    let running = Running::start(target, threads, servers, connections)?;
+    let open = || load::open(&running.entrance(), FIRST);
+    running.site.client.run(|| anyhow::Ok(drop(Echoes::start(open()?)?.finish()?)))?;
+    sleep(SETTLE);
+    let before = (running.account.memory()?, kernel()?);
+    let idle = Idle::open(&running, connections)?;
+    running.wait_spliced(connections)?;
+    sleep(SETTLE);
+    let after = (running.account.memory()?, kernel()?);
+    idle.check()?;
+    let each = |after: u64, before: u64| (after as f64 - before as f64) / connections as f64;
+    let table = match (target, running.edge()) {
+        (Target::Spliced, Some(edge)) => 2.0 * table::bytes_of_entry(edge)?,
+        _ => 0.0,
+    };
+    Ok(Bytes { processes: each(after.0, before.0), kernel: each(after.1, before.1), table })
+}
+
+/// Bytes that the kernel has for its objects, the page cache and the like not among them.
+fn kernel() -> Result<u64> {
+    // Otherwise what is cached of file systems comes and goes with it.
+    fs::write("/proc/sys/vm/drop_caches", "2").context("/proc/sys/vm/drop_caches")?;
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|it| it.split_whitespace().next()?.parse::<u64>().ok());
+        number.with_context(|| format!("/proc/meminfo: no {name}"))
+    };
+    Ok(1024 * (field("Slab:")? + field("Percpu:")?))
+}
