@@ -13,7 +13,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::status::{Backend, Outcomes, Service, Status};
+use super::status::{Backend, Histogram, Outcomes, Service, Status};
+
+const HANDOVER: &str = "sluice_splice_handover";
 
 /// `Content-Type` of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -325,8 +327,28 @@ impl Collector for Snapshot {
                 metric.kind.encode(&mut family.encode_family(&labels)?, value)?;
             }
         }
-        Ok(())
+        match self.0.sidecar.as_ref().and_then(|it| it.handovers.as_ref()) {
+            Some(handovers) => encode_handovers(&mut encoder, handovers),
+            None => Ok(()),
+        }
     }
+}
+
+/// The only histogram.
+fn encode_handovers(encoder: &mut DescriptorEncoder<'_>, handovers: &Histogram) -> fmt::Result {
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    let bound = |micros: Option<u64>| micros.map_or(f64::INFINITY, seconds);
+    let buckets: Vec<_> =
+        handovers.counts.iter().map(|(micros, count)| (bound(*micros), *count)).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    encoder
+        .encode_descriptor(
+            HANDOVER,
+            "From the offer of a connection to its splice, in the agent.",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?
+        .encode_histogram::<NoLabelSet>(handovers.seconds, count, &buckets, None)
 }
 
 #[cfg(test)]
@@ -350,7 +372,8 @@ mod tests {
             assert!(page.contains(&row), "missing:\n{row}");
         }
         let named = page.lines().filter(|line| line.starts_with("| `sluice_")).count();
-        assert_eq!(named, METRICS.len());
+        assert_eq!(named, METRICS.len() + 1);
+        assert!(page.contains(&format!("| `{HANDOVER}_seconds` | histogram |")));
     }
 
     #[test]
@@ -375,6 +398,10 @@ mod tests {
                 "outcomes": { "events": { "syn_forwarded": 7, "spliced": 8 }, "drops": { "splice_hold": 2 } },
             }],
             "outcomes": { "events": { "pass_not_ip": 3 }, "drops": { "fragment": 9 } },
+            "sidecar": {
+                "workers": [], "log_lines_lost": 0,
+                "handovers": { "seconds": 0.0005, "counts": [[50, 3], [100, 4], [null, 1]] },
+            },
             "flows": { "expired": 0, "closed": 4, "orphans": 0, "reset": 0, "unsent_resets": 0 },
             "tables": [],
         });
@@ -393,6 +420,9 @@ mod tests {
             "sluice_packets_total{service=\"\",event=\"pass_not_ip\"} 3.0",
             "sluice_dropped_packets_total{service=\"\",reason=\"fragment\"} 9.0",
             "sluice_flows_ended_total{how=\"closed\"} 4.0",
+            "sluice_splice_handover_seconds_bucket{le=\"0.0001\"} 7",
+            "sluice_splice_handover_seconds_bucket{le=\"+Inf\"} 8",
+            "sluice_splice_handover_seconds_sum 0.0005",
             "# EOF",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
