@@ -1,7 +1,6 @@
 //! Splices of ends with all sorts of TCP options and paths, each with bulk in both directions; and those that must
 //! be relayed, counted by reason. Needs root.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -16,9 +15,8 @@ use tests::seed::seed;
 use tests::spliced::{SERVICES, SplicedPlan, SplicedSite, Watch, start_server};
 use tests::topology::Topology;
 
+/// For a connection to be spliced, or refused.
 const SPLICED: Duration = Duration::from_secs(20);
-/// A connection that is not spliced by then is not going to be.
-const RELAYED: Duration = Duration::from_secs(15);
 
 /// What is done to the ends, and what shall come of it.
 #[derive(Clone, Debug, Default)]
@@ -122,15 +120,7 @@ impl Bench {
             // The agent sees the devices change, and with them its next hops.
             self.site.edge.wait_all_up()?;
         }
-        let counted = self.counted(case.refused)?;
         self.exchange(case)?;
-        let what = format!("{}: {counted:?} and two more", case.what);
-        let wish = |now: Option<u64>| now.is_none_or(|now| now >= counted.unwrap_or(0) + 2);
-        let deadline = Instant::now() + SPLICED;
-        while !wish(self.counted(case.refused)?) {
-            ensure!(Instant::now() < deadline, "{what}: {:?}", self.site.splices()?);
-            std::thread::sleep(Duration::from_millis(50));
-        }
         for (end, name, value) in before.into_iter().rev() {
             end.sysctl(name, &value)?;
         }
@@ -147,47 +137,53 @@ impl Bench {
         Ok(Some(SERVICES.iter().map(|it| status.happened(it, label)).sum()))
     }
 
+    /// Opens a connection over each IP version, waits until it is spliced, or refused for the reason, and sends.
     fn exchange(&self, case: &Case) -> Result<()> {
         let watch = Watch::start(self.site.edge.lister());
         let (seed, first) = (self.site.seed, self.cases * 2);
-        let (targets, case) = (self.site.listeners(), case.clone());
-        self.site.clients(0, async move |_| {
+        let (targets, of_clients) = (self.site.listeners(), case.clone());
+        let counted = self.counted(case.refused)?;
+        let (go, goes) = tokio::sync::oneshot::channel();
+        let bytes = effort::choose(2 << 20, 32 << 20);
+        let clients = self.site.start_clients(0, async move |_| -> Result<()> {
+            let (mut pipes, opened) = (Vec::new(), Instant::now());
             for (version, target) in targets.into_iter().enumerate() {
-                one(target, (seed, first + version as u64), &case, &watch)
-                    .await
-                    .with_context(|| format!("to {target}"))?;
+                let terms = Terms::awaited(seed, first + version as u64, bytes);
+                let pipe = Dial::new(target, terms).open().await?;
+                if let Some(scale) = of_clients.client_scale {
+                    let (_, ours) = scales(&pipe)?;
+                    ensure!(ours == scale, "the client scales by {ours}, not {scale}");
+                }
+                pipes.push(pipe);
+            }
+            if of_clients.refused.is_some() {
+                goes.await.context("not refused")?;
+            }
+            for pipe in pipes {
+                let target = pipe.target();
+                if of_clients.refused.is_none() {
+                    watch.spliced(pipe.local(), opened, SPLICED).await?;
+                }
+                pipe.exchange(bytes).await.with_context(|| format!("to {target}"))?;
             }
             Ok(())
-        })
+        });
+        if let Some(counted) = counted {
+            let deadline = Instant::now() + SPLICED;
+            while self.counted(case.refused)? < Some(counted + 2) {
+                let have = self.site.splices()?;
+                ensure!(Instant::now() < deadline, "not twice {:?}: {have:?}", case.refused);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = go.send(());
+        }
+        clients.join()
     }
 }
 
 fn read(end: &NsHandle, sysctl: &str) -> Result<String> {
     let path = format!("/proc/sys/net/{sysctl}");
     Ok(end.run(|| std::fs::read_to_string(&path)).with_context(|| path.clone())?.trim().to_owned())
-}
-
-async fn one(
-    target: SocketAddr,
-    (seed, session): (u64, u64),
-    case: &Case,
-    watch: &Watch,
-) -> Result<()> {
-    let bytes = effort::choose(2 << 20, 32 << 20);
-    let pipe = Dial::new(target, Terms::awaited(seed, session, bytes)).open().await?;
-    let opened = Instant::now();
-    if let Some(scale) = case.client_scale {
-        let scales = scales(&pipe)?;
-        ensure!(scales.1 == scale, "the client scales by {}, not {scale}", scales.1);
-    }
-    if case.refused.is_none() {
-        watch.spliced(pipe.local(), opened, SPLICED).await?;
-        pipe.exchange(bytes).await
-    } else {
-        pipe.exchange(bytes).await?;
-        ensure!(opened.elapsed() < RELAYED * 4, "slow");
-        Ok(())
-    }
 }
 
 /// The scales of what a client is sent and of what it sends.
