@@ -83,7 +83,7 @@ refusals! {
     Timestamps = 3 "timestamps" never,
     /// One side may send SACK and the other may not (RFC 2018).
     Sack = 4 "sack" never,
-    /// The client may send larger segments than the backend takes.
+    /// One side may send larger segments than the other takes.
     Mss = 5 "mss" never,
     /// Client and backend have different IP versions.
     IpVersions = 6 "ip_versions" never,

@@ -169,6 +169,7 @@ impl Worker {
         }
         if let Some(deadline) = deadline {
             self.life.drain();
+            self.splicing.desk.shut();
             self.tick();
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let left = Duration::from_millis(deadline).saturating_sub(now);

@@ -182,8 +182,9 @@ impl Agent {
         self.shown = Arc::new(view::services(world, &self.plane.ids, &desired));
         self.network.wrote(next_hops);
         let hurry = roster.dooms_more_than(&before);
-        self.roster.set(roster);
+        // First: a walk that begins with the new roster must not miss a splice to a backend that is none any more.
         self.publish_spliced();
+        self.roster.set(roster);
         if let Some(sweeper) = self.sweeper.as_ref().filter(|_| hurry) {
             sweeper.hurry();
         }

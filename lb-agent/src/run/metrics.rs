@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use lb_common::outcome::Event;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
@@ -12,7 +13,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::status::{Backend, Service, Status};
+use super::status::{Backend, Histogram, Outcomes, Service, Status};
+
+const HANDOVER: &str = "sluice_splice_handover";
 
 /// `Content-Type` of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -108,13 +111,20 @@ metrics! {
         };
     Counter "sluice_packets" ["service" "event"]
         "Packets by what became of them, as far as they are not counted per backend; the service is empty for packets of none":
-        |it| outcomes(it, |outcomes| &outcomes.events, "l4");
+        |it| events(it, true);
     Counter "sluice_dropped_packets" ["service" "reason"]
         "Packets dropped, by reason; the service is empty for packets of none":
-        |it| outcomes(it, |outcomes| &outcomes.drops, "l4");
+        |it| {
+            let drops = outcomes(it).flat_map(|(service, outcomes)| {
+                outcomes.drops.iter().map(move |(reason, count)| {
+                    (vec![service.to_owned(), reason.clone()], *count as f64)
+                })
+            });
+            drops.collect()
+        };
     Counter "sluice_sidecar_outcomes" ["service" "outcome"]
         "What became of connections and requests of services with mode = \"l7\"":
-        |it| outcomes(it, |outcomes| &outcomes.events, "l7");
+        |it| events(it, false);
     Counter "sluice_flows_ended" ["how"]
         "Entries of the flow tables that the agent removed: closed, idle for too long (expired), never completed, halves, reset":
         |it| {
@@ -131,12 +141,24 @@ metrics! {
     Counter "sluice_unsent_resets" []
         "RST packets that could not be sent": |it| one(it.flows.unsent_resets as f64);
     Gauge "sluice_service_connections" ["service"]
-        "Client connections that the sidecar has open now, relayed ones included": |it| {
+        "Client connections of services with mode = \"l7\" now, relayed and spliced ones included": |it| {
             of_services(it, |service| service.connections.map(|it| it as f64))
         };
     Gauge "sluice_service_relayed" ["service"]
         "Upgraded connections that the sidecar relays now": |it| {
             of_services(it, |service| service.relayed.map(|it| it as f64))
+        };
+    Gauge "sluice_service_spliced" ["service"]
+        "Upgraded connections that XDP carries now": |it| {
+            of_services(it, |service| service.spliced.map(|it| it as f64))
+        };
+    Counter "sluice_spliced_ended" ["service" "how"]
+        "Spliced connections that have ended, by how: the access log's `ended_by`": |it| {
+            let services = it.services.iter();
+            let samples = services.flat_map(|service| service.ended.iter().map(|(how, count)| {
+                (vec![service.name.clone(), how.clone()], *count as f64)
+            }));
+            samples.collect()
         };
     Gauge "sluice_service_turned_away" ["service"]
         "1 while no backend can be picked and clients are turned away": |it| {
@@ -159,6 +181,8 @@ metrics! {
         "Connections now; with mode = \"l7\", connections and requests that count as load": |it| {
             of_backends(it, |it| Some(it.connections as f64))
         };
+    Gauge "sluice_backend_spliced" ["service" "backend"]
+        "Spliced connections now": |it| of_backends(it, |it| it.spliced.map(|it| it as f64));
     Counter "sluice_backend_health_probes" ["service" "backend"]
         "Health probes that ended": |it| of_backends(it, |it| Some(it.health.probes as f64));
     Counter "sluice_backend_health_failures" ["service" "backend"]
@@ -222,17 +246,17 @@ fn one(value: f64) -> Vec<Sample> {
     vec![(Vec::new(), value)]
 }
 
-/// The outcomes of the services of a mode, with those of no service where XDP counts.
-fn outcomes(
-    status: &Status,
-    kind: fn(&super::status::Outcomes) -> &std::collections::BTreeMap<String, u64>,
-    mode: &str,
-) -> Vec<Sample> {
-    let of_none = (mode == "l4").then_some(("", &status.outcomes));
-    let services = status.services.iter().filter(|service| service.mode == mode);
-    let named = services.map(|service| (service.name.as_str(), &service.outcomes));
-    let samples = of_none.into_iter().chain(named).flat_map(|(service, outcomes)| {
-        let counts = kind(outcomes).iter();
+/// What was counted for each service, and for none.
+fn outcomes(status: &Status) -> impl Iterator<Item = (&str, &Outcomes)> {
+    let services = status.services.iter().map(|it| (it.name.as_str(), &it.outcomes));
+    std::iter::once(("", &status.outcomes)).chain(services)
+}
+
+/// What XDP has counted of packets, or what the sidecar has of connections and requests.
+fn events(status: &Status, of_xdp: bool) -> Vec<Sample> {
+    let is_packets = |label: &str| Event::ALL.iter().any(|event| event.label() == label);
+    let samples = outcomes(status).flat_map(|(service, outcomes)| {
+        let counts = outcomes.events.iter().filter(|(label, _)| is_packets(label) == of_xdp);
         counts.map(move |(label, count)| (vec![service.to_owned(), label.clone()], *count as f64))
     });
     samples.collect()
@@ -301,8 +325,28 @@ impl Collector for Snapshot {
                 metric.kind.encode(&mut family.encode_family(&labels)?, value)?;
             }
         }
-        Ok(())
+        match self.0.sidecar.as_ref().and_then(|it| it.handovers.as_ref()) {
+            Some(handovers) => encode_handovers(&mut encoder, handovers),
+            None => Ok(()),
+        }
     }
+}
+
+/// The only histogram.
+fn encode_handovers(encoder: &mut DescriptorEncoder<'_>, handovers: &Histogram) -> fmt::Result {
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    let bound = |micros: Option<u64>| micros.map_or(f64::INFINITY, seconds);
+    let buckets: Vec<_> =
+        handovers.counts.iter().map(|(micros, count)| (bound(*micros), *count)).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    encoder
+        .encode_descriptor(
+            HANDOVER,
+            "From the offer of a connection to its splice, in the agent.",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?
+        .encode_histogram::<NoLabelSet>(handovers.seconds, count, &buckets, None)
 }
 
 #[cfg(test)]
@@ -326,7 +370,8 @@ mod tests {
             assert!(page.contains(&row), "missing:\n{row}");
         }
         let named = page.lines().filter(|line| line.starts_with("| `sluice_")).count();
-        assert_eq!(named, METRICS.len());
+        assert_eq!(named, METRICS.len() + 1);
+        assert!(page.contains(&format!("| `{HANDOVER}_seconds` | histogram |")));
     }
 
     #[test]
@@ -347,10 +392,14 @@ mod tests {
             "interfaces": [{ "name": "eth0", "attached": true }],
             "services": [{
                 "name": "a \"b\"", "affinity": "none", "listeners": [], "fail_open": false,
-                "turned_away": true, "outcomes": { "events": { "syn_forwarded": 7 }, "drops": {} },
-                "backends": [],
+                "turned_away": true, "backends": [], "ended": { "idle": 6 }, "spliced": 5,
+                "outcomes": { "events": { "syn_forwarded": 7, "spliced": 8 }, "drops": { "splice_hold": 2 } },
             }],
             "outcomes": { "events": { "pass_not_ip": 3 }, "drops": { "fragment": 9 } },
+            "sidecar": {
+                "workers": [], "log_lines_lost": 0,
+                "handovers": { "seconds": 0.0005, "counts": [[50, 3], [100, 4], [null, 1]] },
+            },
             "flows": { "expired": 0, "closed": 4, "orphans": 0, "reset": 0, "unsent_resets": 0 },
             "tables": [],
         });
@@ -362,9 +411,16 @@ mod tests {
             "sluice_config_generation_total 2.0",
             "sluice_interface_attached{interface=\"eth0\"} 1.0",
             "sluice_packets_total{service=\"a \\\"b\\\"\",event=\"syn_forwarded\"} 7.0",
+            "sluice_sidecar_outcomes_total{service=\"a \\\"b\\\"\",outcome=\"spliced\"} 8.0",
+            "sluice_dropped_packets_total{service=\"a \\\"b\\\"\",reason=\"splice_hold\"} 2.0",
+            "sluice_spliced_ended_total{service=\"a \\\"b\\\"\",how=\"idle\"} 6.0",
+            "sluice_service_spliced{service=\"a \\\"b\\\"\"} 5.0",
             "sluice_packets_total{service=\"\",event=\"pass_not_ip\"} 3.0",
             "sluice_dropped_packets_total{service=\"\",reason=\"fragment\"} 9.0",
             "sluice_flows_ended_total{how=\"closed\"} 4.0",
+            "sluice_splice_handover_seconds_bucket{le=\"0.0001\"} 7",
+            "sluice_splice_handover_seconds_bucket{le=\"+Inf\"} 8",
+            "sluice_splice_handover_seconds_sum 0.0005",
             "# EOF",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");

@@ -66,6 +66,18 @@ pub struct Sidecar {
     pub workers: Vec<Worker>,
     /// Access log lines that could not be written fast enough.
     pub log_lines_lost: u64,
+    /// How long it took to splice connections.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub handovers: Option<Histogram>,
+}
+
+/// How long something took, since the agent's start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Of all together.
+    pub seconds: f64,
+    /// How many took no longer than so many microseconds but longer than what is before; none: longer than all.
+    pub counts: Vec<(Option<u64>, u64)>,
 }
 
 /// One process.

@@ -9,12 +9,15 @@ use lb_sidecar::settings::{self, State};
 
 use super::{
     checks::key,
-    status::{Backend, Draining, Listener, Outcomes, Requests, Service, Sidecar, Worker},
+    status::{
+        Backend, Draining, Histogram, Listener, Outcomes, Requests, Service, Sidecar, Worker,
+    },
     view::{HealthOfAll, health_status},
 };
 use crate::{
     config,
     sidecar::{self, ServiceSum},
+    splice::{BOUNDS_MICROS, Timings},
 };
 
 /// A service as the workers were told of it.
@@ -59,7 +62,13 @@ pub fn sidecar(sidecar: &sidecar::Sidecar) -> Option<Sidecar> {
     // They come by age.
     workers.sort_by_key(|worker| worker.index);
     let log_lines_lost = sidecar.sums.log_lines_lost;
-    (!workers.is_empty()).then_some(Sidecar { workers, log_lines_lost })
+    let handovers = sidecar.handovers.as_ref().map(histogram);
+    (!workers.is_empty()).then_some(Sidecar { workers, log_lines_lost, handovers })
+}
+
+fn histogram(timings: &Timings) -> Histogram {
+    let bounds = BOUNDS_MICROS.into_iter().map(Some).chain([None]);
+    Histogram { seconds: timings.sum.as_secs_f64(), counts: bounds.zip(timings.counts).collect() }
 }
 
 /// One service, with what its workers reported together, and what was spliced. What XDP has counted is not in it.

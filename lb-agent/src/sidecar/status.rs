@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::reports::Sums;
+use crate::splice::Timings;
 
 /// All workers.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +12,8 @@ pub struct Sidecar {
     pub sums: Sums,
     /// Spliced connections by backend: [`lb_sidecar::settings::Backend::id`].
     pub spliced: BTreeMap<String, u32>,
+    /// How long hand-overs have taken; none before connections can be spliced.
+    pub handovers: Option<Timings>,
 }
 
 /// One process.

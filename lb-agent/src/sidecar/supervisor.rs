@@ -484,6 +484,7 @@ impl Supervisor {
         let mut workers: Vec<_> = workers.collect();
         // Of a place, the oldest first.
         workers.sort_by_key(|worker| worker.index);
-        Sidecar { workers, sums: self.reports.sums(), spliced: self.spliced() }
+        let handovers = self.splicer.as_ref().map(Splicer::timings);
+        Sidecar { workers, sums: self.reports.sums(), spliced: self.spliced(), handovers }
     }
 }

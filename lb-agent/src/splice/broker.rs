@@ -258,7 +258,7 @@ impl<A: Version> Attempt<'_, A> {
     /// A segment that was already past the filter when it came would be lost with the socket.
     fn confirm(&self, before: &Before<A>) -> Result<(), Stop> {
         for (socket, before) in self.sockets.both().into_iter().zip(&before.facts) {
-            if !plan::unchanged(before, &socket.facts()?) {
+            if !plan::unchanged(before, &socket.facts_but_unread()?) {
                 return Err(Refusal::Failed.into());
             }
         }

@@ -29,7 +29,7 @@ pub struct Channel(OwnedFd);
 pub enum Heard {
     /// An offer, with the client's socket and the backend's.
     Offer([u8; OFFER_BYTES], [Socket; 2]),
-    /// An offer whose descriptors have not all arrived: this process may have too many.
+    /// An offer without its two descriptors. They get lost where this process may have no more.
     Incomplete([u8; OFFER_BYTES]),
     /// Nothing within the time.
     Nothing,
@@ -81,10 +81,10 @@ impl Channel {
         }
         let mut sockets = [None, None];
         for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                for (socket, descriptor) in sockets.iter_mut().zip(descriptors) {
-                    *socket = Some(Socket::new(descriptor));
-                }
+            if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
+                && descriptors.len() == sockets.len()
+            {
+                sockets = sockets.map(|_: Option<Socket>| descriptors.next().map(Socket::new));
             }
         }
         match sockets {

@@ -16,6 +16,7 @@ mod maps;
 pub mod plan;
 pub mod roster;
 pub mod socket;
+mod timing;
 
 use std::{
     collections::VecDeque,
@@ -38,6 +39,7 @@ use crate::bpf::{PinDir, sys};
 
 pub use load::Load;
 pub use roster::{Current, Roster};
+pub use timing::{BOUNDS_MICROS, Timing, Timings};
 
 /// How long a spliced connection's sockets stay open here. A packet may have passed the data plane before the hold and not
 /// have come to its socket yet; the kernel answers one for which there is no socket with a RST.
@@ -60,6 +62,7 @@ struct Shared {
     filter: OwnedFd,
     roster: Arc<Current>,
     load: Load,
+    timing: Timing,
 }
 
 impl Splicer {
@@ -79,6 +82,7 @@ impl Splicer {
             filter,
             roster,
             load: Load::default(),
+            timing: Timing::default(),
         })))
     }
 
@@ -107,6 +111,12 @@ impl Splicer {
         &self.0.load
     }
 
+    /// How long hand-overs have taken.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        self.0.timing.snapshot()
+    }
+
     /// One offer, without a channel.
     #[must_use]
     pub fn offer(&self, [client, upstream]: [&Socket; 2]) -> Answer {
@@ -128,8 +138,10 @@ fn serve(shared: &Shared, channel: &Channel) -> io::Result<()> {
             Heard::Incomplete(id) => (id, Answer::Refused(Refusal::Failed)),
             Heard::Offer(id, sockets) => {
                 let [client, upstream] = &sockets;
+                let begin = Instant::now();
                 let answer = broker::splice(shared, client, upstream);
                 if answer == Answer::Spliced {
+                    shared.timing.took(begin.elapsed());
                     lingering.push_back((Instant::now(), sockets));
                 }
                 (id, answer)

@@ -147,11 +147,23 @@ fn workers_have_no_privileges_and_their_files_are_for_root() {
             assert_eq!(process[set], "0000000000000000", "{set}");
         }
         assert_eq!(process["NoNewPrivs"], "1");
-        // Standard input, output and error, and what a worker has opened itself: none of the agent's.
-        let open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().collect();
-        for entry in open {
-            let target = fs::read_link(entry.unwrap().path()).unwrap_or_default();
-            assert!(!target.to_string_lossy().contains("bpf"), "{target:?}");
+        // Of the data plane a worker has the two flow tables, and can only read them.
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(Result::unwrap);
+        let bpf = open.filter(|entry| {
+            fs::read_link(entry.path()).unwrap_or_default().to_string_lossy().contains("bpf")
+        });
+        let bpf: Vec<_> = bpf.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        assert!(bpf.len() <= 2, "{bpf:?}");
+        for descriptor in bpf {
+            let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}")).unwrap();
+            let value = |name: &str| {
+                let line = info.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                line.trim_start_matches(':').trim().to_owned()
+            };
+            assert_eq!(value("map_type"), "1", "{info}");
+            // The lowest two bits are the access mode: O_RDONLY.
+            let flags = u32::from_str_radix(&value("flags"), 8).unwrap();
+            assert_eq!(flags & 3, 0, "{info}");
         }
     }
     use std::os::unix::fs::MetadataExt;

@@ -74,7 +74,7 @@ fn the_thread_ends_with_the_worker() {
             tasks.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("comm")).ok());
         names.filter(|name| name.trim() == "splice-sl-end").count()
     };
-    assert_eq!(threads(), 1);
+    crate::splice::wait_until("the thread has its name", || threads() == 1);
     drop(worker);
     crate::splice::wait_until("the thread ends", || threads() == 0);
 }

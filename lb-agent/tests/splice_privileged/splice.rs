@@ -1,7 +1,7 @@
 //! What a splice leaves: two entries with the right numbers, sockets that go without a word, and as little time as may be.
 
 use std::{
-    io::{ErrorKind, Read},
+    io::{ErrorKind, Read, Write},
     net::UdpSocket,
     time::{Duration, Instant},
 };
@@ -9,7 +9,7 @@ use std::{
 use lb_agent::splice::plan::Numbers;
 use lb_common::flow::{Flow, flags, forward};
 use lb_sidecar::splice::Answer;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{
     netns::{Netns, PATIENCE},
@@ -122,19 +122,25 @@ fn what_has_come_unacknowledged_is_acknowledged_before_the_splice() {
     let site = Site::new();
     let mut connection = site.connect(Ip::V4);
     connection.assert_works();
-    // Read by the edge, but its acknowledgement waits for something to go with.
-    let [client, backend] = connection.far().map(|it| it.try_clone().unwrap());
-    for (mut from, to) in [(client, &connection.accepted), (backend, &connection.upstream)] {
-        std::io::Write::write_all(&mut from, b"hello").unwrap();
-        let mut came = [0; 5];
-        (&*to).read_exact(&mut came).unwrap();
+    let quiet = |far| same(far).facts().unwrap().quiet;
+    for (far, near) in connection.far().into_iter().zip(connection.near()) {
+        let (mut from, mut to) = (far, near);
+        // Of two small segments the second one is acknowledged at once.
+        wait_until("what came before is acknowledged", || quiet(far));
+        // Acknowledgements wait for something to go with.
+        SockRef::from(near).set_tcp_quickack(false).unwrap();
+        from.write_all(b"hello").unwrap();
+        to.read_exact(&mut [0; 5]).unwrap();
     }
     assert_eq!(connection.offer(&site.splicer), Answer::Spliced);
-    let end = Instant::now() + Duration::from_millis(150);
-    while !connection.far().iter().all(|it| same(it).facts().unwrap().quiet) {
-        assert!(Instant::now() < end, "the far ends have to say it again");
-        std::thread::yield_now();
-    }
+    let Connection { client, accepted, upstream, backend, .. } = connection;
+    // Nobody is left who could do it later, and what is sent again is answered with a RST.
+    drop((accepted, upstream));
+    wait_until("the far ends know", || {
+        let facts = [&client, &backend].map(|it| same(it).facts().unwrap());
+        assert!(facts.iter().all(|it| it.established), "they had to say it again");
+        facts.iter().all(|it| it.quiet)
+    });
 }
 
 /// Everything that is on the wire of a namespace, but for what IPv6 says of itself.

@@ -53,7 +53,7 @@ impl Backend {
         })
     }
 
-    pub(super) fn update(&self, settings: &settings::Backend) {
+    pub(crate) fn update(&self, settings: &settings::Backend) {
         *self.name.borrow_mut() = settings.name.as_str().into();
         self.address.set(settings.address);
         self.weight.set(settings.weight);

@@ -102,6 +102,7 @@ impl Attempts {
     ) {
         // What came with the 101 was passed on a little later.
         let quiet = now.saturating_duration_since(active) >= self.quiet / 2
+            && self.means.desk.has_room()
             && tcp::is_at_rest(client)
             && tcp::is_at_rest(backend);
         match quiet.then(|| self.offer(client, backend, relay)).flatten() {

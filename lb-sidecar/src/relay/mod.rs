@@ -30,6 +30,8 @@ use direction::{Direction, Failed};
 use registry::{Entry, Order};
 pub use websocket::{GOING_AWAY, SERVICE_RESTART};
 
+use crate::settings::State;
+
 /// How long a peer that was told to close may take.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -218,13 +220,16 @@ impl Relay {
 
     /// Offers the connection if it is time for that and it is at rest. Says when to look again.
     fn look(&mut self, now: Instant, cx: &mut Context<'_>) -> Option<Instant> {
-        // An order that has come is carried out first, and one that was given ends all attempts.
-        if self.first.is_some() || self.entry.order().is_some() {
+        // Who has begun to end it goes on with that.
+        if self.first.is_some() {
             self.attempts = None;
         }
         let attempts = self.attempts.as_mut()?;
         if attempts.due().is_some_and(|due| due <= now) {
-            let resting = self.inward.is_at_rest() && self.outward.is_at_rest();
+            // A relay that ends with its backend's drain gets a Close frame; what is spliced, a RST.
+            let resting = self.entry.backend().state() == State::Up
+                && self.inward.is_at_rest()
+                && self.outward.is_at_rest();
             let active = if resting { self.active } else { now };
             attempts.look(&self.client, &self.backend, active, now, cx.waker());
         }

@@ -21,6 +21,7 @@ use tokio::{
 use super::{registry::Registry, tests::*, *};
 use crate::{
     outcome::{Outcome, Outcomes},
+    settings::{self, State},
     splice::{ANSWER_BYTES, Answer, OFFER_BYTES, Refusal, desk::Desk},
 };
 
@@ -348,6 +349,26 @@ async fn orders_wait_for_the_answer() {
         assert!(!case.ended.is_finished());
         broker.answer(&offer, Answer::Spliced);
         assert_eq!(ended(case.ended).await, By::Splice, "the agent ends it now");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_about_to_be_closed_is_not_offered() {
+    on_local_set(async {
+        let all = Spliceable::new();
+        let case = all.start().await;
+        for state in [State::Draining { until: u64::MAX }, State::Down] {
+            case.backend.update(&settings::Backend { state, ..backend_settings() });
+            let broker = Broker::at(&all.desk);
+            broker.no_offer_within(PAUSES).await;
+        }
+        let broker = Broker::at(&all.desk);
+        case.backend.update(&backend_settings());
+        let offer = broker.offer().await;
+        broker.answer(&offer, Answer::Refused(Refusal::Busy));
+        all.desk.shut();
+        broker.no_offer_within(PAUSES).await;
     })
     .await;
 }

@@ -22,7 +22,7 @@ pub struct Case {
     pub client: TcpStream,
     pub server: TcpStream,
     pub ended: JoinHandle<Ended>,
-    backend: Rc<Backend>,
+    pub backend: Rc<Backend>,
 }
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -33,13 +33,17 @@ async fn pair() -> (TcpStream, TcpStream) {
 }
 
 fn backend() -> Rc<Backend> {
-    Backend::new(&settings::Backend {
+    Backend::new(&backend_settings())
+}
+
+pub fn backend_settings() -> settings::Backend {
+    settings::Backend {
         name: "b1".to_owned(),
         id: "0000000000000001".to_owned(),
         address: SocketAddr::from(([127, 0, 0, 1], 9)),
         weight: 100,
         state: State::Up,
-    })
+    }
 }
 
 async fn start(

@@ -31,6 +31,7 @@ pub struct Desk {
     brokers: Cell<u64>,
     offers: RefCell<HashMap<u64, Pending>>,
     next: Cell<u64>,
+    shut: Cell<bool>,
     /// There is no offer any more.
     cleared: Notify,
 }
@@ -92,6 +93,17 @@ impl Desk {
         let pending = Pending { broker: broker.number, news: None, relay: relay.clone() };
         self.offers.borrow_mut().insert(id, pending);
         Some(Offer { desk: Rc::clone(self), id })
+    }
+
+    /// Nothing new is to be offered from now on: all relays are about to be closed. What a broker has begun it may still be
+    /// offered again.
+    pub fn shut(&self) {
+        self.shut.set(true);
+    }
+
+    /// Whether a new offer would go to a broker now.
+    pub fn has_room(&self) -> bool {
+        !self.shut.get() && self.broker.borrow().is_some() && self.offers.borrow().len() < MOST
     }
 
     /// Waits until no offer is open, but no longer than so.

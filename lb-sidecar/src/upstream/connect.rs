@@ -89,13 +89,15 @@ pub async fn connect(
         let socket = sources.socket(to, fitting)?;
         // Likewise.
         socket.set_reuse_address(true)?;
-        let connected = match socket.bind(&local.into()) {
-            Ok(()) => TcpSocket::from_std_stream(socket.into()).connect(to).await,
-            Err(error) => Err(error),
-        };
-        match connected {
+        match socket.bind(&local.into()) {
+            Ok(()) => {}
+            // Somebody else has the port.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => continue,
+            Err(error) => return Err(error),
+        }
+        match TcpSocket::from_std_stream(socket.into()).connect(to).await {
             Ok(stream) => return Ok(Connected { stream, port_is_checked: true }),
-            // Somebody else has the port, or has just had it.
+            // Or has it, or has just had it, for this very backend.
             Err(error)
                 if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => {}
             Err(error) => return Err(error),

@@ -96,6 +96,21 @@ impl Status {
         self.outcome("drops", reason.label())
     }
 
+    /// Microseconds in which half of all hand-overs to XDP were done, by the agent's histogram: the bound of
+    /// the bucket that has the median. None without any.
+    #[must_use]
+    pub fn median_handover(&self) -> Option<f64> {
+        let counts = self.0["sidecar"]["handovers"]["counts"].as_array()?;
+        let of = |bucket: &Value| bucket[1].as_u64().unwrap_or_default();
+        let half = counts.iter().map(of).sum::<u64>().div_ceil(2).max(1);
+        let mut seen = 0;
+        let median = counts.iter().find(|bucket| {
+            seen += of(bucket);
+            seen >= half
+        })?;
+        Some(median[0].as_f64().unwrap_or(f64::INFINITY))
+    }
+
     /// How often a service's workers have counted something.
     #[must_use]
     pub fn happened(&self, service: &str, label: &str) -> u64 {

@@ -40,7 +40,7 @@ impl Report {
     pub fn new(json: bool) -> Self {
         if !json {
             println!(
-                "{:<10} {:<24} {:<10} {:>12} {:>12} {:>12}",
+                "{:<10} {:<28} {:<10} {:>12} {:>12} {:>12}",
                 "what", "unit", "target", "median", "quartiles", ""
             );
         }
@@ -50,7 +50,7 @@ impl Report {
     pub fn number(&mut self, what: What, unit: &'static str, target: &'static str, spread: Spread) {
         if !self.json {
             println!(
-                "{:<10} {unit:<24} {target:<10} {:>12} {:>12} {:>12}",
+                "{:<10} {unit:<28} {target:<10} {:>12} {:>12} {:>12}",
                 format!("{what:?}").to_lowercase(),
                 shown(spread.median),
                 shown(spread.quartiles[0]),
