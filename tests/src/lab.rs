@@ -205,7 +205,7 @@ fn agent_dies(
     let lost = now.sessions - before.sessions + now.errors - before.errors;
     evidence.check("chats disturbed by that", lost == 0, lost);
     let cut = relayed.sessions - relayed_before.sessions + relayed.errors - relayed_before.errors;
-    evidence.check("relayed chats disturbed by that", cut == 0, cut);
+    evidence.check("chats of the sidecar disturbed", cut == 0, cut);
     let mebibytes = format!("{} MiB of another stream intact", STREAM >> 20);
     evidence.check("and meanwhile", true, mebibytes);
     narrator.say(&format!(
@@ -242,7 +242,7 @@ fn account(
     evidence.check("echoed", stats.wrong == 0 && stats.messages > 0, shown);
     let shown =
         format!("{} messages, {} bytes, {} wrong", relayed.messages, relayed.bytes, relayed.wrong);
-    evidence.check("relayed", relayed.wrong == 0 && relayed.messages > 0, shown);
+    evidence.check("echoed through the sidecar", relayed.wrong == 0 && relayed.messages > 0, shown);
     ensure!(stats.connected + relayed.connected == 0, "chats that did not close: {stats}");
     Ok(())
 }

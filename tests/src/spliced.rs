@@ -18,7 +18,7 @@ use crate::edge::{
     ServiceConfig, Status,
 };
 use crate::link::{Impairment, Link};
-use crate::netns::{NsTask, Stop};
+use crate::netns::{NsHandle, NsTask, Stop};
 use crate::process::{Process, binary};
 use crate::topology::{Builder, Node, Topology};
 
@@ -113,7 +113,7 @@ impl SplicedPlan {
 
     /// [`SplicedPlan::populate`] with a configuration.
     pub fn populate_with(self, lab: Topology, config: EdgeConfig) -> Result<SplicedSite> {
-        let start = |index| start_server(&lab, index).map(Some);
+        let start = |index| start_server(lab.backend(index), &server_name(index)).map(Some);
         let servers = (0..self.backends).map(start).collect::<Result<_>>()?;
         let edge = Edge::start(lab.edge(), config)?;
         edge.wait_all_up()?;
@@ -121,10 +121,10 @@ impl SplicedPlan {
     }
 }
 
-fn start_server(lab: &Topology, index: usize) -> Result<Process> {
-    let name = server_name(index);
-    let mut server = lab.backend(index).command(binary("chat-server")?);
-    server.args(["--name", &name]);
+/// Starts a server on the port that backends have.
+pub fn start_server(namespace: &NsHandle, name: &str) -> Result<Process> {
+    let mut server = namespace.command(binary("chat-server")?);
+    server.args(["--name", name]);
     for any in ["0.0.0.0", "[::]"] {
         server.args(["--listen", &format!("{any}:{BACKEND_PORT}")]);
     }
@@ -298,7 +298,7 @@ impl SplicedSite {
 
     /// Starts a killed server again.
     pub fn revive_server(&mut self, index: usize) -> Result<()> {
-        self.servers[index] = Some(start_server(&self.lab, index)?);
+        self.servers[index] = Some(start_server(self.lab.backend(index), &server_name(index))?);
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! The sidecar serves clients as they are: npm's ws, Socket.IO, Python's websockets, curl, and Chromium. Needs root
-//! and packages: `cargo xtask test --full` installs them.
+//! The sidecar serves clients as they are: npm's ws, Socket.IO, Python's websockets, curl, and Chromium. Whatever they
+//! upgrade is spliced, and most of what they say goes through the splice. Needs root and packages: `cargo xtask test --full` installs them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -47,6 +47,7 @@ fn npm_ws_stays_with_its_backend() {
             assert_eq!(session["extensions"], "permessage-deflate", "{session}");
         }
     }
+    site.wait_spliced(12).unwrap();
 }
 
 #[test]
@@ -56,6 +57,7 @@ fn npm_ws_without_stickiness_sees_every_backend() {
     let target = site.listeners()[0];
     let sessions = site.node("ws.js", &[&format!("ws://{target}"), "12"]).unwrap();
     let seen = distinct(items(&sessions).iter().map(|it| &it["backend"]));
+    site.wait_spliced(12).unwrap();
     let names = site.names();
     assert_eq!(seen, names.iter().map(String::as_str).collect());
     assert!(items(&sessions).iter().all(|it| items(&it["cookies"]).is_empty()), "{sessions}");
@@ -85,6 +87,8 @@ fn socket_io_polls_and_upgrades_on_one_backend() {
             assert!(backends.len() > 1, "{transports}: all clients are with {backends:?}");
         }
     }
+    // Two of the three ways end with a WebSocket, over IPv4 and IPv6.
+    site.wait_spliced(2 * 2 * CLIENTS as u64).unwrap();
 }
 
 #[test]
@@ -113,6 +117,7 @@ fn python_websockets_stays_with_its_backend() {
         let sessions = site.python("chat.py", &[&format!("ws://{target}"), "4"]).unwrap();
         stayed(&sessions, 4);
     }
+    site.wait_spliced(8).unwrap();
 }
 
 #[test]
@@ -129,6 +134,7 @@ fn a_page_in_chromium_chats() {
         assert!(backends.iter().all(|it| *it == *backend), "loaded from {backend}: {seen}");
     }
     assert_eq!(seen["cookie"], "", "scripts cannot read it: {seen}");
+    site.wait_spliced(3).unwrap();
 }
 
 /// The last answer to a request that gets one.

@@ -23,6 +23,7 @@ const CHATS: usize = 90;
 
 fn plan(what: &str, l7: L7Config) -> Plan {
     require_root();
+    let l7 = L7Config { spliced: false, ..l7 };
     Plan { l7: Some(l7), ..Plan::new(Forward::Nat, seed(what)) }
 }
 

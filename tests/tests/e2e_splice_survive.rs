@@ -374,7 +374,7 @@ fn spliced_connections_weigh_with_those_who_choose_the_least_loaded() {
     let l7 = L7Config { balance: "least-connections", sticky: false, ..L7Config::default() };
     let mut site = SplicedPlan { l7, ..plan("least connections") }.build().unwrap();
     let name = server_name(LEFT_OUT);
-    let mut drain = |site: &mut SplicedSite, drain| {
+    let drain = |site: &mut SplicedSite, drain| {
         let change = |it: &mut tests::edge::EdgeConfig| {
             for service in SERVICES {
                 it.service(service).backend(&name).drain = drain;

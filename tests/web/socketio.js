@@ -8,6 +8,7 @@
 
 const http = require('node:http');
 const { isIP } = require('node:net');
+const { setTimeout: sleep } = require('node:timers/promises');
 const { io } = require('socket.io-client');
 
 const [url, clients, transports] = process.argv.slice(2);
@@ -65,6 +66,8 @@ function client(number) {
     });
 
     const talk = async () => {
+      // A person reads before it writes; then the edge may hand the connection over.
+      await sleep(500);
       for (let n = 0; n < MESSAGES; n++) {
         const value = { client: number, n, bytes: Buffer.alloc(2000, n) };
         const [backend, echoed] = await new Promise((answered) =>

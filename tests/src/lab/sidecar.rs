@@ -1,19 +1,20 @@
-//! The service with `mode = "l7"`: its cookie, its workers, and what the death of one costs.
+//! The service with `mode = "l7"`: its cookie, the splice, and what the death of its workers costs.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::SOON;
 use super::evidence::Evidence;
 use super::narrator::Narrator;
-use crate::chat::Load;
-use crate::edge::{Status, Worker};
+use crate::chat::{ConnectionReport, Load};
+use crate::edge::{FlowLine, Status};
 use crate::site::{Site, WEB};
 
-/// Relayed at a time, over IPv4 and IPv6 in turns.
+/// At a time, over IPv4 and IPv6 in turns.
 const CHATS: usize = 100;
 /// Of one client with its cookie.
 const RETURNS: usize = 20;
@@ -24,7 +25,8 @@ pub(super) fn show(site: &Site, narrator: &Narrator, evidence: &mut Evidence) ->
     narrator.say(&format!("the same chat servers through the sidecar: {}", vips.join(" and ")));
     let cookie = handshakes(site, narrator, evidence)?;
     let load = site.start(site.chats_of(WEB, CHATS))?;
-    worker_dies(site, &load, &cookie, narrator, evidence)?;
+    let spliced = handed_over(site, &load, narrator, evidence)?;
+    sidecar_dies(site, &load, &spliced, &cookie, narrator, evidence)?;
     Ok(load)
 }
 
@@ -60,49 +62,101 @@ fn shortened(cookie: &str) -> String {
     format!("{start}...;{attributes}")
 }
 
-fn worker_dies(
+fn flows(site: &Site) -> Result<BTreeSet<FlowLine>> {
+    let flows = site.edge.flows()?.into_iter();
+    Ok(flows.filter(|it| it.service == WEB && it.is_spliced() && it.is_open()).collect())
+}
+
+/// Whether a chat has the same IP version from end to end, as a splice must.
+fn fits(site: &Site, chat: &ConnectionReport) -> bool {
+    let config = site.edge.config();
+    let mut backends =
+        config.services.iter().filter(|it| it.name == WEB).flat_map(|it| &it.backends);
+    let backend = backends.find(|it| Some(&it.name) == chat.backend.as_ref());
+    backend.zip(chat.target).is_some_and(|(it, target)| it.address.is_ipv4() == target.is_ipv4())
+}
+
+/// Waits until XDP carries all chats that it can.
+fn handed_over(
     site: &Site,
     load: &Load,
+    narrator: &Narrator,
+    evidence: &mut Evidence,
+) -> Result<BTreeSet<FlowLine>> {
+    let start = Instant::now();
+    let chats = load.stats().per_connection;
+    let due = chats.iter().filter(|chat| fits(site, chat)).count();
+    let mut spliced = flows(site)?;
+    while spliced.len() < due && start.elapsed() < SOON {
+        std::thread::sleep(Duration::from_millis(20));
+        spliced = flows(site)?;
+    }
+    let relayed = CHATS - due;
+    let counted = |status: &Status| {
+        status.workers().iter().map(|it| it.connections).sum::<u64>() == relayed as u64
+    };
+    let left = site.edge.wait_for("the workers count what they relay", SOON, counted);
+    let shown = format!("{} of {CHATS}", spliced.len());
+    evidence.check("spliced", due > 0 && spliced.len() == due && left.is_ok(), &shown);
+    narrator.say(&format!(
+        "spliced: {shown} chats are XDP's alone, and the sidecar has {relayed} sockets' worth to relay: those whose \
+         clients and backends speak different IP versions"
+    ));
+    if let Some(flow) = spliced.first() {
+        let (client, listener, backend) = (flow.client, flow.listener, &flow.backend);
+        narrator.say(&format!("one of them: {client} to {listener}, with {backend}"));
+    }
+    Ok(spliced)
+}
+
+fn sidecar_dies(
+    site: &Site,
+    load: &Load,
+    spliced: &BTreeSet<FlowLine>,
     (cookie, owner): &(String, String),
     narrator: &Narrator,
     evidence: &mut Evidence,
 ) -> Result<()> {
-    // The load has been counted once this is so.
-    let counted = |status: &Status| {
-        let workers = status.serving();
-        workers.iter().map(|it| it.connections).sum::<u64>() == CHATS as u64
-    };
-    let (status, _) = site.edge.wait_for("the workers count their chats", SOON, counted)?;
-    let before = status.serving();
-    let shares: Vec<_> = before.iter().map(|it| it.connections.to_string()).collect();
-    let spread = before.len() > 1 && before.iter().all(|it| it.connections > 0);
-    evidence.check("relayed chats of the workers", spread, shares.join(" and "));
-    let victim = before.first().context("no worker serves")?.clone();
-
+    let before = site.edge.status()?.serving();
+    ensure!(!before.is_empty(), "no worker serves");
+    let relayed: u64 = before.iter().map(|it| it.connections).sum();
     let then = load.stats();
-    narrator.say(&format!(
-        "kill -9 of a worker (pid {}), which relays {} of {CHATS} chats",
-        victim.pid, victim.connections
-    ));
-    kill(Pid::from_raw(victim.pid.cast_signed()), Signal::SIGKILL)?;
+    let pids: Vec<_> = before.iter().map(|it| it.pid.to_string()).collect();
+    narrator.say(&format!("kill -9 of the sidecar (pids {}), in the middle", pids.join(" and ")));
+    for worker in &before {
+        kill(Pid::from_raw(worker.pid.cast_signed()), Signal::SIGKILL)?;
+    }
     let killed = Instant::now();
-    // In the backlog of the dead one, or with the other one.
+    // It waits in the backlog for the next one.
     let again = site.knock(site.listeners(WEB)[0], Some(cookie))?;
     let replaced = |status: &Status| {
-        let heir = |it: &Worker| it.index == victim.index && it.pid != victim.pid;
-        status.serving().len() == before.len() && status.serving().iter().any(heir)
+        let serving = status.serving();
+        let is_new = |pid| before.iter().all(|it| it.pid != pid);
+        serving.len() == before.len() && serving.iter().all(|it| is_new(it.pid))
     };
-    let (_, at) = site.edge.wait_for("the killed worker is replaced", SOON, replaced)?;
+    let (_, at) = site.edge.wait_for("the sidecar is replaced", SOON, replaced)?;
     let shown = format!("{} ms", (at - killed).as_millis());
-    evidence.check("killed worker replaced after", true, &shown);
-    narrator.say(&format!("another worker has its place after {shown}"));
+    evidence.check("killed sidecar replaced after", true, &shown);
+    narrator.say(&format!("other workers have its place after {shown}"));
     let kept = again.backend == *owner;
     evidence.check("the cookie holds meanwhile", kept, format!("to {}", again.backend));
 
-    let now = load.wait_until(SOON, |stats| stats.connected == stats.connections)?;
-    let lost = now.reconnects - then.reconnects;
-    let shown = format!("{lost} of {CHATS}, {} were its own", victim.connections);
-    evidence.check("chats that reconnected", lost == victim.connections, &shown);
-    narrator.say(&format!("chats that had to reconnect: {shown}"));
+    load.wait_until(SOON, |stats| stats.connected == stats.connections)?;
+    let now = load.wait_progress(3, SOON)?;
+    let pairs = || now.per_connection.iter().zip(&then.per_connection);
+    let lost = |fitting: bool| {
+        let of_kind = pairs().filter(|(_, then)| fits(site, then) == fitting);
+        of_kind.map(|(now, then)| now.errors - then.errors).sum::<u64>()
+    };
+    let same = spliced.is_subset(&flows(site)?);
+    let shown = format!("{} lost of {}", lost(true), spliced.len());
+    evidence.check("spliced chats, sidecar killed", lost(true) == 0 && same, &shown);
+    let mut messages = pairs().filter(|(_, then)| fits(site, then));
+    let carried = messages.by_ref().map(|(now, then)| now.messages - then.messages).sum::<u64>();
+    narrator.say(&format!(
+        "the spliced chats went on, on the same tuples: {carried} messages since, {shown}"
+    ));
+    let shown = format!("{} of {relayed}", lost(false));
+    evidence.check("relayed chats that reconnected", lost(false) == relayed, &shown);
     Ok(())
 }

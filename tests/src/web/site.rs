@@ -9,12 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::packages::Packages;
-use crate::edge::{BackendConfig, Edge, EdgeConfig, Forward, L7Config, ServiceConfig};
+use crate::edge::{BackendConfig, Edge, EdgeConfig, Forward, L7Config, ServiceConfig, Status};
 use crate::owner::OwnedDir;
 use crate::process::{self, Process};
 use crate::topology::{Node, Topology};
 
-const SERVICE: &str = "web";
+/// One for each IP version, from client to backend: what differs cannot be spliced.
+const SERVICES: [&str; 2] = ["web4", "web6"];
 const PORT: u16 = 80;
 const BACKEND_PORT: u16 = 9080;
 const BACKENDS: usize = 3;
@@ -51,15 +52,16 @@ impl WebPlan {
     fn config(self, lab: &Topology) -> EdgeConfig {
         let mut config = EdgeConfig::new(&["eth0", "eth1"]);
         config.source_addresses = vec!["10.2.0.1".parse().unwrap(), "fd02::1".parse().unwrap()];
-        let listen: Vec<_> = lab.vips().iter().map(|vip| SocketAddr::new(*vip, PORT)).collect();
-        let mut service = ServiceConfig::new(SERVICE, listen, Forward::Nat);
-        service.l7 = Some(self.l7);
-        for (index, node) in lab.backends().iter().enumerate() {
-            // A client's IP version says nothing about its backend's.
-            let address = node.sockets(BACKEND_PORT)[index % 2];
-            service.backends.push(BackendConfig::new(&server_name(index), address));
+        for (version, name) in SERVICES.into_iter().enumerate() {
+            let listen = [SocketAddr::new(lab.vips()[version], PORT)];
+            let mut service = ServiceConfig::new(name, listen, Forward::Nat);
+            service.l7 = Some(self.l7.clone());
+            for (index, node) in lab.backends().iter().enumerate() {
+                let address = node.sockets(BACKEND_PORT)[version];
+                service.backends.push(BackendConfig::new(&server_name(index), address));
+            }
+            config.services.push(service);
         }
-        config.services.push(service);
         config
     }
 }
@@ -81,8 +83,16 @@ pub struct WebSite {
 impl WebSite {
     /// Where clients find the service: `203.0.113.10:80` and the same by IPv6.
     #[must_use]
-    pub fn listeners(&self) -> &[SocketAddr] {
-        &self.edge.config().services[0].listen
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        self.edge.config().services.iter().flat_map(|it| it.listen.clone()).collect()
+    }
+
+    /// Waits until so many connections have been spliced since the start.
+    pub fn wait_spliced(&self, connections: u64) -> Result<()> {
+        let spliced = |status: &Status| {
+            SERVICES.iter().map(|it| status.happened(it, "spliced")).sum::<u64>() >= connections
+        };
+        self.edge.wait_for(&format!("{connections} are spliced"), PATIENCE, spliced).map(drop)
     }
 
     /// The names of all backends.
