@@ -52,7 +52,7 @@ impl Pins {
         Array::<_, Edge>::create(1, 0)?.pin(at(names::EDGE))?;
         Array::<_, V4>::create(MAX_SOURCES as u32, 0)?.pin(at(names::SOURCES4))?;
         Array::<_, V6>::create(MAX_SOURCES as u32, 0)?.pin(at(names::SOURCES6))?;
-        BpfHashMap::<_, ListenerKey<V4>, Listener>::create(4, 0)?.pin(at(names::LISTENERS4))?;
+        BpfHashMap::<_, ListenerKey<V4>, Listener>::create(6, 0)?.pin(at(names::LISTENERS4))?;
         BpfHashMap::<_, ListenerKey<V6>, Listener>::create(4, 0)?.pin(at(names::LISTENERS6))?;
         Array::<_, Service>::create(SERVICES, 0)?.pin(at(names::SERVICES))?;
         Array::<_, Ring>::create(Capacity::rings_for(SERVICES - 1), 0)?.pin(at(names::RINGS))?;
@@ -197,6 +197,36 @@ fn the_words_in_the_maps_are_those_of_the_wire() {
 }
 
 #[test]
+fn what_the_sidecar_serves_is_there_without_rings_and_its_ids_outlive_its_listeners() {
+    let pins = Pins::new("splice");
+    let mut maps = Maps::from_pins(&pins.0).unwrap();
+    let mut actual = maps.read().unwrap();
+    let mut ids = Ids::recover(&actual, maps.capacity());
+    let mut input = input();
+    input.services[0].forward = Forward::Splice;
+    reach(&mut maps, &mut actual, &mut ids, &input);
+    assert_mirrored(&maps, &actual);
+    assert_eq!(actual.services[&1].rings, [0, 0]);
+    let map = |name| Map::from_map_data(MapData::from_pin(pins.0.join(name)).unwrap()).unwrap();
+    let listeners: BpfHashMap<_, [u8; 8], [u16; 2]> = map(names::LISTENERS4).try_into().unwrap();
+    assert_eq!(listeners.get(&[10, 2, 0, 2, 0x23, 0x28, 0, 0], 0).unwrap(), [0, 2]);
+    assert_eq!(listeners.get(&[203, 0, 113, 10, 0, 80, 0, 0], 0).unwrap(), [1, 0]);
+    let services: Array<_, [u8; 16]> = map(names::SERVICES).try_into().unwrap();
+    assert_eq!(services.get(&1, 0).unwrap()[8], 4);
+
+    input.services[0].forward = Forward::Relay;
+    reach(&mut maps, &mut actual, &mut ids, &input);
+    assert_mirrored(&maps, &actual);
+    assert!(actual.listeners.is_empty());
+    let backends = actual.backends.clone();
+    let mut actual = maps.read().unwrap();
+    let mut ids = Ids::recover(&actual, maps.capacity());
+    let ops = reach(&mut maps, &mut actual, &mut ids, &input);
+    assert!(matches!(ops.as_slice(), [MapOp::SetEdge(_)]), "{ops:?}");
+    assert_eq!(actual.backends, backends);
+}
+
+#[test]
 fn rings_fit_a_small_stack() {
     let pins = Pins::new("stack");
     let mut maps = Maps::from_pins(&pins.0).unwrap();
@@ -227,9 +257,9 @@ fn errors_name_the_map_the_key_and_the_remedy() {
         at: lb_agent::state::Endpoint { ip: "203.0.113.10".parse().unwrap(), port: n },
         listener: Listener { service: 1, flags: 0 },
     };
-    (1..=4).for_each(|n| maps.apply(&listen(n)).unwrap());
-    let message = fails(&mut maps, listen(5));
-    assert!(message.starts_with("map LISTENERS4: cannot write 203.0.113.10:5: the map is full"));
+    (1..=6).for_each(|n| maps.apply(&listen(n)).unwrap());
+    let message = fails(&mut maps, listen(7));
+    assert!(message.starts_with("map LISTENERS4: cannot write 203.0.113.10:7: the map is full"));
     let at = "203.0.113.77:1".parse::<std::net::SocketAddr>().unwrap().into();
     maps.apply(&MapOp::ClearListener { at }).expect("what is not there need not go");
 }

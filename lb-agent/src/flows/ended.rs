@@ -27,7 +27,7 @@ pub enum How {
     Drain,
     /// It was still there when the time of the edge's drain was over: likewise.
     Deadline,
-    /// One of its entries was gone, by whatever accident or because its tuple was taken for another connection.
+    /// One of its entries was gone, by whatever accident.
     Lost,
 }
 

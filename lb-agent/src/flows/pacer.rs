@@ -26,7 +26,7 @@ impl Paces {
         Self { edge: Paced::new(rate), drains: BTreeMap::new() }
     }
 
-    #[cfg(test)]
+    /// The same, but so many at once after a pause.
     pub fn with_burst(rate: u32, burst: u32) -> Self {
         Self { edge: Paced { rate, pacer: Pacer::new(rate, burst) }, drains: BTreeMap::new() }
     }

@@ -67,7 +67,7 @@ impl Census {
         self.connections.get(&backend).copied().unwrap_or(0)
     }
 
-    /// Those of its connections that are spliced.
+    /// Those of its connections that are spliced, and that their ends have not closed: load.
     pub fn spliced(&self, backend: u16) -> u32 {
         self.spliced.get(&backend).copied().unwrap_or(0)
     }
@@ -81,7 +81,7 @@ impl Census {
         // What is held is still the sidecar's.
         if entry.is_clients() && entry.stage != Stage::HalfOpen && !entry.is_held() {
             *self.connections.entry(entry.flow.backend).or_default() += 1;
-            if entry.flow.forward == forward::SPLICE {
+            if entry.flow.forward == forward::SPLICE && !entry.flow.is_closing() {
                 *self.spliced.entry(entry.flow.backend).or_default() += 1;
             }
         }

@@ -126,7 +126,7 @@ metrics! {
         "What became of connections and requests of services with mode = \"l7\"":
         |it| events(it, false);
     Counter "sluice_flows_ended" ["how"]
-        "Entries of the flow tables that the agent removed: closed, idle for too long (expired), never completed, halves, reset":
+        "Entries of the flow tables that the agent removed: closed, idle for too long (expired), never completed, halves, reset, reset by a drain":
         |it| {
             let flows = &it.flows;
             let ways = [
@@ -135,6 +135,7 @@ metrics! {
                 ("abandoned", flows.abandoned),
                 ("orphan", flows.orphans),
                 ("reset", flows.reset),
+                ("drained", flows.drained),
             ];
             ways.map(|(how, count)| (vec![how.to_owned()], count as f64)).into()
         };
@@ -189,8 +190,9 @@ metrics! {
         "Health probes that failed": |it| of_backends(it, |it| Some(it.health.failures as f64));
     Counter "sluice_backend_picked" ["service" "backend"]
         "Times that it was picked for a client": |it| of_backends(it, |it| {
-            let by_xdp = it.traffic.as_ref().map(|it| it.picked);
-            by_xdp.or(it.requests.as_ref().map(|it| it.picked)).map(|it| it as f64)
+            // XDP carries what the sidecar has picked, and picks nothing itself.
+            let by_sidecar = it.requests.as_ref().map(|it| it.picked);
+            by_sidecar.or(it.traffic.as_ref().map(|it| it.picked)).map(|it| it as f64)
         });
     Counter "sluice_backend_failed" ["service" "backend"]
         "Connects and handshakes of the sidecar that failed": |it| {

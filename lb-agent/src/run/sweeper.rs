@@ -49,7 +49,7 @@ pub struct Report {
     pub referenced: BTreeSet<u16>,
     /// Connections by backend.
     pub connections: BTreeMap<u16, u64>,
-    /// Those of them that are spliced.
+    /// Those of them that are spliced, without what is over.
     pub spliced: BTreeMap<u16, u64>,
     /// How spliced connections have ended since the agent started.
     pub ended: Counts,

@@ -9,7 +9,7 @@ use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuValues};
 use lb_agent::{
     bpf::{Counters, TableSizes, specs::names, sys},
     flows::{
-        FlowTable, Pacer, Policy, Resets, Step, Sweeper,
+        FlowTable, Paces, Policy, Resets, Step, Sweeper,
         aging::{Entry, Stage},
         table::{self, KernelTable, Value},
     },
@@ -130,7 +130,7 @@ fn a_sweep_removes_idle_pairs_and_no_other() {
         let reversed = flow(key.reversed(), flags::TO_CLIENT, now.wrapping_sub(reverse));
         map.insert(to.reversed(), reversed, 0).unwrap();
     }
-    let policy = |_| Policy { idle_timeout: 500, close_timeout: 100, doomed: false };
+    let policy = |_| Policy { idle_timeout: 500, close_timeout: 100, doomed: None };
     let mut flows = table::flows::<V4>(&pins).unwrap();
     let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
     let start = Instant::now();
@@ -141,9 +141,9 @@ fn a_sweep_removes_idle_pairs_and_no_other() {
     };
     println!("a sweep of {pairs} pairs, a quarter of them idle, took {:?}", start.elapsed());
     assert_eq!(census.entries, 2 * u64::from(pairs));
-    let pacer = (&mut Pacer::new(1_000_000, pairs), Duration::ZERO);
-    let resets = sweeper.reset_due(&mut flows, policy, now, pacer, &mut orders).unwrap();
-    assert_eq!(resets, Resets { doomed: 0, expired: u64::from(pairs) / 4 });
+    let pace = (&mut Paces::with_burst(1_000_000, pairs), Duration::ZERO);
+    let resets = sweeper.reset_due(&mut flows, policy, now, pace, &mut orders).unwrap();
+    assert_eq!(resets, Resets { expired: u64::from(pairs) / 4, ..Resets::default() });
     assert_eq!(orders.len() as u64, resets.expired);
     assert!(orders.iter().all(|order| order.to_client.is_some() && order.to_backend.is_some()));
     let left = walk(flows);

@@ -74,7 +74,8 @@ fn slow(edge: &Edge) -> TcpStream {
 fn an_edge_that_drains_gives_its_clients_up_and_serves_again_afterwards() {
     let mut edge = Edge::new();
     let web = Web::start(&edge.server, "10.2.0.2:9000", "b2");
-    let [serving, drains] = configs(&edge, "drain = { deadline = \"1h\", rate = 5 }");
+    let service = "splice = \"off\"\ndrain = { deadline = \"1h\", rate = 5 }";
+    let [serving, drains] = configs(&edge, service);
     edge.start(&serving);
     let old = pids(&edge.status(), "serving");
     wait_until("requests are answered", || get(&edge, "/").is_some());

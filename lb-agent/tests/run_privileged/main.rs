@@ -11,5 +11,6 @@ mod network;
 mod reload;
 mod sidecar;
 mod splice;
+mod spliced;
 mod traffic;
 mod tunnel;

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A server that upgrades every connection, and then sends back what it gets.
-fn echo(netns: &Netns, address: &str) {
+pub fn echo(netns: &Netns, address: &str) {
     let listener = netns.run(|| TcpListener::bind(address)).unwrap();
     thread::spawn(move || {
         // With its namespace it ends.
@@ -53,7 +53,7 @@ fn read_head(stream: &mut TcpStream) -> Option<String> {
     Some(head)
 }
 
-fn upgraded(edge: &Edge) -> TcpStream {
+pub fn upgraded(edge: &Edge) -> TcpStream {
     let mut client = edge.client.connect(VIP);
     client.set_nodelay(true).unwrap();
     let request = format!(
@@ -67,7 +67,7 @@ fn upgraded(edge: &Edge) -> TcpStream {
 }
 
 /// The entries of spliced connections.
-fn spliced(edge: &Edge) -> Vec<(Tuple<V4>, Flow<V4>)> {
+pub fn spliced(edge: &Edge) -> Vec<(Tuple<V4>, Flow<V4>)> {
     let flows: HashFd<Tuple<V4>, Flow<V4>> =
         HashFd::open(&edge.pins().map_path(names::FLOWS4)).unwrap();
     let mut entries = Vec::new();
@@ -77,7 +77,7 @@ fn spliced(edge: &Edge) -> Vec<(Tuple<V4>, Flow<V4>)> {
 }
 
 /// Sends bytes through, and has them come back.
-fn converse(stream: &TcpStream, bytes: usize, seed: u8) {
+pub fn converse(stream: &TcpStream, bytes: usize, seed: u8) {
     let sent: Vec<u8> = (0..bytes)
         .map(|n| (n as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0] ^ seed)
         .collect();
