@@ -286,7 +286,11 @@ fn extensions(
                 let [following, _, high, low, ..] = *packet.at::<[u8; 8]>(offset)?;
                 // An "atomic" fragment is a whole packet (RFC 6946).
                 if u16::from_be_bytes([high, low]) & 0xfff9 != 0 {
-                    return Err(DropReason::Fragment);
+                    // Of anything but TCP it is the host's, as in IPv4.
+                    return match following {
+                        protocol::TCP => Err(DropReason::Fragment),
+                        _ => Ok((protocol::FRAGMENT, offset)),
+                    };
                 }
                 next = following;
                 offset += 8;

@@ -90,6 +90,21 @@ fn fragments_and_headers_that_end_too_early() {
 }
 
 #[test]
+fn fragments_of_other_protocols_are_the_hosts() {
+    let mut plane = Dataplane::fresh(Scenario::usual());
+    let connection = Connection::new(&plane, id::NAT, true);
+    for proto in [protocol::UDP, protocol::ICMPV6, 50] {
+        for (offset, more) in [(0, true), (1, false), (0x1fff, true)] {
+            let sent = with(&connection, &[Extension::fragment(offset, more)])
+                .with(|frame| frame.packet.ip.proto = Some(proto))
+                .bytes();
+            let expected = Expect::pass(&sent, Event::PassNotService);
+            plane.check(&format!("protocol {proto}, offset {offset}"), &sent, &expected);
+        }
+    }
+}
+
+#[test]
 fn headers_behind_which_nothing_is_for_us() {
     let mut plane = Dataplane::fresh(Scenario::usual());
     let connection = Connection::new(&plane, id::NAT, true);
