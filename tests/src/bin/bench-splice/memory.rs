@@ -85,7 +85,8 @@ fn sample(target: Target, threads: u32, connections: usize) -> Result<Bytes> {
     running.site.client.run(|| anyhow::Ok(drop(Echoes::start(open()?)?.finish()?)))?;
     sleep(SETTLE);
     let before = (running.account.memory()?, kernel()?);
-    let idle = Idle::open(&running, connections)?;
+    let opened = Idle::open(&running, connections);
+    let idle = opened.with_context(|| running.counted())?;
     running.wait_spliced(connections)?;
     sleep(SETTLE);
     let after = (running.account.memory()?, kernel()?);
