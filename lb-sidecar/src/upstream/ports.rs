@@ -39,13 +39,14 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Those that the kernel uses in this network namespace; none if it does not say.
+    /// Those that the kernel uses in this network namespace.
     pub fn of_kernel() -> Self {
         let read = |name: &str| {
             fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
         };
-        let ports = read("ip_local_port_range");
-        Self::new(without(&range(&ports), &ranges(&read("ip_local_reserved_ports"))))
+        // Its default, if it does not say.
+        let range = range(&read("ip_local_port_range")).unwrap_or(32_768..=60_999);
+        Self::new(choice(range, &ranges(&read("ip_local_reserved_ports"))))
     }
 
     fn new(ranges: Vec<RangeInclusive<u16>>) -> Self {
@@ -131,11 +132,21 @@ fn ranges(text: &str) -> Vec<RangeInclusive<u16>> {
     parts.collect()
 }
 
-fn without(
-    range: &Option<RangeInclusive<u16>>,
+/// What is not reserved. Whoever reserves all of it does so for `nat`, which leaves alone what has a socket; the kernel
+/// itself would choose nothing then.
+fn choice(
+    range: RangeInclusive<u16>,
     reserved: &[RangeInclusive<u16>],
 ) -> Vec<RangeInclusive<u16>> {
-    let mut left: Vec<RangeInclusive<u16>> = range.iter().cloned().collect();
+    let free = without(range.clone(), reserved);
+    if free.is_empty() { vec![range] } else { free }
+}
+
+fn without(
+    range: RangeInclusive<u16>,
+    reserved: &[RangeInclusive<u16>],
+) -> Vec<RangeInclusive<u16>> {
+    let mut left = vec![range];
     for taken in reserved {
         left = left
             .into_iter()
@@ -230,12 +241,13 @@ mod tests {
             ("10 20", "12,15-16\n", vec![10..=11, 13..=14, 17..=20]),
             ("10 20", "10,20", vec![11..=19]),
             ("65530 65535", "65535", vec![65_530..=65_534]),
-            ("", "", vec![]),
         ] {
             let what = format!("{range:?} {reserved:?}");
-            assert_eq!(without(&self::range(range), &ranges(reserved)), left, "{what}");
+            let range = self::range(range).unwrap();
+            assert_eq!(without(range, &ranges(reserved)), left, "{what}");
         }
-        assert!(!Ports::of_kernel().ranges.is_empty());
+        assert_eq!(choice(10..=20, &[1..=u16::MAX]), [10..=20], "unless that is all");
+        assert_eq!(range(""), None);
     }
 
     #[tokio::test]

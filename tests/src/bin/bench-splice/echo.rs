@@ -34,7 +34,8 @@ pub fn measure(targets: &[Target], threads: u32, plan: &Plan, report: &mut Repor
             })?);
         }
     }
-    let numbers: [(&'static str, fn(&Sample) -> f64); 3] = [
+    type Number = fn(&Sample) -> f64;
+    let numbers: [(&str, Number); 3] = [
         ("messages/s", |it| it.done as f64 / it.expense.elapsed.as_secs_f64()),
         ("us machine/message", |it| it.expense.machine.as_secs_f64() * 1e6 / it.done as f64),
         ("us proxy/message", |it| it.expense.processes.as_secs_f64() * 1e6 / it.done as f64),

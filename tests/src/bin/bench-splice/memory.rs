@@ -45,7 +45,8 @@ pub fn measure(targets: &[Target], plan: &Plan, report: &mut Report) -> Result<(
     report.number(What::Memory, "bytes of both ends", "routed", ends);
     for &target in targets.iter().filter(|target| **target != Target::Routed) {
         let samples = samples(target, plan)?;
-        let numbers: [(&'static str, &dyn Fn(&Bytes) -> f64); 4] = [
+        type Number<'a> = &'a dyn Fn(&Bytes) -> f64;
+        let numbers: [(&str, Number<'_>); 4] = [
             ("bytes of processes", &|it| it.processes),
             ("bytes of the kernel", &|it| it.kernel - ends.median),
             ("bytes of tables", &|it| it.table),
@@ -81,8 +82,8 @@ fn samples(target: Target, plan: &Plan) -> Result<Vec<Bytes>> {
 fn sample(target: Target, threads: u32, connections: usize) -> Result<Bytes> {
     let servers = u16::try_from(connections.div_ceil(MOST / 2))?;
     let running = Running::start(target, threads, servers, connections)?;
-    let open = || load::open(&running.entrance(), FIRST);
-    running.site.client.run(|| anyhow::Ok(drop(Echoes::start(open()?)?.finish()?)))?;
+    let warm_up = || Echoes::start(load::open(&running.entrance(), FIRST)?)?.finish();
+    drop(running.site.client.run(warm_up)?);
     sleep(SETTLE);
     let before = (running.account.memory()?, kernel()?);
     let opened = Idle::open(&running, connections);
