@@ -10,6 +10,8 @@ use anyhow::Result;
 use crate::bench::site::{SOURCE, Site, VIP, VIP_PORT};
 
 /// Where nobody connects to.
+/// The only service of the agent.
+pub const SERVICE: &str = "chat";
 const OTHER_PORT: u16 = 81;
 const FLOWS: u32 = 16_384;
 const INTERFACES: [&str; 2] = ["eth0", "eth1"];
@@ -57,7 +59,7 @@ fn config(site: &Site, port: u16, l7: Option<L7Config>, sidecar: &Sidecar) -> Ed
     config.flows = sidecar.flows;
     config.handshakes = sidecar.flows;
     config.sidecar = SidecarConfig { workers: sidecar.workers, ..SidecarConfig::default() };
-    let mut service = ServiceConfig::new("chat", [(VIP, port).into()], Forward::Nat);
+    let mut service = ServiceConfig::new(SERVICE, [(VIP, port).into()], Forward::Nat);
     service.l7 = l7;
     service.health = HealthConfig { interval: Duration::from_secs(5), ..HealthConfig::default() };
     for (n, address) in site.backends().iter().enumerate() {

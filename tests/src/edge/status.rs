@@ -118,13 +118,20 @@ impl Status {
         service.and_then(|it| it["outcomes"]["events"][label].as_u64()).unwrap_or_default()
     }
 
+    /// What has been counted of a service, by label.
+    #[must_use]
+    pub fn events(&self, service: &str) -> BTreeMap<String, u64> {
+        let events = self.service(service).and_then(|it| it["outcomes"]["events"].as_object());
+        let events = events.into_iter().flatten();
+        events.filter_map(|(label, count)| Some((label.clone(), count.as_u64()?))).collect()
+    }
+
     /// What a service's workers have counted of splices, by label.
     #[must_use]
     pub fn splices(&self, service: &str) -> BTreeMap<String, u64> {
-        let events = self.service(service).and_then(|it| it["outcomes"]["events"].as_object());
-        let events = events.into_iter().flatten();
-        let of_splices = events.filter(|(label, _)| label.starts_with("splice"));
-        of_splices.filter_map(|(label, count)| Some((label.clone(), count.as_u64()?))).collect()
+        let mut events = self.events(service);
+        events.retain(|label, _| label.starts_with("splice"));
+        events
     }
 
     fn outcome(&self, kind: &str, label: &str) -> u64 {

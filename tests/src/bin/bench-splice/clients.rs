@@ -55,11 +55,11 @@ impl Idle {
             let mut command = running.site.client.command(&program);
             command.args(["clients", "--source", &source, "--count", &count.to_string()]);
             command.args(&targets);
-            processes.push(Process::spawn("clients", command)?);
-            left -= count;
-        }
-        for process in &processes {
+            let process = Process::spawn("clients", command)?;
+            // One after the other: all at once open faster than anybody hands over.
             process.wait_for_line(PATIENCE, |line| line == OPEN)?;
+            processes.push(process);
+            left -= count;
         }
         Ok(Self(processes))
     }

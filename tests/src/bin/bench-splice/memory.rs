@@ -86,7 +86,8 @@ fn sample(target: Target, threads: u32, connections: usize) -> Result<Bytes> {
     drop(running.site.client.run(warm_up)?);
     sleep(SETTLE);
     let before = (running.account.memory()?, kernel()?);
-    let idle = Idle::open(&running, connections)?;
+    let opened = Idle::open(&running, connections);
+    let idle = opened.with_context(|| running.counted())?;
     running.wait_spliced(connections)?;
     sleep(SETTLE);
     let after = (running.account.memory()?, kernel()?);

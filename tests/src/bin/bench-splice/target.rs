@@ -12,7 +12,7 @@ use tests::{
         load::Entrance,
         nginx::Nginx,
         site::{Site, VIP, VIP_PORT},
-        sluice::{self, Sidecar},
+        sluice::{self, SERVICE, Sidecar},
     },
     edge::Edge,
     process::Process,
@@ -124,6 +124,15 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What the agent has counted, for a complaint.
+    pub fn counted(&self) -> String {
+        let status = self.edge().map(|edge| (table::spliced(edge), edge.status()));
+        let Some((spliced, Ok(status))) = status else { return self.said() };
+        let workers = status.workers().into_iter().map(|it| it.connections);
+        let workers: Vec<_> = workers.collect();
+        format!("spliced {spliced:?}, relayed {workers:?}, {:?}", status.events(SERVICE))
     }
 
     /// What the proxy has printed, for a complaint.
