@@ -392,6 +392,13 @@ fn spliced_connections_weigh_with_those_who_choose_the_least_loaded() {
     let (load, flows) = start(&site);
     assert!(flows.iter().all(|it| it.backend != server_name(LEFT_OUT)), "it drains");
     drain(&mut site, false);
+    let counted = |status: &Status| {
+        let names = (0..3).map(server_name).flat_map(|name| SERVICES.map(|it| (it, name.clone())));
+        names.map(|(it, name)| status.connections(it, &name)).sum::<u64>() == CHATS as u64
+    };
+    site.edge.wait_for("the spliced ones are counted", SOON, counted).unwrap();
+    // The workers are told of them within a third of a second, and nothing shows when they were.
+    std::thread::sleep(Duration::from_secs(1));
     // Those that it has not are with the others: newcomers are its own until it has as many.
     let newcomers = Silent::start(&site, 20);
     assert_eq!(newcomers.with(&server_name(LEFT_OUT)), 20, "{:?}", newcomers.backends);
