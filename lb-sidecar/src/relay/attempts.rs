@@ -26,6 +26,9 @@ const FIRST: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50
 
 const LONGEST: Duration = Duration::from_secs(10);
 
+/// Until the broker has less to do: it takes more offers meanwhile than may be open at a time.
+const TURN: Duration = Duration::from_millis(50);
+
 /// Between offers to the brokers that come after one that died in the middle.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -100,6 +103,12 @@ impl Attempts {
         now: Instant,
         relay: &Waker,
     ) {
+        if self.means.desk.is_full() {
+            // No reason to come less often: whoever did would be relayed while the broker has nothing to do.
+            self.means.outcomes.count(Outcome::SpliceWaits);
+            self.stage = Stage::Waiting(now + TURN);
+            return;
+        }
         // What came with the 101 was passed on a little later.
         let quiet = now.saturating_duration_since(active) >= self.quiet / 2
             && self.means.desk.has_room()

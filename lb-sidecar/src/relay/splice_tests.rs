@@ -404,3 +404,27 @@ async fn a_slow_broker_holds_few_connections() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_has_found_the_broker_busy_comes_back_soon() {
+    on_local_set(async {
+        let all = Spliceable::new();
+        let broker = Broker::at(&all.desk);
+        let mut cases = Vec::new();
+        for _ in 0..65 {
+            cases.push(all.start().await);
+        }
+        let mut offers = Vec::new();
+        while offers.len() < 64 {
+            offers.push(broker.offer().await);
+        }
+        broker.no_offer_within(LONG).await;
+        let before = Instant::now();
+        for offer in &offers {
+            broker.answer(offer, Answer::Spliced);
+        }
+        _ = broker.offer().await;
+        assert!(before.elapsed() <= Duration::from_millis(100), "{:?}", before.elapsed());
+    })
+    .await;
+}

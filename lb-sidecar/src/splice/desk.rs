@@ -103,7 +103,16 @@ impl Desk {
 
     /// Whether a new offer would go to a broker now.
     pub fn has_room(&self) -> bool {
-        !self.shut.get() && self.broker.borrow().is_some() && self.offers.borrow().len() < MOST
+        self.is_open() && self.offers.borrow().len() < MOST
+    }
+
+    /// Whether there is a broker, but one who has enough to do for the moment.
+    pub fn is_full(&self) -> bool {
+        self.is_open() && !self.has_room()
+    }
+
+    fn is_open(&self) -> bool {
+        !self.shut.get() && self.broker.borrow().is_some()
     }
 
     /// Waits until no offer is open, but no longer than so.
