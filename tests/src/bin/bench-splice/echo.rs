@@ -48,6 +48,7 @@ pub fn measure(targets: &[Target], threads: u32, plan: &Plan, report: &mut Repor
     }
     report.ratio(What::Echo, "us machine/message", ["spliced", "routed"], Some(("<=", 1.05)));
     report.ratio(What::Echo, "messages/s", ["spliced", "haproxy"], Some((">=", 1.5)));
+    report.ratio(What::Echo, "messages/s", ["spliced", "haproxy-xdp"], None);
     report.ratio(What::Echo, "messages/s", ["spliced", "nginx"], None);
     report.ratio(What::Echo, "messages/s", ["spliced", "relay"], None);
     Ok(())

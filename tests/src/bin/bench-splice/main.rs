@@ -37,7 +37,7 @@ struct Arguments {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "routed,spliced,relay,haproxy,nginx"
+        default_value = "routed,spliced,relay,haproxy,haproxy-xdp,nginx"
     )]
     targets: Vec<Target>,
     /// Samples of each number

@@ -43,7 +43,9 @@ pub fn measure(targets: &[Target], plan: &Plan, report: &mut Report) -> Result<(
     let ends = samples(Target::Routed, plan)?;
     let ends = Spread::of(ends.iter().map(|it| it.kernel).collect());
     report.number(What::Memory, "bytes of both ends", "routed", ends);
-    for &target in targets.iter().filter(|target| **target != Target::Routed) {
+    for &target in
+        targets.iter().filter(|target| !matches!(target, Target::Routed | Target::HaproxyXdp))
+    {
         let samples = samples(target, plan)?;
         type Number<'a> = &'a dyn Fn(&Bytes) -> f64;
         let numbers: [(&str, Number<'_>); 4] = [
@@ -67,7 +69,9 @@ fn samples(target: Target, plan: &Plan) -> Result<Vec<Bytes>> {
     let most = match target {
         Target::Routed | Target::Spliced => plan.connections,
         // One process has all of its descriptors, two for each connection.
-        Target::Haproxy => plan.connections.min(haproxy::most_connections()? as usize),
+        Target::Haproxy | Target::HaproxyXdp => {
+            plan.connections.min(haproxy::most_connections()? as usize)
+        }
         // Its workers do not share them out evenly.
         Target::Relay | Target::Nginx => {
             let each = haproxy::most_connections()? as usize * 9 / 10;

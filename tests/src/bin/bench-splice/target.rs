@@ -33,6 +33,8 @@ pub enum Target {
     /// The sidecar copies bytes
     Relay,
     Haproxy,
+    /// HAProxy behind the XDP program, which passes its packets as it passes the sidecar's
+    HaproxyXdp,
     Nginx,
 }
 
@@ -43,6 +45,7 @@ impl Target {
             Self::Spliced => "spliced",
             Self::Relay => "relay",
             Self::Haproxy => "haproxy",
+            Self::HaproxyXdp => "haproxy-xdp",
             Self::Nginx => "nginx",
         }
     }
@@ -59,6 +62,8 @@ pub struct Running {
     pub target: Target,
     pub account: Account,
     proxy: Proxy,
+    /// Has the program attached, and nothing to do.
+    _beside: Option<Box<Edge>>,
     pub site: Site,
 }
 
@@ -77,10 +82,17 @@ impl Running {
             Target::Relay => {
                 Proxy::Agent(Box::new(sluice::start(&site, &Sidecar::relaying(threads))?))
             }
-            Target::Haproxy => Proxy::Haproxy(Haproxy::start(&site, threads, Buffers::Default)?),
+            Target::Haproxy | Target::HaproxyXdp => {
+                Proxy::Haproxy(Haproxy::start(&site, threads, Buffers::Default)?)
+            }
             Target::Nginx => Proxy::Nginx(Nginx::start(&site, threads)?),
         };
-        let mut running = Self { target, account: Account::default(), proxy, site };
+        let beside = match target {
+            Target::HaproxyXdp => Some(Box::new(sluice::beside(&site)?)),
+            _ => None,
+        };
+        let account = Account::default();
+        let mut running = Self { target, account, proxy, _beside: beside, site };
         running.account = Account::of_family(running.process().pid())?;
         Ok(running)
     }
