@@ -46,6 +46,13 @@ fn goes_on(site: &SplicedSite, load: &Load, flows: &BTreeSet<FlowLine>) {
     assert_eq!((stats.errors, stats.wrong, stats.reconnects), (0, 0, 0), "{stats}");
 }
 
+/// All of them end, none was disturbed, and nothing is left.
+fn ends_well(site: &SplicedSite, load: Load) {
+    let stats = load.stop();
+    assert_eq!((stats.errors, stats.wrong), (0, 0), "{stats}");
+    site.wait_empty().unwrap();
+}
+
 /// Newcomers are served, and spliced if `spliced`.
 fn newcomers_are_served(site: &SplicedSite, spliced: bool) {
     let before = site.spliced().unwrap().len();
@@ -118,9 +125,7 @@ fn conversations_outlive_the_sidecar_and_the_agent() {
     site.edge.wait_all_up().unwrap();
     goes_on(&site, &load, &flows);
     newcomers_are_served(&site, true);
-    let stats = load.stop();
-    assert_eq!((stats.errors, stats.wrong), (0, 0), "{stats}");
-    site.wait_empty().unwrap();
+    ends_well(&site, load);
 }
 
 #[test]
@@ -138,9 +143,7 @@ fn conversations_outlive_an_upgrade() {
     site.edge.wait_all_up().unwrap();
     goes_on(&site, &load, &flows);
     newcomers_are_served(&site, true);
-    let stats = load.stop();
-    assert_eq!((stats.errors, stats.wrong), (0, 0), "{stats}");
-    site.wait_empty().unwrap();
+    ends_well(&site, load);
 }
 
 #[test]

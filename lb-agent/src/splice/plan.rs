@@ -194,7 +194,7 @@ pub fn unchanged(before: &Facts, now: &Facts) -> bool {
 
 /// Entries which drop what comes.
 #[must_use]
-pub fn hold<A: Copy>(keys: &Keys<A>, frame: Frame) -> Pair<A> {
+pub fn hold<A: Addr>(keys: &Keys<A>, frame: Frame) -> Pair<A> {
     let held = |to, flags| Flow { flags: flags | flags::HOLD, ..blank(to, frame) };
     Pair {
         from_client: held(keys.backend.reversed(), 0),
@@ -242,26 +242,17 @@ pub fn join<A: Addr>(
     })
 }
 
-fn blank<A>(to: Tuple<A>, frame: Frame) -> Flow<A> {
+fn blank<A: Addr>(to: Tuple<A>, frame: Frame) -> Flow<A> {
     Flow {
         to,
-        seq_delta: 0,
-        ack_delta: 0,
-        tsval_delta: 0,
-        tsecr_delta: 0,
-        seq_next: 0,
-        ack: 0,
         last_seen: frame.now,
         backend: frame.backend,
-        next_hop: 0,
         forward: forward::SPLICE,
-        flags: 0,
         route_epoch: frame.route_epoch.wrapping_sub(1),
-        window_shift: 0,
         // Numbers of an entry without packets count as unknown.
         packets: 1,
         created: frame.now,
-        bytes: 0,
+        ..Flow::default()
     }
 }
 

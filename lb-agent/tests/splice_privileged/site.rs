@@ -18,8 +18,7 @@ use std::{
 use aya::Pod;
 use lb_agent::{
     bpf::{
-        PinDir, TableSizes, pins,
-        specs::{self, names},
+        PinDir, TableSizes, pins, specs,
         sys::{HashFd, Put},
         unload,
     },
@@ -33,7 +32,7 @@ use lb_agent::{
 };
 use lb_common::{
     abi::Edge,
-    addr::{Tuple, V4},
+    addr::{Tuple, V4, V6},
     flow::{Flow, forward},
     handshake::{Handshake, Offer, offers},
     next_hop::NextHop,
@@ -240,13 +239,11 @@ impl Site {
 
     /// Removes one of them: 0 is the client's.
     pub fn remove_entry(&self, connection: &Connection, which: usize) {
-        match connection.ends.keys().unwrap() {
-            AnyKeys::V4(keys) => {
-                let key = [keys.client, keys.backend][which];
-                assert!(self.flows::<V4>().delete(&key).unwrap());
-            }
-            AnyKeys::V6(_) => unimplemented!("not needed"),
-        }
+        let removed = match connection.ends.keys().unwrap() {
+            AnyKeys::V4(keys) => self.flows::<V4>().delete(&[keys.client, keys.backend][which]),
+            AnyKeys::V6(keys) => self.flows::<V6>().delete(&[keys.client, keys.backend][which]),
+        };
+        assert!(removed.unwrap());
     }
 
     /// How many entries both tables have.
@@ -255,7 +252,7 @@ impl Site {
         let v4 = self.flows::<V4>();
         assert!(v4.lookup_batch(None, 2 * CAPACITY as usize, &mut entries).unwrap().is_none());
         let mut entries6 = Vec::new();
-        let v6 = self.flows::<lb_common::addr::V6>();
+        let v6 = self.flows::<V6>();
         assert!(v6.lookup_batch(None, 2 * CAPACITY as usize, &mut entries6).unwrap().is_none());
         entries.len() + entries6.len()
     }
@@ -266,9 +263,19 @@ impl Site {
     }
 
     pub fn forget_handshakes(&self, connection: &Connection) {
-        let Ok(AnyKeys::V4(keys)) = connection.ends.keys() else { unimplemented!("not needed") };
-        let path = self.pins.map_path(names::HANDSHAKES4);
-        let table: HashFd<Tuple<V4>, Handshake<V4>> = HashFd::open(&path).unwrap();
+        match connection.ends.keys().unwrap() {
+            AnyKeys::V4(keys) => self.forget_handshakes_of(keys),
+            AnyKeys::V6(keys) => self.forget_handshakes_of(keys),
+        }
+    }
+
+    fn forget_handshakes_of<A: Family>(&self, keys: Keys<A>)
+    where
+        Tuple<A>: Pod,
+        Handshake<A>: Pod,
+    {
+        let path = self.pins.map_path(A::HANDSHAKES);
+        let table: HashFd<Tuple<A>, Handshake<A>> = HashFd::open(&path).unwrap();
         assert!(table.delete(&keys.client).unwrap() && table.delete(&keys.backend).unwrap());
     }
 

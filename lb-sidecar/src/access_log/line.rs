@@ -218,6 +218,21 @@ pub mod tests {
         }
     }
 
+    fn close() -> Close<'static> {
+        let Request { edge, service, connection, client, .. } = request();
+        Close {
+            edge,
+            service,
+            connection: Some(connection),
+            client,
+            backend: "chat-1",
+            bytes_in: 7,
+            bytes_out: 8,
+            duration: Duration::from_secs(2),
+            ended_by: "client",
+        }
+    }
+
     fn written(line: Line<'_>) -> Value {
         let mut bytes = Vec::new();
         line.write(UNIX_EPOCH + Duration::from_millis(1_800_000_000_123), &mut bytes);
@@ -242,20 +257,8 @@ pub mod tests {
 
     #[test]
     fn its_end_has_the_same_connection_and_who_ended_it() {
-        let Request { edge, service, connection, client, .. } = request();
-        let close = Close {
-            edge,
-            service,
-            connection: Some(connection),
-            client,
-            backend: "chat-1",
-            bytes_in: 7,
-            bytes_out: 8,
-            duration: Duration::from_secs(2),
-            ended_by: "client",
-        };
         assert_eq!(
-            written(Line::of_close(&close)),
+            written(Line::of_close(&close())),
             json!({
                 "time": "2027-01-15T08:00:00.123Z", "event": "close", "edge": "edge-1",
                 "service": "chat", "connection": "00000000000000ab", "client": "198.51.100.7:40000",
@@ -267,18 +270,7 @@ pub mod tests {
 
     #[test]
     fn the_end_of_a_spliced_connection_says_that_it_was_one() {
-        let Request { edge, service, client, .. } = request();
-        let close = Close {
-            edge,
-            service,
-            connection: None,
-            client,
-            backend: "chat-1",
-            bytes_in: 7,
-            bytes_out: 8,
-            duration: Duration::from_secs(2),
-            ended_by: "closed",
-        };
+        let close = Close { connection: None, ended_by: "closed", ..close() };
         assert_eq!(
             written(Line::of_close(&close)),
             json!({
@@ -292,18 +284,7 @@ pub mod tests {
 
     #[test]
     fn a_splice_is_not_an_end() {
-        let Request { edge, service, connection, client, .. } = request();
-        let so_far = Close {
-            edge,
-            service,
-            connection: Some(connection),
-            client,
-            backend: "chat-1",
-            bytes_in: 7,
-            bytes_out: 8,
-            duration: Duration::from_millis(2),
-            ended_by: "splice",
-        };
+        let so_far = Close { ended_by: "splice", ..close() };
         let line = written(Line::of_splice(&so_far));
         assert_eq!((&line["event"], &line["bytes_out"]), (&json!("splice"), &json!(8)));
         assert!(line.get("ended_by").is_none());
