@@ -4,6 +4,7 @@ mod change;
 mod check;
 mod client;
 mod decap;
+mod explain;
 mod flows;
 mod log;
 mod run;
@@ -51,10 +52,14 @@ enum Command {
     Maintenance(change::Maintenance),
     /// Change a backend's share of new clients
     Weight(change::Weight),
+    /// Reset the connections that a backend has now, at a pace; it stays in service
+    ResetFlows(change::Reset),
     /// Add a backend to a service
     AddBackend(change::Add),
     /// Take a backend out of a service
     RemoveBackend(change::Remove),
+    /// Say which backend a client gets now, and why; touches nothing
+    Explain(explain::Arguments),
     /// Compare the running edge with its file
     #[command(subcommand)]
     Config(show::Config),
@@ -91,8 +96,10 @@ pub fn main() -> ExitCode {
         Command::Undrain(arguments) => change::undrain(&arguments),
         Command::Maintenance(arguments) => change::maintenance(&arguments),
         Command::Weight(arguments) => change::weight(&arguments),
+        Command::ResetFlows(arguments) => change::reset(&arguments),
         Command::AddBackend(arguments) => change::add(&arguments),
         Command::RemoveBackend(arguments) => change::remove(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
         Command::Config(action) => show::config(&action),
     };
     match result {

@@ -16,6 +16,7 @@ use super::{
     changes::Ask,
     checks,
     dataplane::DataPlane,
+    drains::Resets,
     ended::Log,
     input::{self, World},
     interfaces::Interfaces,
@@ -90,6 +91,8 @@ pub struct Agent {
     pub(super) shown: Arc<Vec<ServicePicture>>,
     /// What operators ask for.
     pub(super) asks: mpsc::Receiver<Ask>,
+    /// What they have asked to be reset; not for the next agent.
+    pub(super) resets: Resets,
 }
 
 impl Agent {
@@ -209,7 +212,7 @@ impl Agent {
     }
 
     /// The same where an error can only be told, and tried again.
-    fn update(&mut self) {
+    pub(super) fn update(&mut self) {
         self.retry_at = None;
         if let Err(error) = self.reconcile() {
             tracing::error!("the maps are not up to date, next try in {RETRY:?}: {error:#}");
@@ -269,9 +272,9 @@ impl Agent {
     /// may have missed a flow to a backend that was removed by it.
     fn swept(&mut self, report: &Report) {
         self.sidecar.walked(report.spliced.clone());
-        if report.generation == self.generation
-            && self.plane.release(|id| report.referenced.contains(&id))
-        {
+        let released = report.generation == self.generation
+            && self.plane.release(|id| report.referenced.contains(&id));
+        if released || self.drains().is_shared() {
             self.update();
         }
     }
@@ -300,6 +303,7 @@ impl Agent {
                 health: self.runner.view(),
                 reports,
                 config: Arc::clone(&self.parts.config),
+                keys: Arc::clone(&self.keys),
                 made_of: Arc::clone(&self.parts.made_of),
             }),
             withdrawing: self.edge_drain_due().is_some(),

@@ -21,6 +21,7 @@ use super::{
     checks::key,
     drains::Drains,
     memory::memory,
+    paces::{Paces, paces},
     reload::FileWatch,
     start::Refused,
     view,
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     config::{AccessLog, Config},
-    sidecar::{Account, Event, Plan, Prepared, Supervisor, keys, settings},
+    sidecar::{Account, Event, Memory, Plan, Prepared, Supervisor, keys, settings},
 };
 
 /// The most workers that are started where nobody said how many.
@@ -183,7 +184,16 @@ impl Agent {
     pub(super) fn drains(&self) -> Drains {
         let (config, now) = (&*self.parts.config, unix_millis());
         let memory = memory(config, &self.liveness, self.sidecar.memory(), now);
-        Drains::new(config, &memory, now)
+        let paces = self.paces(&memory);
+        Drains::new(config, &memory, now).sharing(paces).resetting(self.resets.clone())
+    }
+
+    fn paces(&self, memory: &Memory) -> Paces {
+        if memory.drains.is_empty() && memory.edge_drains.is_none() && self.resets.is_empty() {
+            return Paces::new();
+        }
+        let told = self.sidecar.settings();
+        paces(&self.parts.config, memory, &self.resets, told, &self.sidecar.status())
     }
 
     /// And by when they are to end, if the edge drains.
@@ -197,7 +207,8 @@ impl Agent {
             _ => {}
         }
         let deadline = memory.edge_drains.and_then(|since| settings::edge_until(&config, since));
-        let settings = settings::settings(
+        let paces = self.paces(&memory);
+        let mut settings = settings::settings(
             &config,
             &self.keys,
             workers(&config).into(),
@@ -215,6 +226,12 @@ impl Agent {
                 since.copied().unwrap_or_else(unix_millis)
             },
         );
+        let among = u32::from(workers(&config)).max(1);
+        for service in &mut settings.services {
+            if let Some(pace) = paces.get(&service.name) {
+                service.drain.rate = (pace.relayed / among).max(1);
+            }
+        }
         self.sidecar.remember(memory);
         self.alarms.tell_l7(&settings);
         (settings, deadline)

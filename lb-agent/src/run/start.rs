@@ -168,6 +168,7 @@ async fn bring_up(
         log: Log::default(),
         shown: Default::default(),
         asks,
+        resets: Default::default(),
     };
     let config = Arc::clone(&agent.parts.config);
     // What packets will ask for is there before packets come.

@@ -15,6 +15,7 @@ use lb_common::{
     outcome::{DropReason, Event, NO_SERVICE},
     ring::SLOTS,
 };
+use lb_sidecar::settings::CookieKey;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -80,6 +81,8 @@ pub struct Sources {
     pub reports: watch::Receiver<Arc<Report>>,
     /// In force.
     pub config: Arc<Config>,
+    /// Of the cookies.
+    pub keys: Arc<Vec<CookieKey>>,
     /// What it was made of.
     pub made_of: Arc<MadeOf>,
 }

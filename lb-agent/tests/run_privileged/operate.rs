@@ -234,3 +234,135 @@ fn head_of(stream: &mut std::net::TcpStream) -> String {
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     head(stream)
 }
+
+#[test]
+fn a_client_is_told_beforehand_which_backend_it_gets_and_why() {
+    let mut edge = Edge::new();
+    let _servers = [("10.2.0.2:9000", "b2:"), ("10.2.0.3:9000", "b3:")]
+        .map(|(address, name)| Echo::start(&edge.server, address, name));
+    edge.start(&edge.config("affinity = \"source\"", &TWO));
+    wait_until("both are up", || {
+        ["b2", "b3"].iter().all(|it| backend(&edge, it).health.state == "up")
+    });
+    let explained = cli(&edge, &format!("explain 10.1.0.2 {VIP}")).unwrap();
+    let mut client = edge.client.connect(VIP);
+    let name = say(&mut client, "").map_or_else(|_| String::new(), |it| it);
+    let name = if name.is_empty() { say(&mut client, "x").unwrap() } else { name };
+    let name = name.split(':').next().unwrap().to_owned();
+    assert!(explained.contains(&format!("=> {name} (10.2.0.")), "{name}: {explained}");
+    assert!(explained.contains("the client's address falls on slot"), "{explained}");
+    let port = client.local_addr().unwrap().port();
+    let explained = cli(&edge, &format!("explain 10.1.0.2:{port} {VIP}")).unwrap();
+    assert!(explained.contains("the flow decides") && explained.contains(&name), "{explained}");
+
+    edge.save(&edge.config("", &TWO));
+    wait_until("it is taken over", || edge.status().config_generation == 2);
+    for port in 40_000..40_008 {
+        let explained = cli(&edge, &format!("explain 10.1.0.2:{port} {VIP} --json")).unwrap();
+        let explained: serde_json::Value = serde_json::from_str(&explained).unwrap();
+        let served = served_at(&edge, port);
+        assert_eq!(explained["backend"]["name"].as_str(), served.split(':').next(), "{explained}");
+    }
+    let refused = cli(&edge, "explain 10.1.0.2 10.1.0.10:81").unwrap_err();
+    assert!(refused.contains("no service listens at 10.1.0.10:81"), "{refused}");
+}
+
+/// Who serves the client of this port.
+fn served_at(edge: &Edge, port: u16) -> String {
+    use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+    let socket = edge.client.run(move || {
+        let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::empty());
+        let socket = socket::socket(kind.0, kind.1, kind.2, None).unwrap();
+        let from = SockaddrIn::new(10, 1, 0, 2, port);
+        socket::bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &from).unwrap();
+        let to: SockaddrIn = VIP.parse().unwrap();
+        socket::connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &to).unwrap();
+        socket
+    });
+    say(&mut std::net::TcpStream::from(socket), "x").unwrap()
+}
+
+#[test]
+fn the_connections_of_a_backend_are_reset_once() {
+    let mut edge = Edge::new();
+    let _server = Echo::start(&edge.server, "10.2.0.2:9000", "b2:");
+    edge.start(&edge.config("", &TWO[..1]));
+    wait_until("it serves", || served(&edge) == ["b2:x"]);
+    let mut before = edge.client.connect(VIP);
+    assert_eq!(say(&mut before, "x").unwrap(), "b2:x");
+    std::thread::sleep(Duration::from_millis(100));
+    cli(&edge, "reset-flows chat b2").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut after = edge.client.connect(VIP);
+    assert_eq!(say(&mut after, "x").unwrap(), "b2:x");
+    assert_eq!(before.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    // A walk later it is still there.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(say(&mut after, "y").unwrap(), "b2:y");
+}
+
+#[test]
+fn relayed_connections_are_reset_once_too_and_flows_are_listed() {
+    let mut edge = Edge::new();
+    let _web = Web::start(&edge.server, "10.2.0.2:9000", "b2");
+    edge.start(&sidecar::config(&edge, "splice = \"off\"", &sidecar::BACKEND));
+    wait_until("requests are answered", || sidecar::get(&edge, "/").is_some());
+    let mut client = chat(&edge);
+    cli(&edge, "reset-flows chat b2").unwrap();
+    let mut frame = [0; 4];
+    client.read_exact(&mut frame).unwrap();
+    assert_eq!(frame, [0x88, 2, 0x03, 0xf4], "service restart");
+    assert!(sidecar::get(&edge, "/").is_some());
+}
+
+/// Relayed connections that a drain closes, and when: seconds since its beginning.
+fn closed_by_drain(connections: usize, rate: u32, splice: &str) -> Vec<f64> {
+    let mut edge = Edge::new();
+    let _web = Web::start(&edge.server, "10.2.0.2:9000", "b2");
+    edge.start(&sidecar::config(&edge, &format!("splice = \"{splice}\""), &sidecar::BACKEND));
+    wait_until("requests are answered", || sidecar::get(&edge, "/").is_some());
+    let mut open: Vec<_> = (0..connections).map(|_| chat(&edge)).collect();
+    if splice == "auto" {
+        wait_until("all are spliced", || {
+            edge.status().services[0].spliced.unwrap_or(0) >= connections as u64
+        });
+    }
+    open.iter().for_each(|client| client.set_nonblocking(true).unwrap());
+    let start = std::time::Instant::now();
+    cli(&edge, &format!("drain chat b2 --deadline 0s --rate {rate} --force")).unwrap();
+    let mut closed = Vec::new();
+    while !open.is_empty() && start.elapsed() < Duration::from_secs(60) {
+        open.retain_mut(|client| match client.read(&mut [0; 16]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => true,
+            _ => {
+                closed.push(start.elapsed().as_secs_f64());
+                false
+            }
+        });
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(open.is_empty(), "{} are left", open.len());
+    closed
+}
+
+/// Most of them within any second.
+fn most_in_a_second(times: &[f64]) -> usize {
+    let within = |from: &f64| times.iter().filter(|it| (*from..*from + 1.0).contains(*it)).count();
+    times.iter().map(within).max().unwrap_or(0)
+}
+
+#[test]
+fn a_drain_keeps_to_its_rate_relayed() {
+    let closed = closed_by_drain(400, 100, "off");
+    let took = closed.last().unwrap() - closed[0];
+    assert!((3.6..4.4).contains(&took), "{took}");
+    assert!(most_in_a_second(&closed) <= 110, "{}", most_in_a_second(&closed));
+}
+
+#[test]
+fn a_drain_keeps_to_its_rate_spliced() {
+    let closed = closed_by_drain(400, 100, "auto");
+    let took = closed.last().unwrap() - closed[0];
+    assert!((3.6..4.4).contains(&took), "{took}");
+    assert!(most_in_a_second(&closed) <= 110, "{}", most_in_a_second(&closed));
+}

@@ -17,7 +17,7 @@ use crate::settings::Settings;
 pub use channel::{MOST_BYTES, Receiver, Sender, channel};
 
 /// Of this description. Raised with every change that an older side would misread.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// From the agent to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ pub enum ToWorker {
     /// relayed connections are closed from now on at the pace of their service, and all that is left at the deadline;
     /// said again with another, that one counts.
     Retire { deadline: Option<u64> },
+    /// Close the connections that are relayed now to this backend, named by its id, at the pace of the service.
+    Reset { service: String, backend: String },
     /// End at once.
     Stop,
 }
