@@ -31,7 +31,7 @@ use super::{
 use crate::{
     bpf::Lock,
     config::Config,
-    health::{HealthEvent, Prober, Runner},
+    health::{HealthEvent, Prober, Runner, outlier::Outliers},
     netlink::NetEvent,
     sidecar::Supervisor,
     splice,
@@ -81,6 +81,7 @@ pub struct Agent {
     /// That of the workers, for what was spliced.
     pub(super) log: Log,
     pub(super) shown: Arc<Vec<ServicePicture>>,
+    pub(super) outliers: Outliers,
 }
 
 impl Agent {
@@ -195,7 +196,8 @@ impl Agent {
     }
 
     /// The same where an error can only be told, and tried again.
-    fn update(&mut self) {
+    pub(super) fn update(&mut self) {
+        self.judge_outliers();
         self.retry_at = None;
         if let Err(error) = self.reconcile() {
             tracing::error!("the maps are not up to date, next try in {RETRY:?}: {error:#}");
@@ -208,7 +210,8 @@ impl Agent {
     /// When something is to be done that nobody will announce.
     fn next_due(&self) -> Option<Instant> {
         let weight = self.liveness.next_change(&self.parts.config, Instant::now());
-        [weight, self.retry_at, self.drain_at].into_iter().flatten().min()
+        let due = [weight, self.retry_at, self.drain_at, self.outliers.next_return()];
+        due.into_iter().flatten().min()
     }
 
     fn judged(&mut self, event: HealthEvent) {

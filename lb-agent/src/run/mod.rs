@@ -23,6 +23,7 @@ mod liveness;
 mod memory;
 mod metrics;
 mod network;
+mod outliers;
 mod ports;
 mod punts;
 mod reload;

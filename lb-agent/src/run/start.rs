@@ -147,6 +147,7 @@ async fn bring_up(
         drain_at: None,
         log: Log::default(),
         shown: Default::default(),
+        outliers: Default::default(),
     };
     let config = Arc::clone(&agent.parts.config);
     // What packets will ask for is there before packets come.

@@ -268,6 +268,8 @@ fn service_status(
             spliced: None,
             traffic: Some(traffic(counters.backend(id)?)),
             requests: None,
+            ejections: None,
+            ejected: None,
         });
     }
     Ok(Service {
