@@ -12,6 +12,7 @@
 pub mod admin;
 mod agent;
 mod alarms;
+pub mod changes;
 pub mod checks;
 mod datalog;
 mod dataplane;

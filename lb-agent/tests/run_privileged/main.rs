@@ -8,6 +8,7 @@ mod drain;
 mod edge;
 mod lifecycle;
 mod network;
+mod operate;
 mod outlier;
 mod reload;
 mod sidecar;

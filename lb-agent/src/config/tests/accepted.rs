@@ -42,6 +42,7 @@ fn every_default_is_applied() {
                 cookie_keys: None,
                 access_log: AccessLog::Stdout,
             },
+            admin_token_file: None,
         },
         services: vec![Service {
             name: "chat".to_owned(),
@@ -69,6 +70,7 @@ fn every_default_is_applied() {
                 weight: 100,
                 drain: false,
                 zone: None,
+                asked: None,
             }],
         }],
     };
