@@ -15,6 +15,7 @@ mod health;
 mod http;
 mod l7;
 mod nearest;
+mod outlier;
 mod pool;
 mod reader;
 mod service;
@@ -40,6 +41,7 @@ pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
 pub use health::{Health, HttpProbe, Probe, Target, TlsProbe, Verify};
 pub use l7::{Drain, L7};
+pub use outlier::Outlier;
 pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
@@ -76,7 +78,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 10] = [
+static SECTIONS: [&Section; 11] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -85,6 +87,7 @@ static SECTIONS: [&Section; 10] = [
     &http::HTTP,
     &forwarded::FORWARDED,
     &l7::DRAIN,
+    &outlier::OUTLIER,
     &health::HEALTH,
     &backend::BACKEND,
 ];

@@ -32,14 +32,15 @@ pub(super) static SERVICE: Section = Section {
         "drain",
         "health",
         "backend",
+        "outlier",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 7] =
-    ["balance", "upgrades", "splice", "access_log", "http", "forwarded", "drain"];
+pub(super) const L7_ONLY: [&str; 8] =
+    ["balance", "upgrades", "splice", "access_log", "http", "forwarded", "drain", "outlier"];
 
 /// Listeners with their pool of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]

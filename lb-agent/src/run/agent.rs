@@ -33,7 +33,7 @@ use super::{
 use crate::{
     bpf::Lock,
     config::Config,
-    health::{HealthEvent, Prober, Runner},
+    health::{HealthEvent, Prober, Runner, outlier::Outliers},
     netlink::NetEvent,
     sidecar::Supervisor,
     splice,
@@ -89,6 +89,7 @@ pub struct Agent {
     /// That of the workers, for what was spliced.
     pub(super) log: Log,
     pub(super) shown: Arc<Vec<ServicePicture>>,
+    pub(super) outliers: Outliers,
     /// What operators ask for.
     pub(super) asks: mpsc::Receiver<Ask>,
     /// What they have asked to be reset; not for the next agent.
@@ -213,6 +214,7 @@ impl Agent {
 
     /// The same where an error can only be told, and tried again.
     pub(super) fn update(&mut self) {
+        self.judge_outliers();
         self.retry_at = None;
         if let Err(error) = self.reconcile() {
             tracing::error!("the maps are not up to date, next try in {RETRY:?}: {error:#}");
@@ -225,7 +227,8 @@ impl Agent {
     /// When something is to be done that nobody will announce.
     fn next_due(&self) -> Option<Instant> {
         let weight = self.liveness.next_change(&self.parts.config, Instant::now());
-        [weight, self.retry_at, self.drain_at].into_iter().flatten().min()
+        let due = [weight, self.retry_at, self.drain_at, self.outliers.next_return()];
+        due.into_iter().flatten().min()
     }
 
     fn judged(&mut self, event: HealthEvent) {

@@ -167,6 +167,7 @@ async fn bring_up(
         drain_at: None,
         log: Log::default(),
         shown: Default::default(),
+        outliers: Default::default(),
         asks,
         resets: Default::default(),
     };

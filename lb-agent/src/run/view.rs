@@ -300,6 +300,8 @@ fn service_status(
             spliced: None,
             traffic: Some(traffic(counters.backend(id)?)),
             requests: None,
+            ejections: None,
+            ejected: None,
         });
     }
     Ok(Service {

@@ -9,6 +9,7 @@ mod edge;
 mod lifecycle;
 mod network;
 mod operate;
+mod outlier;
 mod reload;
 mod sidecar;
 mod splice;

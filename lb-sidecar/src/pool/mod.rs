@@ -8,6 +8,7 @@ mod cookie;
 mod cookies;
 mod ring;
 mod sticky;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use backend::{Backend, Lease};
 use cookie::Signer;
 use ring::Ring;
 pub use sticky::Sticky;
+pub use tally::Tally;
 
 use crate::settings::{self, Affinity, Balance, State};
 
