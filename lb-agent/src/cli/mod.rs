@@ -6,19 +6,21 @@ mod client;
 mod decap;
 mod explain;
 mod flows;
+mod generate;
 mod log;
 mod run;
 mod show;
 mod sidecar;
 mod status;
+mod top;
 mod unload;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "lb-agent", version)]
 /// Sluice's agent: loads the XDP data plane of a load-balancing edge and keeps it true
 struct Cli {
     #[command(subcommand)]
@@ -44,6 +46,8 @@ enum Command {
     Services(show::Services),
     /// Show the backends of a running edge, with their health
     Backends(show::Backends),
+    /// Watch a running edge on the terminal
+    Top(top::Arguments),
     /// Give a backend no new clients, and take those that it has away at a pace; or all clients of an edge
     Drain(change::Drain),
     /// Give it clients again, after a drain or maintenance
@@ -63,6 +67,9 @@ enum Command {
     /// Compare the running edge with its file
     #[command(subcommand)]
     Config(show::Config),
+    /// Write manual pages and shell completions
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     /// One worker of the sidecar; `run` starts them
     #[command(hide = true)]
     Sidecar(sidecar::Arguments),
@@ -92,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Decap(action) => decap::decap(&action),
         Command::Services(arguments) => show::services(&arguments),
         Command::Backends(arguments) => show::backends(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
         Command::Drain(arguments) => change::drain(&arguments),
         Command::Undrain(arguments) => change::undrain(&arguments),
         Command::Maintenance(arguments) => change::maintenance(&arguments),
@@ -100,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::AddBackend(arguments) => change::add(&arguments),
         Command::RemoveBackend(arguments) => change::remove(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Generate(arguments) => generate::generate(&arguments, Cli::command()),
         Command::Config(action) => show::config(&action),
     };
     match result {
@@ -113,8 +122,6 @@ pub fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

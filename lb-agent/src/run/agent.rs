@@ -22,6 +22,7 @@ use super::{
     interfaces::Interfaces,
     liveness::Liveness,
     network::{self, Network},
+    notify::Notify,
     reload::FileWatch,
     roster::{Current, Roster},
     sidecar::{KeyWatch, Opened},
@@ -41,6 +42,12 @@ use crate::{
 
 /// After a failed write, the next try.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// Between two looks at who has how much of a drain to do.
+const SHARES: Duration = Duration::from_secs(1);
+
+/// An interval of those who wait for nothing.
+const NEVER: Duration = Duration::from_secs(86_400);
 
 /// What an agent has before it touches the data plane.
 pub struct Parts {
@@ -94,6 +101,8 @@ pub struct Agent {
     pub(super) asks: mpsc::Receiver<Ask>,
     /// What they have asked to be reset; not for the next agent.
     pub(super) resets: Resets,
+    /// Whoever supervises this process.
+    pub(super) notify: Notify,
 }
 
 impl Agent {
@@ -102,6 +111,9 @@ impl Agent {
     pub async fn run(mut self, signals: &mut Signals) -> Result<()> {
         let mut refresh = interval(network::REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Half of the time is there for a change that takes long.
+        let mut alive = interval(self.notify.watchdog.map_or(NEVER, |it| it / 2));
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let sweeper = self.sweeper.as_ref().context("nobody walks the flow tables")?;
         let mut reports = sweeper.reports();
         let mut punts = self.punts.take().context("nobody sends packets without a next hop")?;
@@ -130,8 +142,10 @@ impl Agent {
                 }
                 ended = &mut punts => return Err(unread(ended)),
                 _ = refresh.tick() => self.refresh().await,
+                _ = alive.tick() => self.notify.alive(),
             }
         }
+        self.notify.stopping();
         // What has ended is told before the end.
         self.sweeper = None;
         self.log.finish();
@@ -158,6 +172,7 @@ impl Agent {
         self.sidecar.wait_serving().await;
         self.show();
         self.parts.view.set_ready();
+        self.tell_ready();
         let Config { edge, services, .. } = &*self.parts.config;
         tracing::info!(
             edge = edge.name,
@@ -168,6 +183,18 @@ impl Agent {
             adopted = self.plane.loaded.adopted(),
             "ready"
         );
+    }
+
+    /// To the supervisor.
+    pub(super) fn tell_ready(&self) {
+        let services = self.parts.config.services.len();
+        let status = match self.refused {
+            Some(_) => {
+                "the changed configuration is refused, the one before is in force".to_owned()
+            }
+            None => format!("edge {}, {services} services", self.parts.config.edge.name),
+        };
+        self.notify.ready(&status);
     }
 
     /// What a configuration that is in the maps asks for beside them.
@@ -181,7 +208,9 @@ impl Agent {
     pub(super) fn reconcile(&mut self) -> Result<()> {
         let drains = self.drains();
         let in_millis = drains.next_change().map(Duration::from_millis);
-        self.drain_at = in_millis.map(|wait| Instant::now() + wait);
+        let shares = drains.is_closing().then_some(SHARES);
+        let next = in_millis.into_iter().chain(shares).min();
+        self.drain_at = next.map(|wait| Instant::now() + wait);
         let config = &*self.parts.config;
         let next_hops = self.network.compute(&config.edge.interfaces, &self.backend_addresses());
         let world = World {

@@ -67,6 +67,13 @@ impl Drains {
         Some(Renewed { at, doom: Doom::Drain { service: id, rate } })
     }
 
+    /// Whether connections are being closed by both, so that their shares are to be looked after.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        let over = || self.backends.values().any(|until| *until <= self.now);
+        self.is_shared() && (self.edge.is_some() || over())
+    }
+
     /// Whether there are shares, which may shift.
     #[must_use]
     pub fn is_shared(&self) -> bool {

@@ -25,6 +25,7 @@ mod liveness;
 mod memory;
 mod metrics;
 mod network;
+mod notify;
 mod outliers;
 mod paces;
 mod ports;

@@ -22,6 +22,7 @@ use super::{
     interfaces::Interfaces,
     liveness::Liveness,
     network::Network,
+    notify::Notify,
     ports,
     punts::Punts,
     reload::FileWatch,
@@ -170,6 +171,7 @@ async fn bring_up(
         outliers: Default::default(),
         asks,
         resets: Default::default(),
+        notify: Notify::of_environment(),
     };
     let config = Arc::clone(&agent.parts.config);
     // What packets will ask for is there before packets come.

@@ -10,6 +10,7 @@ mod lifecycle;
 mod network;
 mod operate;
 mod outlier;
+mod pace;
 mod reload;
 mod sidecar;
 mod splice;

@@ -25,7 +25,7 @@ fn socket(edge: &Edge) -> PathBuf {
 }
 
 /// Runs a command of the command line against the edge, and returns what it says.
-fn cli(edge: &Edge, arguments: &str) -> Result<String, String> {
+pub fn cli(edge: &Edge, arguments: &str) -> Result<String, String> {
     let output = edge.output(&format!("{arguments} --socket {}", socket(edge).display()));
     match output.status.success() {
         true => Ok(text(&output)),
@@ -246,8 +246,7 @@ fn a_client_is_told_beforehand_which_backend_it_gets_and_why() {
     });
     let explained = cli(&edge, &format!("explain 10.1.0.2 {VIP}")).unwrap();
     let mut client = edge.client.connect(VIP);
-    let name = say(&mut client, "").map_or_else(|_| String::new(), |it| it);
-    let name = if name.is_empty() { say(&mut client, "x").unwrap() } else { name };
+    let name = say(&mut client, "x").unwrap();
     let name = name.split(':').next().unwrap().to_owned();
     assert!(explained.contains(&format!("=> {name} (10.2.0.")), "{name}: {explained}");
     assert!(explained.contains("the client's address falls on slot"), "{explained}");
@@ -315,54 +314,98 @@ fn relayed_connections_are_reset_once_too_and_flows_are_listed() {
     assert!(sidecar::get(&edge, "/").is_some());
 }
 
-/// Relayed connections that a drain closes, and when: seconds since its beginning.
-fn closed_by_drain(connections: usize, rate: u32, splice: &str) -> Vec<f64> {
+fn json_of(edge: &Edge, path: &str) -> serde_json::Value {
+    let (head, body) = edge.netns.http(ADMIN, path).unwrap();
+    assert!(head.contains(" 200 "), "{path}: {head} {body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[test]
+fn connections_are_listed_a_page_at_a_time_each_of_them_once() {
     let mut edge = Edge::new();
-    let _web = Web::start(&edge.server, "10.2.0.2:9000", "b2");
-    edge.start(&sidecar::config(&edge, &format!("splice = \"{splice}\""), &sidecar::BACKEND));
-    wait_until("requests are answered", || sidecar::get(&edge, "/").is_some());
-    let mut open: Vec<_> = (0..connections).map(|_| chat(&edge)).collect();
-    if splice == "auto" {
-        wait_until("all are spliced", || {
-            edge.status().services[0].spliced.unwrap_or(0) >= connections as u64
-        });
+    let _server = Echo::start(&edge.server, "10.2.0.2:9000", "b2:");
+    edge.start(&edge.config("", &TWO[..1]));
+    wait_until("it serves", || served(&edge) == ["b2:x"]);
+    let mut clients: Vec<_> = (0..30).map(|_| edge.client.connect(VIP)).collect();
+    clients.iter_mut().for_each(|client| _ = say(client, "x").unwrap());
+    let mut listed = Vec::new();
+    let mut path = "/v1/flows?service=chat&backend=b2&client=10.1.0.2&limit=7".to_owned();
+    loop {
+        let page = json_of(&edge, &path);
+        let flows = page["flows"].as_array().unwrap();
+        assert!(flows.len() <= 7 && flows.iter().all(|it| it["backend"] == "b2"), "{page}");
+        listed.extend(flows.iter().map(|it| it["client"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/flows?service=chat&backend=b2&client=10.1.0.2&limit=7&cursor={next}");
     }
-    open.iter().for_each(|client| client.set_nonblocking(true).unwrap());
-    let start = std::time::Instant::now();
-    cli(&edge, &format!("drain chat b2 --deadline 0s --rate {rate} --force")).unwrap();
-    let mut closed = Vec::new();
-    while !open.is_empty() && start.elapsed() < Duration::from_secs(60) {
-        open.retain_mut(|client| match client.read(&mut [0; 16]) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => true,
-            _ => {
-                closed.push(start.elapsed().as_secs_f64());
-                false
-            }
-        });
-        std::thread::sleep(Duration::from_millis(2));
+    for client in &clients {
+        let address = client.local_addr().unwrap().to_string();
+        assert_eq!(listed.iter().filter(|it| **it == address).count(), 1, "{address}");
     }
-    assert!(open.is_empty(), "{} are left", open.len());
-    closed
-}
-
-/// Most of them within any second.
-fn most_in_a_second(times: &[f64]) -> usize {
-    let within = |from: &f64| times.iter().filter(|it| (*from..*from + 1.0).contains(*it)).count();
-    times.iter().map(within).max().unwrap_or(0)
+    let (head, body) = edge.netns.http(ADMIN, "/v1/flows?backend=b3").unwrap();
+    assert!(head.contains(" 404 ") && body.contains("did you mean"), "{head} {body}");
 }
 
 #[test]
-fn a_drain_keeps_to_its_rate_relayed() {
-    let closed = closed_by_drain(400, 100, "off");
-    let took = closed.last().unwrap() - closed[0];
-    assert!((3.6..4.4).contains(&took), "{took}");
-    assert!(most_in_a_second(&closed) <= 110, "{}", most_in_a_second(&closed));
+fn a_cookie_is_explained() {
+    let mut edge = Edge::new();
+    let keys = edge.directory.join("keys");
+    fs::write(&keys, format!("k1 {}\n", "QUFB".repeat(11))).unwrap();
+    let _webs = [("10.2.0.2:9000", "b2"), ("10.2.0.3:9000", "b3")]
+        .map(|(address, name)| Web::start(&edge.server, address, name));
+    let config =
+        sidecar::config(&edge, "", &TWO).replace("affinity = \"none\"", "affinity = \"cookie\"");
+    let keys = format!("workers = 2\ncookie_keys = {keys:?}");
+    edge.start(&config.replace("workers = 2", &keys));
+    wait_until("both are up", || {
+        ["b2", "b3"].iter().all(|it| backend(&edge, it).health.state == "up")
+    });
+    let mut client = edge.client.connect(VIP);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let answer = head_of(&mut client);
+    let cookie = answer
+        .lines()
+        .find_map(|line| line.strip_prefix("set-cookie: ").or(line.strip_prefix("Set-Cookie: ")));
+    let cookie = cookie.unwrap().split(';').next().unwrap();
+    let mut name = [0; 2];
+    client.read_exact(&mut name).unwrap();
+    let name = String::from_utf8_lossy(&name).into_owned();
+    let explained = cli(&edge, &format!("explain 10.1.0.2 {VIP} --cookie {cookie}")).unwrap();
+    assert!(explained.contains("hit: the cookie's backend"), "{explained}");
+    assert!(explained.contains(&format!("=> {name} (")), "{explained}");
+    let explained = cli(&edge, &format!("explain 10.1.0.2 {VIP} --cookie {cookie}x")).unwrap();
+    assert!(
+        explained.contains("none of this edge's") && explained.contains("not decided yet"),
+        "{explained}"
+    );
 }
 
 #[test]
-fn a_drain_keeps_to_its_rate_spliced() {
-    let closed = closed_by_drain(400, 100, "auto");
-    let took = closed.last().unwrap() - closed[0];
-    assert!((3.6..4.4).contains(&took), "{took}");
-    assert!(most_in_a_second(&closed) <= 110, "{}", most_in_a_second(&closed));
+fn of_two_changes_at_once_one_is_told_that_the_other_came_first() {
+    let mut edge = Edge::new();
+    edge.start(&edge.config("", &TWO));
+    let path = socket(&edge);
+    let ask = |backend: &str| {
+        let body = r#"{"weight": 7, "revision": 0}"#;
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let request = format!(
+            "POST /v1/services/chat/backends/{backend}/weight HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answers = std::thread::scope(|scope| {
+        let ask = &ask;
+        let both = ["b2", "b3"].map(|backend| scope.spawn(move || ask(backend)));
+        both.map(|thread| thread.join().unwrap())
+    });
+    let (late, first): (Vec<_>, Vec<_>) = answers.iter().partition(|it| it.contains(" 409 "));
+    assert_eq!((late.len(), first.len()), (1, 1), "{answers:?}");
+    assert!(first[0].contains(" 200 ") && late[0].contains("revision 0 was seen"), "{answers:?}");
+    let weights: Vec<_> = ["b2", "b3"].iter().map(|it| backend(&edge, it).weight).collect();
+    assert_eq!(weights.iter().sum::<u32>(), 107, "{weights:?}");
 }
