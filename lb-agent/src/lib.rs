@@ -5,6 +5,7 @@
 //! ```
 
 pub mod bpf;
+pub mod choice;
 pub mod config;
 pub mod decap;
 pub mod flows;

@@ -25,6 +25,7 @@ pub(super) static EDGE: Section = Section {
         "drain",
         "tables",
         "sidecar",
+        "zone",
     ],
 };
 
@@ -64,6 +65,8 @@ pub struct Edge {
     pub tables: Tables,
     /// The processes that serve l7 services.
     pub sidecar: Sidecar,
+    /// Where the host stands: 1 to 63 of `A-Za-z0-9._-`.
+    pub zone: Option<String>,
 }
 
 /// How the XDP program is attached.
@@ -149,6 +152,7 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
         drain: reader.flag("drain", false),
         tables: tables(&reader.table_or_empty("tables", &TABLES)),
         sidecar: sidecar::read(&sidecar),
+        zone: reader.field("zone").and_then(|field| address::name(&field, "._-", r#""rack-1""#)),
     };
     let keys_written = sidecar.field("cookie_keys").is_some();
     ReadEdge { edge, sources_complete, keys_written }

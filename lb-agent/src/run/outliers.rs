@@ -8,7 +8,10 @@ use tokio::time::Instant;
 use super::{agent::Agent, checks::key};
 use crate::{
     config::{self, Service},
-    health::outlier::{Change, Count, Counts, Member, Outliers, Pool, Record, Rules},
+    health::{
+        TargetKey,
+        outlier::{Change, Count, Counts, Member, Outliers, Pool, Record, Rules},
+    },
     sidecar::{Event, Heard},
 };
 
@@ -65,6 +68,7 @@ impl Agent {
         let pools: Vec<_> = pools.collect();
         let changes = self.outliers.step(&pools, Instant::now());
         changes.iter().for_each(|change| self.tell_change(change));
+        self.liveness.eject(self.ejected());
         !changes.is_empty()
     }
 
@@ -82,9 +86,8 @@ impl Agent {
         Some(Pool { rules, members: members.collect() })
     }
 
-    /// Backends that are ejected, by the names of service and backend, where somebody else serves: where nobody does, they
-    /// are better than none.
-    pub(super) fn ejected(&self) -> BTreeSet<(String, String)> {
+    /// Backends that are ejected where somebody else serves: where nobody does, they are better than none.
+    fn ejected(&self) -> BTreeSet<TargetKey> {
         let mut ejected = BTreeSet::new();
         for service in self.parts.config.l7() {
             let Some(pool) = self.pool(service) else { continue };
@@ -96,7 +99,7 @@ impl Agent {
                 .backends
                 .iter()
                 .filter(|backend| self.id_in_cookies(service, backend).is_some_and(&is_out));
-            ejected.extend(out.map(|backend| (service.name.clone(), backend.name.clone())));
+            ejected.extend(out.map(|backend| key(&service.name, backend)));
         }
         ejected
     }

@@ -27,7 +27,8 @@ use super::{
     view_l7::{Drain, L7Picture},
 };
 use crate::{
-    config::{AccessLog, Config},
+    choice::{self, Mode},
+    config::{AccessLog, Config, Service},
     sidecar::{Account, Event, Plan, Prepared, Supervisor, keys, settings},
 };
 
@@ -196,7 +197,6 @@ impl Agent {
             (Some(_), None) => tracing::info!("the drain of the edge is called off"),
             _ => {}
         }
-        let ejected = self.ejected();
         let deadline = memory.edge_drains.and_then(|since| settings::edge_until(&config, since));
         let settings = settings::settings(
             &config,
@@ -207,8 +207,7 @@ impl Agent {
                 let slow_start = service.health.slow_start;
                 let now = Instant::now();
                 settings::Seen {
-                    up: self.liveness.is_live(&key)
-                        && !ejected.contains(&(key.service.clone(), key.backend.clone())),
+                    up: self.liveness.serves(&key),
                     weight: self.liveness.weight(&key, backend.weight, slow_start, now),
                 }
             },
@@ -218,8 +217,19 @@ impl Agent {
             },
         );
         self.sidecar.remember(memory);
-        self.alarms.tell_l7(&settings);
+        let modes = config.l7().map(|service| (service.name.clone(), self.mode(service)));
+        self.alarms.tell_l7(modes.collect());
         (settings, deadline)
+    }
+
+    /// Who gets newcomers of an l7 service now.
+    fn mode(&self, service: &Service) -> Mode {
+        choice::of_l7(&self.parts.config.edge, service, |backend| {
+            let key = key(&service.name, backend);
+            let slow_start = service.health.slow_start;
+            let weight = self.liveness.weight(&key, backend.weight, slow_start, Instant::now());
+            (self.liveness.serves(&key), weight)
+        })
     }
 
     /// Whether the edge drains, and until when.
@@ -240,6 +250,7 @@ impl Agent {
                 backends: service.backends.iter().map(|it| ids.backend(id, it.address)).collect(),
                 told: told.iter().find(|it| it.name == service.name)?.clone(),
                 on_host: view::on_host(service, &self.network.state),
+                mode: self.mode(service),
                 outliers: self.records(service),
             })
         });

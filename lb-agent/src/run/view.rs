@@ -85,6 +85,8 @@ pub struct ServicePicture {
     pub rings: [Option<Ring>; 2],
     pub fail_open: bool,
     pub turned_away: bool,
+    /// With zones.
+    pub spilling: Option<bool>,
     /// Id and weight of each backend, in the order of the configuration.
     pub backends: Vec<(u16, u32)>,
 }
@@ -206,6 +208,7 @@ pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePi
             rings: desired.services.get(&id).map(|it| it.rings.clone()).unwrap_or_default(),
             fail_open: in_any(&desired.fail_open, &service.name),
             turned_away: in_any(&desired.empty, &service.name),
+            spilling: service.zones.map(|_| in_any(&desired.spilling, &service.name)),
             backends: backends.collect(),
             config: service.clone(),
         })
@@ -298,6 +301,7 @@ fn service_status(
         ended: BTreeMap::new(),
         outcomes: outcomes(&counters.service(picture.id)?),
         backends,
+        spilling: picture.spilling,
     })
 }
 

@@ -15,3 +15,4 @@ mod splice;
 mod spliced;
 mod traffic;
 mod tunnel;
+mod zones;
