@@ -13,7 +13,7 @@ use axum::{
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use super::{metrics, status::Status, view::View};
+use super::{events_api, metrics, status::Status, view::View};
 
 /// A listener that nobody serves yet: what can fail does so before anything is changed in the kernel.
 pub struct Bound(TcpListener);
@@ -64,6 +64,7 @@ fn router(view: View) -> Router {
         .route("/healthz", get(healthz))
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
+        .merge(events_api::router())
         .fallback(unknown)
         .with_state(view)
 }
@@ -101,7 +102,7 @@ fn failed(error: &anyhow::Error) -> Response {
 }
 
 async fn unknown() -> Response {
-    let error = "no such page; there are /healthz, /metrics and /v1/status";
+    let error = "no such page; there are /healthz, /metrics, /v1/events and /v1/status";
     (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
 }
 
@@ -113,7 +114,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::run::{view::Picture, view_l7::Drain};
+    use crate::{
+        events::{Kind, News, Page},
+        run::{view::Picture, view_l7::Drain},
+    };
 
     async fn get(address: SocketAddr, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -142,6 +146,18 @@ mod tests {
         assert!(head.contains(" 503 ") && body == "draining\n", "{head} {body}");
         let (head, body) = get(server.address, "/metrics").await;
         assert!(head.contains(" 200 ") && body.contains("sluice_draining 1"), "{head} {body}");
+        view.events().add(News::new(Kind::ConfigLoaded, "generation 1"));
+        let (head, body) = get(server.address, "/v1/events?limit=5").await;
+        let page: Page = serde_json::from_str(&body).unwrap();
+        assert!(
+            head.contains(" 200 ") && page.events[0].kind == Kind::ConfigLoaded,
+            "{head} {body}"
+        );
+        let (head, body) = get(server.address, "/v1/events?limit=x").await;
+        assert!(
+            head.contains(" 400 ") && body.contains("limit=x: write a number"),
+            "{head} {body}"
+        );
         let (head, body) = get(server.address, "/nowhere").await;
         assert!(head.contains(" 404 ") && body.contains("/v1/status"), "{head} {body}");
     }

@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     admin,
     alarms::Alarms,
-    checks,
+    checks, chronicle,
     dataplane::DataPlane,
     ended::Log,
     input::{self, World},
@@ -31,6 +31,7 @@ use super::{
 use crate::{
     bpf::Lock,
     config::Config,
+    events::{Kind, News},
     health::{HealthEvent, Prober, Runner, outlier::Outliers},
     netlink::NetEvent,
     sidecar::Supervisor,
@@ -141,6 +142,12 @@ impl Agent {
         self.sidecar.wait_serving().await;
         self.show();
         self.parts.view.set_ready();
+        let adopted = match self.plane.loaded.adopted() {
+            true => ", with the flows of an earlier agent",
+            false => "",
+        };
+        let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+        self.note(News::new(Kind::AgentStarted, format!("lb-agent {version}, pid {pid}{adopted}")));
         let Config { edge, services, .. } = &*self.parts.config;
         tracing::info!(
             edge = edge.name,
@@ -215,13 +222,25 @@ impl Agent {
     }
 
     fn judged(&mut self, event: HealthEvent) {
-        let mut changed = self.liveness.observe(&event.key, event.state, event.at);
+        let mut changed = self.take_in(&event);
         while let Ok(event) = self.events.try_recv() {
-            changed |= self.liveness.observe(&event.key, event.state, event.at);
+            changed |= self.take_in(&event);
         }
         if changed {
             self.update();
         }
+    }
+
+    fn take_in(&mut self, event: &HealthEvent) -> bool {
+        if self.liveness.knows(&event.key) {
+            chronicle::health(event).into_iter().for_each(|news| self.note(news));
+        }
+        self.liveness.observe(&event.key, event.state, event.at)
+    }
+
+    /// Notes something for whoever asks later.
+    pub(super) fn note(&self, news: News) {
+        self.parts.view.events().add(news);
     }
 
     async fn network_changed(&mut self, event: NetEvent) {

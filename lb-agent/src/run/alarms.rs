@@ -8,7 +8,10 @@ use std::{
 use super::input::{World, mtu_towards, tunnel_overhead, tunnel_source};
 use crate::{
     choice::Mode,
-    config::Forward,
+    config::{Config, Forward},
+    events::{Events, Kind, News},
+    netlink::NetState,
+    nexthop::NextHops,
     state::{Family, desired::Desired},
 };
 
@@ -21,9 +24,16 @@ pub struct Alarms {
     /// By service, and by the clients' IP version where that makes a difference.
     pools: BTreeMap<(String, Option<Family>), Mode>,
     tunnels: BTreeSet<String>,
+    events: Events,
 }
 
 impl Alarms {
+    /// Nothing has been said yet.
+    #[must_use]
+    pub fn new(events: Events) -> Self {
+        Self { events, ..Self::default() }
+    }
+
     /// Compares with last time, and logs the difference.
     pub fn tell(&mut self, world: World<'_>, desired: &Desired) {
         let lists = [
@@ -35,7 +45,7 @@ impl Alarms {
             pools.iter().map(move |pool| ((pool.service.clone(), Some(pool.clients)), mode))
         });
         self.tell_pools(pools.collect(), true);
-        let tunnels = tunnel_problems(world);
+        let tunnels = tunnel_problems(world.config, world.network, world.next_hops);
         for problem in tunnels.difference(&self.tunnels) {
             tracing::warn!("{problem}");
         }
@@ -54,12 +64,37 @@ impl Alarms {
         let others = before.extract_if(.., |(_, clients), _| clients.is_some() != l4).collect();
         for (pool, mode) in before.iter().filter(|(pool, mode)| now.get(*pool) != Some(*mode)) {
             tell_end(pool, *mode);
+            self.note(pool, *mode, false);
         }
         for (pool, mode) in now.iter().filter(|(pool, mode)| before.get(*pool) != Some(*mode)) {
             tell_begin(pool, *mode);
+            self.note(pool, *mode, true);
         }
         self.pools = others;
         self.pools.extend(now);
+    }
+}
+
+impl Alarms {
+    fn note(&self, (service, clients): &(String, Option<Family>), mode: Mode, begins: bool) {
+        let (kind, text) = match (mode, begins) {
+            (Mode::Panic, true) => (Kind::PanicBegan, "too few backends are up: all get clients"),
+            (Mode::Panic, false) => (Kind::PanicEnded, "enough backends are up"),
+            (Mode::Nobody, true) => {
+                (Kind::TurningAwayBegan, "no backend is left: clients are turned away")
+            }
+            (Mode::Nobody, false) => (Kind::TurningAwayEnded, "there is a backend again"),
+            (Mode::Spill, true) => {
+                (Kind::SpillBegan, "too little of the own zone is up: others help")
+            }
+            (Mode::Spill, false) => (Kind::SpillEnded, "the own zone needs no help any more"),
+            (Mode::All | Mode::Local, _) => return,
+        };
+        let text = match clients {
+            Some(clients) => format!("{clients} clients: {text}"),
+            None => text.to_owned(),
+        };
+        self.events.add(News::new(kind, text).of(service));
     }
 }
 
@@ -101,8 +136,11 @@ fn tell_end((service, clients): &(String, Option<Family>), mode: Mode) {
 }
 
 /// Tunnels that cannot start, or leave too little room for packets.
-fn tunnel_problems(world: World<'_>) -> BTreeSet<String> {
-    let World { config, network, next_hops, .. } = world;
+pub fn tunnel_problems(
+    config: &Config,
+    network: &NetState,
+    next_hops: &NextHops,
+) -> BTreeSet<String> {
     let mut problems = BTreeSet::new();
     let tunnelled = config.l4().filter(|service| service.forward == Forward::Ipip);
     for service in tunnelled {

@@ -183,7 +183,9 @@ pub fn mtu_towards(network: &NetState, next_hops: &NextHops, to: IpAddr) -> u32 
     known.or_else(by_route).unwrap_or(USUAL_MTU)
 }
 
-fn route_towards(network: &NetState, to: IpAddr) -> Option<&Route> {
+/// The route that a packet to an address takes, by the main table.
+#[must_use]
+pub fn route_towards(network: &NetState, to: IpAddr) -> Option<&Route> {
     let routes = network.routes.iter().filter(|route| route.prefix.contains(to));
     routes.max_by_key(|route| (route.prefix.len(), Reverse(route.metric)))
 }

@@ -70,6 +70,12 @@ impl Liveness {
         true
     }
 
+    /// Whether the backend is one of the configuration.
+    #[must_use]
+    pub fn knows(&self, key: &TargetKey) -> bool {
+        self.backends.contains_key(key)
+    }
+
     /// Whether the backend counts as live.
     #[must_use]
     pub fn is_live(&self, key: &TargetKey) -> bool {

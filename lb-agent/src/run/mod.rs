@@ -13,10 +13,12 @@ pub mod admin;
 mod agent;
 mod alarms;
 pub mod checks;
+mod chronicle;
 mod datalog;
 mod dataplane;
 mod drains;
 mod ended;
+mod events_api;
 mod input;
 mod interfaces;
 mod liveness;
@@ -38,6 +40,7 @@ mod sweeper;
 mod takeover;
 mod view;
 mod view_l7;
+mod why;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Outlier detection where it meets the rest: reports of workers go in, and who is ejected counts as down for them.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use lb_sidecar::control::{BackendReport, FromWorker, Tally};
 use tokio::time::Instant;
@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{agent::Agent, checks::key};
 use crate::{
     config::{self, Service},
+    events::{Kind, News},
     health::{
         TargetKey,
         outlier::{Change, Count, Counts, Member, Outliers, Pool, Record, Rules},
@@ -129,31 +130,36 @@ impl Agent {
             .find_map(|service| Some((service, service.backends.iter().find(|it| it.id == *id)?)));
         let Some((service, backend)) = named else { return };
         let (service, backend) = (&service.name, &backend.name);
-        match change {
-            Change::Ejected { ejection, duration, .. } => tracing::warn!(
-                service,
-                backend,
-                times = ejection.times,
-                "ejected for {}: {}",
-                seconds(*duration),
-                ejection.reason
-            ),
-            Change::Returned { .. } => tracing::info!(service, backend, "back from its ejection"),
-            Change::Spared { reason, .. } => tracing::warn!(
-                service,
-                backend,
-                "not ejected, though {reason}: max_ejection_percent are, or nobody else is left"
-            ),
+        let (kind, text) = said(change);
+        match kind {
+            Kind::BackendReturned => tracing::info!(service, backend, "{text}"),
+            _ => tracing::warn!(service, backend, "{text}"),
         }
+        self.note(News::new(kind, text).at(service, backend));
     }
 }
 
-fn seconds(duration: Duration) -> String {
-    format!("{} s", duration.as_secs())
+fn said(change: &Change) -> (Kind, String) {
+    match change {
+        Change::Ejected { ejection, duration, .. } => {
+            let (seconds, times) = (duration.as_secs(), ejection.times);
+            let text = format!("ejected for {seconds} s (time {times}): {}", ejection.reason);
+            (Kind::BackendEjected, text)
+        }
+        Change::Returned { .. } => (Kind::BackendReturned, "back from its ejection".to_owned()),
+        Change::Spared { reason, .. } => (
+            Kind::BackendSpared,
+            format!(
+                "not ejected, though {reason}: max_ejection_percent are, or nobody else is left"
+            ),
+        ),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use lb_sidecar::control::{Report, ServiceReport};
 
     use super::*;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{
     agent::Agent,
     checks::key,
+    chronicle,
     drains::Drains,
     memory::memory,
     reload::FileWatch,
@@ -216,7 +217,9 @@ impl Agent {
                 since.copied().unwrap_or_else(unix_millis)
             },
         );
+        let drains = chronicle::drains(before, &memory);
         self.sidecar.remember(memory);
+        drains.into_iter().for_each(|news| self.note(news));
         let modes = config.l7().map(|service| (service.name.clone(), self.mode(service)));
         self.alarms.tell_l7(modes.collect());
         (settings, deadline)

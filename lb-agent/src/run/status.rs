@@ -197,6 +197,9 @@ pub struct Backend {
     /// While it is ejected.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ejected: Option<Ejected>,
+    /// Why it gets clients, or gets none: for people.
+    #[serde(default)]
+    pub why: String,
 }
 
 /// A backend that failed its clients, and gets none for a while.

@@ -27,10 +27,12 @@ use super::{
     },
     sweeper::Report,
     view_l7::{self, Drain, L7Picture},
+    why::{Around, why},
 };
 use crate::{
     bpf::{Counters, Mode, PinDir, counters, specs::names},
     config::{self, Affinity, Config, Forward},
+    events::Events,
     health::{self, StatusView},
     netlink::NetState,
     sidecar::Sidecar,
@@ -49,6 +51,7 @@ struct Shared {
     start: Instant,
     edge: String,
     ready: AtomicBool,
+    events: Events,
     picture: Mutex<Arc<Picture>>,
 }
 
@@ -99,8 +102,15 @@ impl View {
             start: Instant::now(),
             edge: edge.to_owned(),
             ready: AtomicBool::new(false),
+            events: Events::default(),
             picture: Mutex::default(),
         }))
+    }
+
+    /// What has happened.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     /// The data plane is attached and has the configuration.
@@ -251,19 +261,19 @@ fn service_status(
     let config = &picture.config;
     let shares = picture.rings.each_ref().map(|ring| ring.as_deref().map(slots_by_backend));
     let mut backends = Vec::new();
-    for (backend, &(id, effective_weight)) in config.backends.iter().zip(&picture.backends) {
+    for (configured, &(id, effective_weight)) in config.backends.iter().zip(&picture.backends) {
         let versions = ["ipv4", "ipv6"].into_iter().zip(&shares);
         let share = versions.filter_map(|(version, slots)| {
             let slots = slots.as_ref()?.get(&id).copied().unwrap_or(0);
             Some((version.to_owned(), slots as f64 / SLOTS as f64))
         });
-        backends.push(Backend {
-            name: backend.name.clone(),
+        let mut backend = Backend {
+            name: configured.name.clone(),
             id: Some(id),
             key: None,
-            address: backend.address.to_string(),
-            health: health_status(health.get(&key(&config.name, backend))),
-            weight: backend.weight,
+            address: configured.address.to_string(),
+            health: health_status(health.get(&key(&config.name, configured))),
+            weight: configured.weight,
             effective_weight,
             draining_until: None,
             share: share.collect(),
@@ -273,7 +283,12 @@ fn service_status(
             requests: None,
             ejections: None,
             ejected: None,
-        });
+            why: String::new(),
+        };
+        let no_share = !backend.share.is_empty() && backend.share.values().all(|it| *it == 0.0);
+        let spare = config.zones.is_some() && no_share;
+        backend.why = why(&backend, Around { panic: picture.fail_open, spare });
+        backends.push(backend);
     }
     Ok(Service {
         name: config.name.clone(),

@@ -15,6 +15,7 @@ use super::{
         Worker,
     },
     view::{HealthOfAll, health_status},
+    why::{Around, why},
 };
 use crate::{
     choice::Mode,
@@ -96,7 +97,7 @@ pub fn service_status(
     let backends = backends.map(|(n, ((backend, told), id))| {
         let record = outliers.as_ref().and_then(|it| it.get(n)).copied();
         let counts = sum.backends.get(&told.id).cloned().unwrap_or_default();
-        Backend {
+        let mut shown = Backend {
             name: backend.name.clone(),
             id: *id,
             key: Some(told.id.clone()),
@@ -123,7 +124,11 @@ pub fn service_status(
             }),
             ejections: record.map(|record| record.total),
             ejected: record.and_then(|record| record.ejection).map(ejected),
-        }
+            why: String::new(),
+        };
+        let around = Around { panic: *mode == Mode::Panic, spare: told.state == State::Spare };
+        shown.why = why(&shown, around);
+        shown
     });
     Service {
         name: config.name.clone(),

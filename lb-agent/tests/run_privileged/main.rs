@@ -6,6 +6,7 @@
 mod commands;
 mod drain;
 mod edge;
+mod events;
 mod lifecycle;
 mod network;
 mod outlier;

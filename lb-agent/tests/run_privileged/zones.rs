@@ -95,6 +95,9 @@ fn below_the_threshold_all_count_as_up_and_nobody_is_reset() {
     let mut servers: Vec<_> =
         POOL.iter().map(|(name, address)| Echo::start(&edge.server, address, name)).collect();
     edge.start(&edge.config("panic_threshold = 50", &POOL));
+    wait_until("all are up", || {
+        edge.status().services[0].backends.iter().all(|it| it.health.state == "up")
+    });
     let (mut streams, names) = served_by(&edge, 30);
     servers[0].close();
     edge.wait_for_log("from=up to=down");
