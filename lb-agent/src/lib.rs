@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod choice;
 pub mod config;
 pub mod decap;
+pub mod doctor;
 pub mod events;
 pub mod flows;
 pub mod health;

@@ -2,6 +2,7 @@
 
 mod check;
 mod decap;
+mod doctor;
 mod flows;
 mod log;
 mod run;
@@ -27,6 +28,8 @@ enum Command {
     Run(run::Arguments),
     /// Say everything that is wrong with a configuration file
     Check(check::Arguments),
+    /// Look for what on this host would keep an edge from its work; exit code 1 if there is a problem
+    Doctor(doctor::Arguments),
     /// Remove every trace of an edge from the kernel; its flows end
     Unload(unload::Arguments),
     /// Show what a running agent knows of its edge
@@ -63,6 +66,12 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::status(&arguments),
         Command::Flows(arguments) => flows::flows(&arguments),
         Command::Decap(action) => decap::decap(&action),
+        Command::Doctor(arguments) => {
+            return doctor::doctor(&arguments).unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            });
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

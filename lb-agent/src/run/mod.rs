@@ -46,6 +46,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 
+pub(crate) use alarms::tunnel_problems;
+pub(crate) use input::route_towards;
+pub(crate) use ports::warning as port_warning;
 pub use start::{Refused, load_config};
 
 /// What to run.
