@@ -24,6 +24,8 @@ pub enum Kind {
     ConfigLoaded,
     /// A changed configuration was refused.
     ConfigRefused,
+    /// An operator has changed something while the edge runs.
+    OperatorChanged,
     /// Health checks have found a backend well.
     BackendUp,
     /// Health checks have found that a backend has failed.

@@ -72,10 +72,15 @@ pub async fn answer(
         }
         response::refusal(reason)
     });
-    let status = response.status();
-    client.note(|entry| entry.status = status.as_u16());
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // What HTTP/2 says in place of a 101 (RFC 8441, section 4).
+    let status = if upgraded && client.http2 { StatusCode::OK } else { response.status() };
+    client.note(|entry| {
+        entry.status = status.as_u16();
+        entry.upgraded = upgraded;
+    });
     client.service.count(Outcome::of_status(status));
-    if asks_upgrade && status != StatusCode::SWITCHING_PROTOCOLS {
+    if asks_upgrade && !upgraded {
         // What follows the head may be of the other protocol.
         client.leave_unread();
         response::close(response.headers_mut());

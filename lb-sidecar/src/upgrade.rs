@@ -24,7 +24,7 @@ use crate::{
     client::Client,
     deadline::Wait,
     exchange::{Exchange, RESPONSE_HEAD_BYTES, Tried, open},
-    headers,
+    headers, http2,
     life::Open,
     outcome::{Outcome, Reason},
     pool::{Backend, Lease},
@@ -86,6 +86,10 @@ pub async fn handshake(
                             refuses(&picked.backend);
                             return Err(Outcome::UnaskedSwitch.into());
                         }
+                        if to.client.http2 && !http2::accepts(&head.headers, &headers) {
+                            refuses(&picked.backend);
+                            return Err(Outcome::WrongAccept.into());
+                        }
                         picked.backend.handshakes.note(true);
                         let upgrade = headers.get(UPGRADE).cloned();
                         headers::remove_hop_by_hop(&mut headers);
@@ -113,6 +117,11 @@ pub async fn handshake(
                         tried.last = Outcome::BackendClosed;
                         let refused = status == StatusCode::SERVICE_UNAVAILABLE.as_u16();
                         chosen = if refused { to.pick(&head, &tried).ok() } else { None };
+                        if chosen.is_none() && to.client.http2 && (200..300).contains(&status) {
+                            // To the client this would be the switch itself (RFC 8441, section 5).
+                            fail(&picked.backend);
+                            return Err(Outcome::UpgradeIgnored.into());
+                        }
                         if chosen.is_none() {
                             // Nobody else is there: the client may know what to make of it.
                             return answered_otherwise(to, &head, end, picked).await;

@@ -37,7 +37,7 @@ use toml_edit::Document;
 use error::Problems;
 use reader::{Reader, Section};
 
-pub use backend::Backend;
+pub use backend::{Asked, Backend};
 pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
 pub use health::{Health, HttpProbe, Probe, Target, TlsProbe, Verify};
@@ -48,6 +48,10 @@ pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
 pub use zones::Zones;
+
+pub(crate) use address::{is_name, unusable};
+pub(crate) use duration::parse as parse_duration;
+pub(crate) use nearest::nearest;
 
 /// A configuration that can be put to work.
 #[derive(Clone, Debug, PartialEq, Eq)]

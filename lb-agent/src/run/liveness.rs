@@ -88,9 +88,10 @@ impl Liveness {
         self.is_live(key) && !self.ejected.contains(key)
     }
 
-    /// Who is ejected from now on.
-    pub fn eject(&mut self, ejected: BTreeSet<TargetKey>) {
-        self.ejected = ejected;
+    /// Who is ejected from now on; whether it is somebody else than before.
+    pub fn eject(&mut self, ejected: BTreeSet<TargetKey>) -> bool {
+        let before = std::mem::replace(&mut self.ejected, ejected);
+        before != self.ejected
     }
 
     /// The weight of a backend at this time.

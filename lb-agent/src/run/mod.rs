@@ -12,13 +12,13 @@
 pub mod admin;
 mod agent;
 mod alarms;
+pub mod changes;
 pub mod checks;
 mod chronicle;
 mod datalog;
 mod dataplane;
 mod drains;
 mod ended;
-mod events_api;
 mod input;
 mod interfaces;
 mod liveness;

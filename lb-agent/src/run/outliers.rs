@@ -69,8 +69,8 @@ impl Agent {
         let pools: Vec<_> = pools.collect();
         let changes = self.outliers.step(&pools, Instant::now());
         changes.iter().for_each(|change| self.tell_change(change));
-        self.liveness.eject(self.ejected());
-        !changes.is_empty()
+        let ejected = self.ejected();
+        self.liveness.eject(ejected) || !changes.is_empty()
     }
 
     /// The pool of a service with outlier detection.
@@ -80,6 +80,7 @@ impl Agent {
             let live = self.liveness.is_live(&key(&service.name, backend));
             Some(Member {
                 id: self.id_in_cookies(service, backend)?.to_owned(),
+                address: backend.address,
                 weighty: backend.weight > 0,
                 serves: live && backend.weight > 0 && !backend.drain,
             })
@@ -113,12 +114,12 @@ impl Agent {
         Some(service.backends.iter().map(record).collect())
     }
 
-    /// By what workers know a backend, if they have been told of it, at its address.
+    /// By what workers know a backend, if they have been told of it.
     fn id_in_cookies(&self, service: &Service, backend: &config::Backend) -> Option<&str> {
         let told = &self.sidecar.settings().services;
         let told = told.iter().find(|it| it.name == service.name)?;
         let told = told.backends.iter().find(|it| it.name == backend.name)?;
-        (told.address == backend.address).then_some(told.id.as_str())
+        Some(told.id.as_str())
     }
 
     fn tell_change(&self, change: &Change) {
@@ -187,7 +188,8 @@ mod tests {
             longest: Duration::from_secs(1),
             most_percent: 50,
         };
-        let member = |id: &str| Member { id: id.into(), weighty: true, serves: true };
+        let address = "10.2.0.2:80".parse().unwrap();
+        let member = |id: &str| Member { id: id.into(), address, weighty: true, serves: true };
         let pool = Pool { rules, members: vec![member("a"), member("b")] };
         let changes = outliers.step(&[pool], Instant::now());
         assert!(matches!(&changes[..], [Change::Ejected { id, .. }] if id == "a"), "{changes:?}");

@@ -110,7 +110,7 @@ impl Roster {
             let reset_on_death = service.reset_on_backend_death;
             let doomed = match reset_on_death && !spared {
                 true => Some(Doom::Dead),
-                false => drains.doom(service, &backend.name, service_id),
+                false => drains.doom(service, backend, service_id),
             };
             let (policy, way) = (policy(service, doomed), way(world, addr.ip()));
             let label = Arc::new(label(service, &backend.name));
@@ -474,7 +474,7 @@ mod tests {
             (Edge::new(), config("mode = \"l7\"\naffinity = \"none\"", &[2, 3]));
         edge.roster(&config);
         let ejected = config.services[0].backends.iter().map(|backend| key("chat", backend));
-        edge.liveness.eject(ejected.collect());
+        assert!(edge.liveness.eject(ejected.collect()));
         assert_eq!(doomed(&edge.roster(&config)), [None, None]);
     }
 }

@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     checks::key,
+    drains::Drains,
     ended::Log,
     input::World,
     interfaces,
@@ -35,6 +36,7 @@ use crate::{
     events::Events,
     health::{self, StatusView},
     netlink::NetState,
+    overrides::Overrides,
     sidecar::Sidecar,
     state::{
         Ring,
@@ -69,6 +71,8 @@ pub struct Picture {
     pub drain: Option<Drain>,
     pub log: Log,
     pub sources: Option<Sources>,
+    /// Clients are still taken, and routers are told not to send more.
+    pub withdrawing: bool,
 }
 
 /// Where the numbers are.
@@ -77,7 +81,18 @@ pub struct Sources {
     pub pins: PinDir,
     pub health: StatusView,
     pub reports: watch::Receiver<Arc<Report>>,
+    /// In force.
     pub config: Arc<Config>,
+    /// What it was made of.
+    pub made_of: Arc<MadeOf>,
+}
+
+/// The file and what was changed while the edge ran.
+pub struct MadeOf {
+    pub file: Config,
+    /// As it stands in the file.
+    pub text: String,
+    pub overrides: Overrides,
 }
 
 /// A service as it was last written to the maps.
@@ -92,6 +107,8 @@ pub struct ServicePicture {
     pub spilling: Option<bool>,
     /// Id and weight of each backend, in the order of the configuration.
     pub backends: Vec<(u16, u32)>,
+    /// Until when those of them that drain do, likewise.
+    pub draining: Vec<Option<u64>>,
 }
 
 impl View {
@@ -124,13 +141,16 @@ impl View {
         self.0.ready.load(Ordering::Acquire)
     }
 
-    /// Whether the edge gives its clients up.
+    /// Whether the edge gives its clients up, or is going to.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.picture().drain.is_some()
+        let picture = self.picture();
+        picture.drain.is_some() || picture.withdrawing
     }
 
-    fn picture(&self) -> Arc<Picture> {
+    /// What is shown now.
+    #[must_use]
+    pub fn picture(&self) -> Arc<Picture> {
         self.0.picture.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -198,7 +218,12 @@ impl View {
 
 /// The services as the maps have them from now on.
 #[must_use]
-pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePicture> {
+pub fn services(
+    world: World<'_>,
+    drains: &Drains,
+    ids: &Ids,
+    desired: &Desired,
+) -> Vec<ServicePicture> {
     let World { config, liveness, network, now, .. } = world;
     let in_any = |pools: &[Pool], name: &str| pools.iter().any(|pool| pool.service == name);
     let services = config.l4().filter_map(|service| {
@@ -212,8 +237,10 @@ pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePi
             };
             Some((ids.backend(id, backend.address)?, weight))
         });
+        let until = |backend: &config::Backend| drains.until(&service.name, &backend.name);
         Some(ServicePicture {
             id,
+            draining: service.backends.iter().map(until).collect(),
             on_host: on_host(service, network),
             rings: desired.services.get(&id).map(|it| it.rings.clone()).unwrap_or_default(),
             fail_open: in_any(&desired.fail_open, &service.name),
@@ -261,7 +288,10 @@ fn service_status(
     let config = &picture.config;
     let shares = picture.rings.each_ref().map(|ring| ring.as_deref().map(slots_by_backend));
     let mut backends = Vec::new();
-    for (configured, &(id, effective_weight)) in config.backends.iter().zip(&picture.backends) {
+    let numbers = picture.backends.iter().zip(&picture.draining);
+    for (configured, (&(id, effective_weight), &draining_until)) in
+        config.backends.iter().zip(numbers)
+    {
         let versions = ["ipv4", "ipv6"].into_iter().zip(&shares);
         let share = versions.filter_map(|(version, slots)| {
             let slots = slots.as_ref()?.get(&id).copied().unwrap_or(0);
@@ -275,7 +305,7 @@ fn service_status(
             health: health_status(health.get(&key(&config.name, configured))),
             weight: configured.weight,
             effective_weight,
-            draining_until: None,
+            draining_until,
             share: share.collect(),
             connections: report.connections.get(&id).copied().unwrap_or(0),
             spliced: None,
@@ -287,7 +317,8 @@ fn service_status(
         };
         let no_share = !backend.share.is_empty() && backend.share.values().all(|it| *it == 0.0);
         let spare = config.zones.is_some() && no_share;
-        backend.why = why(&backend, Around { panic: picture.fail_open, spare });
+        let asked = configured.asked.is_some();
+        backend.why = why(&backend, Around { panic: picture.fail_open, spare, asked });
         backends.push(backend);
     }
     Ok(Service {

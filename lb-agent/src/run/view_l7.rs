@@ -126,7 +126,11 @@ pub fn service_status(
             ejected: record.and_then(|record| record.ejection).map(ejected),
             why: String::new(),
         };
-        let around = Around { panic: *mode == Mode::Panic, spare: told.state == State::Spare };
+        let around = Around {
+            panic: *mode == Mode::Panic,
+            spare: told.state == State::Spare,
+            asked: backend.asked.is_some(),
+        };
         shown.why = why(&shown, around);
         shown
     });

@@ -9,6 +9,8 @@ pub struct Around {
     pub panic: bool,
     /// The own zone gets all newcomers, and it is not in it.
     pub spare: bool,
+    /// It drains because somebody asked for it at runtime.
+    pub asked: bool,
 }
 
 /// The first thing that keeps it from new clients, or that it serves.
@@ -16,6 +18,12 @@ pub fn why(backend: &Backend, around: Around) -> String {
     let health = &backend.health;
     let error = health.last.as_ref().and_then(|last| last.error.as_deref());
     let down = || format!("down: {}", error.unwrap_or("its health checks fail"));
+    if backend.draining_until.is_some() {
+        return match around.asked {
+            true => "drains, as an operator has asked".to_owned(),
+            false => "drains, as the file says".to_owned(),
+        };
+    }
     if backend.weight == 0 {
         return "has weight 0".to_owned();
     }
@@ -24,9 +32,6 @@ pub fn why(backend: &Backend, around: Around) -> String {
             true => format!("gets clients though {}", down()),
             false => down(),
         };
-    }
-    if backend.draining_until.is_some() {
-        return "drains, as the configuration says".to_owned();
     }
     if let Some(ejected) = &backend.ejected {
         return format!("ejected for {:.0} s more: {}", ejected.seconds_left, ejected.reason);
@@ -79,11 +84,7 @@ mod tests {
                 panic,
                 "gets clients though down: refused",
             ),
-            (
-                Box::new(|it| it["draining_until"] = 5.into()),
-                usual,
-                "drains, as the configuration says",
-            ),
+            (Box::new(|it| it["draining_until"] = 5.into()), usual, "drains, as the file says"),
             (
                 Box::new(|it| it["ejected"] = ejected.clone()),
                 usual,

@@ -24,7 +24,7 @@ fn page(edge: &Edge, query: &str) -> Page {
 fn event(edge: &Edge, since: u64, kind: Kind, backend: Option<&str>) -> Event {
     wait_for("the event", || {
         let events = page(edge, &format!("since={since}&limit=1000")).events.into_iter();
-        events.filter(|it| it.kind == kind && it.backend.as_deref() == backend).last()
+        events.rev().find(|it| it.kind == kind && it.backend.as_deref() == backend)
     })
 }
 

@@ -10,6 +10,7 @@ mod edge;
 mod events;
 mod lifecycle;
 mod network;
+mod operate;
 mod outlier;
 mod reload;
 mod sidecar;

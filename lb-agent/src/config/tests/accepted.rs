@@ -42,6 +42,7 @@ fn every_default_is_applied() {
                 cookie_keys: None,
                 access_log: AccessLog::Stdout,
             },
+            admin_token_file: None,
             zone: None,
         },
         services: vec![Service {
@@ -70,6 +71,7 @@ fn every_default_is_applied() {
                 weight: 100,
                 drain: false,
                 zone: None,
+                asked: None,
             }],
             panic_threshold: 0,
             zones: None,

@@ -47,6 +47,8 @@ fn every_default_is_applied() {
             pool: 32,
             tcp_keepalive: seconds(60),
             tcp_user_timeout: seconds(30),
+            h2c: false,
+            max_streams: 128,
         },
         forwarded: Forwarded {
             mode: ForwardedMode::Append,
