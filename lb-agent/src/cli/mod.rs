@@ -4,6 +4,8 @@ mod change;
 mod check;
 mod client;
 mod decap;
+mod doctor;
+mod events;
 mod explain;
 mod flows;
 mod generate;
@@ -33,6 +35,8 @@ enum Command {
     Run(run::Arguments),
     /// Say everything that is wrong with a configuration file
     Check(check::Arguments),
+    /// Look for what on this host would keep an edge from its work; exit code 1 if there is a problem
+    Doctor(doctor::Arguments),
     /// Remove every trace of an edge from the kernel; its flows end
     Unload(unload::Arguments),
     /// Show what a running agent knows of its edge
@@ -62,6 +66,8 @@ enum Command {
     AddBackend(change::Add),
     /// Take a backend out of a service
     RemoveBackend(change::Remove),
+    /// Show what has happened on a running edge
+    Events(events::Arguments),
     /// Say which backend a client gets now, and why; touches nothing
     Explain(explain::Arguments),
     /// Compare the running edge with its file
@@ -107,9 +113,16 @@ pub fn main() -> ExitCode {
         Command::ResetFlows(arguments) => change::reset(&arguments),
         Command::AddBackend(arguments) => change::add(&arguments),
         Command::RemoveBackend(arguments) => change::remove(&arguments),
+        Command::Events(arguments) => events::events(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Generate(arguments) => generate::generate(&arguments, Cli::command()),
         Command::Config(action) => show::config(&action),
+        Command::Doctor(arguments) => {
+            return doctor::doctor(&arguments).unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            });
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,6 +27,7 @@ pub(super) static EDGE: Section = Section {
         "tables",
         "sidecar",
         "admin_token_file",
+        "zone",
     ],
 };
 
@@ -68,6 +69,8 @@ pub struct Edge {
     pub sidecar: Sidecar,
     /// The file with the token that allows changes over [`Edge::admin`]; without one they need the Unix socket.
     pub admin_token_file: Option<PathBuf>,
+    /// Where the host stands: 1 to 63 of `A-Za-z0-9._-`.
+    pub zone: Option<String>,
 }
 
 /// How the XDP program is attached.
@@ -156,6 +159,7 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
         admin_token_file: reader
             .field("admin_token_file")
             .and_then(|field| address::absolute_path(&field, r#""/etc/sluice/admin.token""#)),
+        zone: reader.field("zone").and_then(|field| address::name(&field, "._-", r#""rack-1""#)),
     };
     let keys_written = sidecar.field("cookie_keys").is_some();
     ReadEdge { edge, sources_complete, keys_written }

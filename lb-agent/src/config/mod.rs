@@ -26,6 +26,7 @@ mod status;
 mod tests;
 mod token;
 mod unique;
+mod zones;
 
 use std::fs::File;
 use std::io::Read;
@@ -46,6 +47,7 @@ pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
+pub use zones::Zones;
 
 pub(crate) use address::{is_name, unusable};
 pub(crate) use duration::parse as parse_duration;
@@ -78,7 +80,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 11] = [
+static SECTIONS: [&Section; 12] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -88,6 +90,7 @@ static SECTIONS: [&Section; 11] = [
     &forwarded::FORWARDED,
     &l7::DRAIN,
     &outlier::OUTLIER,
+    &zones::ZONES,
     &health::HEALTH,
     &backend::BACKEND,
 ];

@@ -16,6 +16,7 @@ use super::{agent::Agent, checks::key, liveness::Liveness, sidecar::unix_millis,
 use crate::{
     bpf::{lock::RUN_DIR, sys::now_ticks},
     config::Config,
+    events::{self, News},
     overrides::{Change, Kind, Overrides, Refusal, file},
     sidecar::Directory,
 };
@@ -84,12 +85,21 @@ impl Agent {
         let revision = self.parts.made_of.overrides.revision;
         let Ask { service, backend, change, .. } = ask;
         tracing::info!(revision, service, backend, ?change, "changed by an operator");
+        let news =
+            News::new(events::Kind::OperatorChanged, format!("revision {revision}: {change:?}"));
+        self.note(match (service.as_str(), backend.as_str()) {
+            ("", _) => news,
+            (service, "") => news.of(service),
+            (service, backend) => news.at(service, backend),
+        });
         Ok(Done { revision })
     }
 
     /// Resets the connections that a backend has now. Nothing else changes: clients may come back to it at once.
     fn reset_flows(&mut self, service: &str, backend: &str) {
         tracing::info!(service, backend, "an operator resets its connections");
+        let news = News::new(events::Kind::OperatorChanged, "its connections are reset");
+        self.note(news.at(service, backend));
         let now = now_ticks();
         self.resets.retain(|_, at| now.wrapping_sub(*at) < RESETS_ARE_OVER);
         self.resets.insert((service.to_owned(), backend.to_owned()), now);

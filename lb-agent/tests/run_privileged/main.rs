@@ -4,10 +4,13 @@
 //! Every test has an edge of its own, with a client before it and a server behind it, and removes all of it.
 
 mod commands;
+mod doctor;
 mod drain;
 mod edge;
+mod events;
 mod lifecycle;
 mod network;
+mod notify;
 mod operate;
 mod outlier;
 mod pace;
@@ -17,3 +20,4 @@ mod splice;
 mod spliced;
 mod traffic;
 mod tunnel;
+mod zones;

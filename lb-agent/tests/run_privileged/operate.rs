@@ -295,6 +295,11 @@ fn the_connections_of_a_backend_are_reset_once() {
     let mut after = edge.client.connect(VIP);
     assert_eq!(say(&mut after, "x").unwrap(), "b2:x");
     assert_eq!(before.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let events = cli(&edge, "events").unwrap();
+    assert!(
+        events.contains("operator_changed") && events.contains("its connections are reset"),
+        "{events}"
+    );
     // A walk later it is still there.
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(say(&mut after, "y").unwrap(), "b2:y");

@@ -4,6 +4,7 @@
 
 mod body;
 mod changes;
+mod events;
 mod explain;
 mod flows;
 mod guard;
@@ -106,6 +107,7 @@ fn router(state: State, over: Over) -> Router {
         .route("/v1/services/{service}/backends/{backend}", delete(changes::remove))
         .route("/v1/services/{service}/backends/{backend}/{action}", post(changes::backend))
         .route("/v1/backends", get(reads::backends))
+        .route("/v1/events", get(events::events))
         .route("/v1/counters", get(reads::counters))
         .route("/v1/flows", get(flows::flows))
         .route("/v1/explain", post(explain::explain))

@@ -87,13 +87,13 @@ fn request(question: &Question) -> Result<(HeaderMap, Uri), Refusal> {
 
 /// Who gets clients that belong to nobody.
 fn takers(told: &settings::Service) -> impl Iterator<Item = &settings::Backend> {
-    let weighty = || told.backends.iter().filter(|it| it.weight > 0);
-    let open = told.fail_open && !weighty().any(|it| it.state == State::Up);
-    weighty().filter(move |it| match it.state {
-        State::Up => true,
-        State::Down => open,
-        State::Draining { .. } => false,
-    })
+    let takes = |it: &settings::Backend, open: bool| match it.state {
+        State::Up | State::Forced => it.weight > 0,
+        State::Down => open && it.weight > 0,
+        State::Spare | State::Draining { .. } => false,
+    };
+    let open = told.fail_open && !told.backends.iter().any(|it| takes(it, false));
+    told.backends.iter().filter(move |it| takes(it, open))
 }
 
 const fn rule(balance: Balance) -> &'static str {
@@ -124,6 +124,10 @@ const fn means(sticky: Sticky) -> &'static str {
 fn state(backend: &settings::Backend) -> String {
     match backend.state {
         State::Up => format!("{} is up", backend.name),
+        State::Spare => {
+            format!("{} is up, and gets no newcomers as long as others are", backend.name)
+        }
+        State::Forced => format!("{} is down, as are too many others", backend.name),
         State::Down => format!("{} is down, and the service fails open", backend.name),
         State::Draining { until } => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -75,7 +75,14 @@ async fn answers_have_what_is_promised() {
     let description = description();
     // Without a data plane, what reads its maps cannot answer: the tests with an agent ask for that.
     let server = willing(View::new("edge-1"));
-    for path in ["/v1/status", "/v1/services", "/v1/backends", "/v1/counters", "/v1/openapi.json"] {
+    for path in [
+        "/v1/status",
+        "/v1/services",
+        "/v1/backends",
+        "/v1/counters",
+        "/v1/openapi.json",
+        "/v1/events",
+    ] {
         promised(&description, server.address, path).await;
     }
     let server = willing(view(""));
