@@ -13,6 +13,7 @@ use lb_agent::{
     bpf::specs::names,
     state::{
         Capacity, Prefix,
+        access::Access,
         actual::Actual,
         desired::{Affinity, BackendInput, Forward, Input, RingCache, ServiceInput, desired},
         diff::diff,
@@ -23,6 +24,7 @@ use lb_agent::{
 };
 use lb_common::{
     abi::{Edge, MAX_SOURCES},
+    access::AccessKey,
     addr::{V4, V6},
     maglev::Slots,
     next_hop::NextHop,
@@ -60,6 +62,8 @@ impl Pins {
         Array::<_, NextHop>::create(8, 0)?.pin(at(names::NEXT_HOPS))?;
         LpmTrie::<_, V4, u32>::create(8, NO_PREALLOC)?.pin(at(names::ROUTES4))?;
         LpmTrie::<_, V6, u32>::create(8, NO_PREALLOC)?.pin(at(names::ROUTES6))?;
+        LpmTrie::<_, AccessKey<V4>, u32>::create(8, NO_PREALLOC)?.pin(at(names::ACCESS4))?;
+        LpmTrie::<_, AccessKey<V6>, u32>::create(8, NO_PREALLOC)?.pin(at(names::ACCESS6))?;
         Ok(())
     }
 }
@@ -101,6 +105,10 @@ fn input() -> Input {
                 backend("[2001:db8:2::2]:9000", 0),
             ],
             fail_open: true,
+            access: Access {
+                allow: [Prefix::new("2001:db8::".parse().unwrap(), 32)].into(),
+                deny: BTreeSet::new(),
+            },
         }],
         xdp_only: BTreeSet::from(["203.0.113.10".parse().unwrap()]),
         next_hops: BTreeMap::from([(1, hop(1)), (2, hop(2))]),
@@ -111,6 +119,10 @@ fn input() -> Input {
             (Prefix::new("2001:db8::".parse().unwrap(), 32), 1),
         ]),
         retired_next_hops: BTreeMap::new(),
+        access: Access {
+            allow: BTreeSet::new(),
+            deny: [Prefix::new("192.0.2.0".parse().unwrap(), 24)].into(),
+        },
     }
 }
 

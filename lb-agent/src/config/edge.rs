@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use super::access::{self, Access, EDGE_ACCESS};
 use super::address;
 use super::error::Problems;
 use super::reader::{Field, Reader, Section};
@@ -25,6 +26,7 @@ pub(super) static EDGE: Section = Section {
         "drain",
         "tables",
         "sidecar",
+        "access",
     ],
 };
 
@@ -64,6 +66,8 @@ pub struct Edge {
     pub tables: Tables,
     /// The processes that serve l7 services.
     pub sidecar: Sidecar,
+    /// Who may send to any service.
+    pub access: Access,
 }
 
 /// How the XDP program is attached.
@@ -149,6 +153,7 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
         drain: reader.flag("drain", false),
         tables: tables(&reader.table_or_empty("tables", &TABLES)),
         sidecar: sidecar::read(&sidecar),
+        access: access::read(&reader.table_or_empty("access", &EDGE_ACCESS), problems),
     };
     let keys_written = sidecar.field("cookie_keys").is_some();
     ReadEdge { edge, sources_complete, keys_written }

@@ -4,6 +4,7 @@
 //! its documentation holds. It knows nothing of the kernel, of interfaces that exist or of backends that
 //! answer. What may stand in the file is in `docs/config.md`; a test holds that page to this module.
 
+mod access;
 mod address;
 mod affinity;
 mod backend;
@@ -35,6 +36,7 @@ use toml_edit::Document;
 use error::Problems;
 use reader::{Reader, Section};
 
+pub use access::Access;
 pub use backend::Backend;
 pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
@@ -72,7 +74,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 10] = [
+static SECTIONS: [&Section; 12] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -83,6 +85,8 @@ static SECTIONS: [&Section; 10] = [
     &l7::DRAIN,
     &health::HEALTH,
     &backend::BACKEND,
+    &access::EDGE_ACCESS,
+    &access::SERVICE_ACCESS,
 ];
 
 /// Reads and checks a configuration file; warnings go to the log.

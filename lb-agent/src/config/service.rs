@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::access::{self, Access, SERVICE_ACCESS};
 use super::address;
 use super::backend::{self, Backend};
 use super::error::{Place, Problems};
@@ -32,6 +33,7 @@ pub(super) static SERVICE: Section = Section {
         "drain",
         "health",
         "backend",
+        "access",
     ],
 };
 
@@ -66,6 +68,8 @@ pub struct Service {
     pub health: Health,
     /// At least one; names and addresses are unique in the service.
     pub backends: Vec<Backend>,
+    /// Who may send to it, of those whom the edge admits.
+    pub access: Access,
 }
 
 /// What is balanced.
@@ -218,6 +222,7 @@ fn read_one(
             .table("health", &HEALTH)
             .map_or_else(Health::default, |table| health::read(&table)),
         backends,
+        access: access::read(&reader.table_or_empty("access", &SERVICE_ACCESS), problems),
     };
     let affinity = reader.field("affinity").map_or_else(|| reader.place.clone(), |it| it.place);
     ReadService {

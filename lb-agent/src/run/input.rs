@@ -20,6 +20,7 @@ use crate::{
     nexthop::{self, NextHops},
     state::{
         Prefix,
+        access::Access,
         desired::{Affinity, BackendInput, Forward, Input, ServiceInput},
     },
 };
@@ -69,6 +70,7 @@ pub fn input(world: World<'_>) -> Input {
             .iter()
             .map(|(addr, id)| (*addr, short(*id)))
             .collect(),
+        access: access(&edge.access),
     }
 }
 
@@ -122,6 +124,15 @@ fn service_input(world: World<'_>, service: &config::Service) -> ServiceInput {
         },
         backends: service.backends.iter().map(|it| backend_input(world, service, it)).collect(),
         fail_open: service.fail_open,
+        access: access(&service.access),
+    }
+}
+
+fn access(lists: &config::Access) -> Access {
+    let prefix = |&(addr, len): &(IpAddr, u8)| Prefix::new(addr, len);
+    Access {
+        allow: lists.allow.iter().map(prefix).collect(),
+        deny: lists.deny.iter().map(prefix).collect(),
     }
 }
 

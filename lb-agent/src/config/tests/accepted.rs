@@ -42,6 +42,7 @@ fn every_default_is_applied() {
                 cookie_keys: None,
                 access_log: AccessLog::Stdout,
             },
+            access: Access::default(),
         },
         services: vec![Service {
             name: "chat".to_owned(),
@@ -70,6 +71,7 @@ fn every_default_is_applied() {
                 drain: false,
                 zone: None,
             }],
+            access: Access::default(),
         }],
     };
     assert_eq!(config, expected);
@@ -250,5 +252,20 @@ fn warnings_say_what_is_doubtful() {
     ] {
         let (_, warnings) = parse("edge.toml", &with(&minimal(), old, new)).unwrap();
         assert_eq!(warnings.iter().map(Warning::to_string).collect::<Vec<_>>(), [warning]);
+    }
+}
+
+#[test]
+fn access_lists_are_of_the_edge_and_of_services_of_both_modes() {
+    let lists =
+        "access = { allow = [\"198.51.100.0/24\", \"2001:db8::/32\"], deny = [\"198.51.100.7\"] }";
+    let edge = with(&minimal(), "[edge]\n", &format!("[edge]\n{lists}\n"));
+    let access = valid(&edge).edge.access;
+    assert_eq!(access.allow, [(ip("198.51.100.0"), 24), (ip("2001:db8::"), 32)].into());
+    assert_eq!(access.deny, [(ip("198.51.100.7"), 32)].into());
+    for text in [minimal(), minimal_l7()] {
+        let config = valid(&with(&text, "[[service]]\n", &format!("[[service]]\n{lists}\n")));
+        assert_eq!(config.services[0].access, access);
+        assert_eq!(config.edge.access, Access::default());
     }
 }
