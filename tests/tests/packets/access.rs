@@ -35,11 +35,10 @@ fn elsewhere(v6: bool) -> &'static str {
     if v6 { "2001:db8:d::/48" } else { "198.51.101.0/24" }
 }
 
-/// What the lists are, whether the client is admitted to a service, and to others.
-fn lists(
-    service: u16,
-    v6: bool,
-) -> Vec<(&'static str, Vec<(u16, &'static str, bool)>, bool, bool)> {
+/// Entries by scope, whether the client is admitted to the service, and to others.
+type Case = (&'static str, Vec<(u16, &'static str, bool)>, bool, bool);
+
+fn lists(service: u16, v6: bool) -> Vec<Case> {
     let (near, alone, far) = (of_client(v6), client_alone(v6), elsewhere(v6));
     let all = if v6 { "::/0" } else { "0.0.0.0/0" };
     vec![

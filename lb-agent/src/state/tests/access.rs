@@ -76,8 +76,8 @@ fn a_service_that_only_relays_is_in_the_maps_for_its_lists() {
 #[test]
 fn an_allowed_prefix_of_length_zero_is_no_denial() {
     let everybody = access(&["0.0.0.0/0"], &["192.0.2.0/24"]).entries();
-    assert_eq!(everybody[&prefix("0.0.0.0/0")], true);
-    assert_eq!(everybody[&prefix("::/0")], false);
+    assert!(everybody[&prefix("0.0.0.0/0")]);
+    assert!(!everybody[&prefix("::/0")]);
 }
 
 /// A prefix of few, so that they meet.
