@@ -99,6 +99,7 @@ pub struct ServiceConfig {
     pub idle_timeout: Duration,
     /// Prefixes whose packets are dropped.
     pub deny: Vec<String>,
+    pub close_timeout: Duration,
     /// Makes it a service with `mode = "l7"`.
     pub l7: Option<L7Config>,
     pub fail_open: bool,
@@ -116,6 +117,7 @@ impl ServiceConfig {
             affinity: "none",
             idle_timeout: Duration::from_secs(3600),
             deny: Vec::new(),
+            close_timeout: Duration::from_secs(30),
             l7: None,
             fail_open: true,
             health: HealthConfig::default(),
@@ -236,6 +238,7 @@ impl fmt::Display for ServiceConfig {
         }
         writeln!(f, "idle_timeout = {}", millis(self.idle_timeout))?;
         writeln!(f, "access = {{ deny = {} }}", quoted(&self.deny))?;
+        writeln!(f, "close_timeout = {}", millis(self.close_timeout))?;
         writeln!(f, "fail_open = {}", self.fail_open)?;
         writeln!(f, "health = {}", self.health)?;
         for BackendConfig { name, address, weight, drain } in &self.backends {
