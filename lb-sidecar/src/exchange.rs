@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -144,9 +145,20 @@ impl Exchange<'_> {
         let Splicing { flows, ports, .. } = &*self.client.service.splicing;
         let connecting = connect(backend.address(), &self.plan.sources, (flows, ports), fitting);
         match self.in_time(connecting).await {
-            Ok(Ok(connected)) => Ok(connected),
-            Ok(Err(_)) => Err(Outcome::ConnectFailed),
-            Err(_) => Err(Outcome::ConnectTimeout),
+            Ok(Ok(connected)) => {
+                backend.connects.note(true);
+                Ok(connected)
+            }
+            Ok(Err(error)) => {
+                if is_the_peers(&error) {
+                    backend.connects.note(false);
+                }
+                Err(Outcome::ConnectFailed)
+            }
+            Err(_) => {
+                backend.connects.note(false);
+                Err(Outcome::ConnectTimeout)
+            }
         }
     }
 
@@ -184,7 +196,7 @@ impl Exchange<'_> {
             body.goes_to(&picked.backend);
             if let Some(sender) = service.kept.take(picked.backend.address()) {
                 service.count(Outcome::Reused);
-                match self.send(sender, head, body, &gate, true).await {
+                match self.send(&picked.backend, sender, head, body, &gate, true).await {
                     Ok((sender, response)) => return self.pass(response, Some(sender), picked),
                     Err(Failed::Over(outcome)) => return Err(outcome),
                     Err(Failed::Again(again)) => {
@@ -195,7 +207,10 @@ impl Exchange<'_> {
             }
             let failed = match self.connect(&picked.backend, None).await {
                 Ok(Connected { stream, .. }) => match open(TokioIo::new(stream)).await {
-                    Ok(sender) => match self.send(sender, head, body, &gate, false).await {
+                    Ok(sender) => match self
+                        .send(&picked.backend, sender, head, body, &gate, false)
+                        .await
+                    {
                         Ok((sender, response)) => return self.pass(response, Some(sender), picked),
                         Err(Failed::Over(outcome)) => {
                             picked.backend.failed.set(picked.backend.failed.get() + 1);
@@ -220,6 +235,7 @@ impl Exchange<'_> {
     /// just before, so that a request without effect may be sent again (RFC 9110, section 9.2.2).
     async fn send(
         &self,
+        backend: &Backend,
         mut sender: Sender,
         head: Parts,
         body: RequestBody,
@@ -249,17 +265,27 @@ impl Exchange<'_> {
                     gate.open();
                 }
                 (Err(Wait::Body), _) => return Err(Failed::Over(Outcome::BodyTimeout.into())),
-                (Err(_), _) => return Err(Failed::Over(Outcome::ResponseTimeout.into())),
+                (Err(_), _) => {
+                    backend.answers.note(false);
+                    return Err(Failed::Over(Outcome::ResponseTimeout.into()));
+                }
             }
         };
         if let Some(gate) = gate {
             gate.shut();
         }
         match answer {
-            Ok(response) => Ok((sender, response)),
+            Ok(response) => {
+                backend.answers.note(!response.status().is_server_error());
+                Ok((sender, response))
+            }
             Err(mut failed) => {
                 if let Some(outcome) = client.body_failed() {
                     return Err(Failed::Over(outcome));
+                }
+                // One that was kept may simply be over.
+                if !reused || failed.error().is_parse() {
+                    backend.answers.note(false);
                 }
                 if let Some(request) = failed.take_message() {
                     return Err(Failed::Again(Box::new(request.into_parts())));
@@ -312,6 +338,23 @@ enum Failed {
     Over(Reason),
     /// It may be sent again.
     Again(Box<(Parts, RequestBody)>),
+}
+
+/// Whether a connect has failed for what the peer or the way to it did, and not for want of something of the edge's own.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        TimedOut,
+    };
+    [
+        ConnectionAborted,
+        ConnectionRefused,
+        ConnectionReset,
+        HostUnreachable,
+        NetworkUnreachable,
+        TimedOut,
+    ]
+    .contains(&error.kind())
 }
 
 fn is_idempotent(method: &Method) -> bool {

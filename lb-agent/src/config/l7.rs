@@ -10,6 +10,7 @@ use super::affinity;
 use super::error::Problems;
 use super::forwarded;
 use super::http;
+use super::outlier::{self, Outlier};
 use super::reader::{Reader, Section};
 use super::share::Share;
 use super::token::token;
@@ -37,6 +38,8 @@ pub struct L7 {
     pub splice: bool,
     /// Share of the connections that the access log tells of.
     pub access_log: Share,
+    /// When backends are ejected; none: never.
+    pub outlier: Option<Outlier>,
 }
 
 /// How a backend that drains, or an edge, loses its clients.
@@ -73,6 +76,7 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
             .field("access_log")
             .and_then(|field| field.share("1.0"))
             .unwrap_or(Share::ALL),
+        outlier: reader.table("outlier", &outlier::OUTLIER).map(|table| outlier::read(&table)),
     }
 }
 
