@@ -1,7 +1,7 @@
 //! What the parts of a client's connection know of each other: its task, its requests, their bodies, and its end.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     error::Error as _,
     io,
     net::SocketAddr,
@@ -19,6 +19,7 @@ use crate::{
     outcome::{Outcome, Reason},
     service::{Plan, Service},
     splice::tcp::Peer,
+    tls,
     upgrade::Handover,
 };
 
@@ -58,6 +59,8 @@ pub struct Client {
     /// Where its log lines go, if it is in the sample.
     pub lines: Option<Lines>,
     entry: RefCell<Option<Box<Entry>>>,
+    /// What was agreed on, if it came by TLS.
+    pub tls: OnceCell<tls::Info>,
 }
 
 impl Client {
@@ -89,6 +92,7 @@ impl Client {
             fitting: Cell::new(None),
             lines,
             entry: RefCell::new(None),
+            tls: OnceCell::new(),
         }
     }
 

@@ -1,9 +1,12 @@
 //! How a connection that was not upgraded ends: counted, answered where that is due, and closed so that the client can
 //! read the answer.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 
 use crate::{
     client::Client,
@@ -11,6 +14,7 @@ use crate::{
     framing::Guarded,
     outcome::{Outcome, Reason},
     response,
+    stream::Stream,
 };
 
 /// How long and how much is read from a client that was told to stop, so that it can read what it was told: to close a
@@ -30,9 +34,10 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
     client.note(|entry| entry.refused = Some(Outcome::ClientGone.label()));
     client.write_entry();
     let violation = guarded.violation().map(Reason::from);
-    let stream = guarded.into_inner();
+    let mut stream = guarded.into_inner();
     let refused = match end {
         End::Expired(Wait::Head) => Some(Outcome::HeadTimeout.into()),
+        End::Expired(Wait::Tls) => Some(Outcome::TlsTimeout.into()),
         End::Expired(Wait::Idle) => {
             service.count(Outcome::KeepAliveExpired);
             None
@@ -80,10 +85,12 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
         }
     } else if client.unread.get() {
         linger(stream).await;
+    } else {
+        stream.say_end();
     }
 }
 
-async fn linger(mut stream: TcpStream) {
+pub async fn linger(mut stream: Stream) {
     let (time, bytes) = LINGER;
     if stream.shutdown().await.is_err() {
         return;
@@ -91,12 +98,10 @@ async fn linger(mut stream: TcpStream) {
     let _ = timeout(time, async {
         let mut scratch = [0; 4096];
         let mut left = bytes;
-        while left > 0 && stream.readable().await.is_ok() {
-            match stream.try_read(&mut scratch) {
-                Ok(0) => break,
-                Ok(n) => left = left.saturating_sub(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => break,
+        while left > 0 {
+            match stream.read(&mut scratch).await {
+                Ok(n) if n > 0 => left = left.saturating_sub(n),
+                _ => break,
             }
         }
     })
@@ -104,6 +109,6 @@ async fn linger(mut stream: TcpStream) {
 }
 
 /// Whoever reads until the end must not take this for it.
-fn reset(stream: &TcpStream) {
-    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+fn reset(stream: &Stream) {
+    let _ = socket2::SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
 }

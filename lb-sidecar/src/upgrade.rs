@@ -15,7 +15,6 @@ use hyper::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -30,6 +29,7 @@ use crate::{
     pool::{Backend, Lease},
     relay::{self, End, Means, Options},
     response,
+    stream::Stream,
     upstream::Connected,
 };
 use replay::Replay;
@@ -68,7 +68,10 @@ pub async fn handshake(
         };
         if !tried.backends.is_empty() {
             service.count(match tried.last {
-                Outcome::ConnectFailed | Outcome::ConnectTimeout => Outcome::RetryConnect,
+                Outcome::ConnectFailed
+                | Outcome::ConnectTimeout
+                | Outcome::BackendTlsFailed
+                | Outcome::BackendTlsUntrusted => Outcome::RetryConnect,
                 _ => Outcome::RetryHandshake,
             });
         }
@@ -166,7 +169,7 @@ enum Answer {
     Garbage,
 }
 
-async fn ask(mut stream: TcpStream, request: &[u8]) -> Answer {
+async fn ask(mut stream: Stream, request: &[u8]) -> Answer {
     if stream.write_all(request).await.is_err() {
         return Answer::Closed;
     }
@@ -254,7 +257,7 @@ async fn answered_otherwise(
 
 /// Starts the relay, in a task of its own: what the handshake needed is dropped with the connection's.
 pub fn hand_over(
-    stream: TcpStream,
+    stream: Stream,
     read_ahead: Bytes,
     handover: Handover,
     client: &Client,
@@ -267,10 +270,14 @@ pub fn hand_over(
     let entry = service.relays.enter(backend.clone());
     let plan = service.plan();
     let settings = &plan.settings;
-    if settings.splice && !port_is_checked {
+    let is_plain = stream.is_plain() && end.stream.is_plain();
+    if settings.splice && !is_plain {
+        service.count(Outcome::SpliceTls);
+    } else if settings.splice && !port_is_checked {
         service.count(Outcome::SpliceUncheckedPort);
     }
-    let fitting = client.fitting.get().filter(|_| settings.splice && port_is_checked);
+    let fitting = client.fitting.get();
+    let fitting = fitting.filter(|_| settings.splice && port_is_checked && is_plain);
     let splice = fitting.map(|peer| Means {
         desk: service.splicing.desk.clone(),
         outcomes: service.outcomes.clone(),

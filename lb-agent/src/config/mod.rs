@@ -23,6 +23,7 @@ mod sidecar;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod token;
 mod unique;
 
@@ -44,6 +45,7 @@ pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
+pub use tls::{BackendTls, CertificateFiles, ClientAuth, Tls};
 
 /// A configuration that can be put to work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +74,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 10] = [
+static SECTIONS: [&Section; 13] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -83,6 +85,9 @@ static SECTIONS: [&Section; 10] = [
     &l7::DRAIN,
     &health::HEALTH,
     &backend::BACKEND,
+    &tls::TLS,
+    &tls::CERTIFICATES,
+    &tls::BACKEND_TLS,
 ];
 
 /// Reads and checks a configuration file; warnings go to the log.

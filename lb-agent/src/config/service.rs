@@ -32,14 +32,27 @@ pub(super) static SERVICE: Section = Section {
         "drain",
         "health",
         "backend",
+        "tls",
+        "backend_tls",
+        "redirect",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 3] = ["forward", "close_timeout", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 7] =
-    ["balance", "upgrades", "splice", "access_log", "http", "forwarded", "drain"];
+pub(super) const L7_ONLY: [&str; 10] = [
+    "balance",
+    "upgrades",
+    "splice",
+    "access_log",
+    "http",
+    "forwarded",
+    "drain",
+    "tls",
+    "backend_tls",
+    "redirect",
+];
 
 /// Listeners with their pool of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     admin,
     alarms::Alarms,
-    checks,
+    certificates, checks,
     dataplane::DataPlane,
     ended::Log,
     input::{self, World},
@@ -33,7 +33,7 @@ use crate::{
     config::Config,
     health::{HealthEvent, Prober, Runner},
     netlink::NetEvent,
-    sidecar::Supervisor,
+    sidecar::{Supervisor, certificates::Material},
     splice,
 };
 
@@ -81,6 +81,9 @@ pub struct Agent {
     /// That of the workers, for what was spliced.
     pub(super) log: Log,
     pub(super) shown: Arc<Vec<ServicePicture>>,
+    /// Certificates and the like.
+    pub(super) tls: Arc<Material>,
+    pub(super) tls_watch: Option<certificates::Watch>,
 }
 
 impl Agent {
@@ -101,6 +104,9 @@ impl Agent {
                 },
                 () = file_changed(self.watch.as_mut()) => self.reload(false).await,
                 () = file_changed(self.key_watch.as_mut().map(KeyWatch::watch)) => self.keys_changed(),
+                () = file_changed(self.tls_watch.as_mut().map(certificates::Watch::watch)) => {
+                    self.certificates_changed();
+                }
                 Some(event) = self.events.recv() => self.judged(event),
                 event = self.network.changed() => self.network_changed(event).await,
                 event = self.sidecar.next() => self.supervise(event),
@@ -281,6 +287,7 @@ impl Agent {
             sidecar: self.sidecar.status(),
             drain: self.draining(),
             log: self.log.clone(),
+            expiries: self.tls.expiries.clone(),
             sources: reports.map(|reports| Sources {
                 pins: self.plane.pins().clone(),
                 health: self.runner.view(),

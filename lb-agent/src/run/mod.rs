@@ -12,6 +12,7 @@
 pub mod admin;
 mod agent;
 mod alarms;
+mod certificates;
 pub mod checks;
 mod datalog;
 mod dataplane;
@@ -42,6 +43,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 
+pub use certificates::check as check_certificates;
 pub use start::{Refused, load_config};
 
 /// What to run.

@@ -147,6 +147,8 @@ async fn bring_up(
         drain_at: None,
         log: Log::default(),
         shown: Default::default(),
+        tls: Arc::default(),
+        tls_watch: None,
     };
     let config = Arc::clone(&agent.parts.config);
     // What packets will ask for is there before packets come.

@@ -23,7 +23,8 @@ use super::{
     input::World,
     interfaces,
     status::{
-        Backend, Flows, Health, Interface, LastProbe, Outcomes, Service, Status, Table, Traffic,
+        Backend, Certificate, Flows, Health, Interface, LastProbe, Outcomes, Service, Status,
+        Table, Traffic,
     },
     sweeper::Report,
     view_l7::{self, Drain, L7Picture},
@@ -33,7 +34,7 @@ use crate::{
     config::{self, Affinity, Config, Forward},
     health::{self, StatusView},
     netlink::NetState,
-    sidecar::Sidecar,
+    sidecar::{Sidecar, certificates::Expiry},
     state::{
         Ring,
         desired::{Desired, Pool},
@@ -66,6 +67,7 @@ pub struct Picture {
     pub drain: Option<Drain>,
     pub log: Log,
     pub sources: Option<Sources>,
+    pub expiries: Vec<Expiry>,
 }
 
 /// Where the numbers are.
@@ -87,6 +89,14 @@ pub struct ServicePicture {
     pub turned_away: bool,
     /// Id and weight of each backend, in the order of the configuration.
     pub backends: Vec<(u16, u32)>,
+}
+
+fn certificate(expiry: &Expiry) -> Certificate {
+    Certificate {
+        service: expiry.service.clone(),
+        certificate: expiry.certificate.display().to_string(),
+        not_after: expiry.not_after,
+    }
 }
 
 impl View {
@@ -147,6 +157,7 @@ impl View {
             flows: Flows::default(),
             sidecar: view_l7::sidecar(&picture.sidecar),
             tables: Vec::new(),
+            certificates: picture.expiries.iter().map(certificate).collect(),
         };
         let Some(sources) = &picture.sources else { return Ok(status) };
         let counters = Counters::open(&sources.pins)?;

@@ -9,13 +9,10 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::websocket::Frames;
-use crate::scratch;
+use crate::{scratch, stream::Stream};
 
 /// Which socket failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +80,8 @@ impl Direction {
     /// `last` direction that ends, the sockets' own end will do that.
     pub fn poll(
         &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         last: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
@@ -96,6 +93,8 @@ impl Direction {
                 self.kept.advance(written);
             }
             self.kept = Bytes::new();
+            // What TLS has made of it.
+            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Failed::Writer)?;
             if self.read_all {
                 if !self.done && !last {
                     // A peer that is gone already shows when it is read.
@@ -111,8 +110,8 @@ impl Direction {
     fn pass(
         &mut self,
         buffer: &mut [u8],
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
         // Not `try_read`: after a short read that would ask the kernel once more.

@@ -19,10 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 
 pub use attempts::Means;
 use attempts::{Attempts, Verdict};
@@ -30,14 +27,14 @@ use direction::{Direction, Failed};
 use registry::{Entry, Order};
 pub use websocket::{GOING_AWAY, SERVICE_RESTART};
 
-use crate::settings::State;
+use crate::{settings::State, stream::Stream};
 
 /// How long a peer that was told to close may take.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// One side, and what was read of it before: forwarded first.
 pub struct End {
-    pub stream: TcpStream,
+    pub stream: Stream,
     pub read_ahead: Bytes,
 }
 
@@ -98,8 +95,8 @@ pub struct Ended {
 
 /// See [`relay`].
 pub struct Relay {
-    client: TcpStream,
-    backend: TcpStream,
+    client: Stream,
+    backend: Stream,
     inward: Direction,
     outward: Direction,
     first: Option<By>,
@@ -231,7 +228,7 @@ impl Relay {
                 && self.inward.is_at_rest()
                 && self.outward.is_at_rest();
             let active = if resting { self.active } else { now };
-            attempts.look(&self.client, &self.backend, active, now, cx.waker());
+            attempts.look(self.client.tcp(), self.backend.tcp(), active, now, cx.waker());
         }
         attempts.due()
     }
@@ -241,7 +238,7 @@ impl Relay {
     fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<Option<By>> {
         let Some(attempts) = &mut self.attempts else { return Poll::Ready(None) };
         loop {
-            match attempts.poll(&self.client, &self.backend, cx) {
+            match attempts.poll(self.client.tcp(), self.backend.tcp(), cx) {
                 Poll::Ready(Verdict::Spliced) => return Poll::Ready(Some(By::Splice)),
                 Poll::Ready(Verdict::Later) => break,
                 Poll::Ready(Verdict::Never) => {
@@ -281,7 +278,10 @@ impl Relay {
         };
         if let Some(stream) = gone {
             // Whoever reads until the end must not take this for it.
-            _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            _ = socket2::SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
+        } else {
+            self.client.say_end();
+            self.backend.say_end();
         }
         self.count();
         Poll::Ready(Ended { bytes_in: self.inward.bytes, bytes_out: self.outward.bytes, by })

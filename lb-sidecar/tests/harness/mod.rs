@@ -1,6 +1,8 @@
 //! A worker in this process, raw clients, and backends that do as they are told.
 #![allow(dead_code)]
 
+pub mod tls;
+
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
@@ -128,6 +130,9 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
         splice: false,
         log_sample: 0.0,
         backends: backends.iter().enumerate().map(|(i, address)| backend(i, *address)).collect(),
+        tls: None,
+        backend_tls: None,
+        redirect_https: false,
     }
 }
 
