@@ -7,7 +7,6 @@ fn keys_of_the_other_mode() {
     for (line, value) in [
         ("forward = \"nat\"", "forward \"nat\""),
         ("forward = \"gre\"", "forward \"gre\""),
-        ("close_timeout = \"30s\"", "close_timeout \"30s\""),
         ("reset_on_backend_death = true", "reset_on_backend_death true"),
     ] {
         let text = with(&minimal_l7(), "name = \"chat\"", &format!("name = \"chat\"\n{line}"));
