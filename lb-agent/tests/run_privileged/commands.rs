@@ -28,12 +28,18 @@ fn check_names_every_error_and_sums_a_good_file_up() {
     // The certificates that it names are not there, which is no error here.
     let output = check();
     assert!(output.status.success());
-    assert_says(&text(&output), &["edge.toml: ok, 5 services, 8 listeners, 9 backends, 9 warnings\n", "rooms.pem: service"]);
+    assert_says(
+        &text(&output),
+        &["edge.toml: ok, 5 services, 8 listeners, 9 backends, 9 warnings\n", "rooms.pem: service"],
+    );
 
     fs::write(&file, example.replace("127.0.0.1:9900", "10.2.0.1:9900")).unwrap();
     let output = check();
     assert!(output.status.success());
-    assert_says(&text(&output), &["warning:", "not a loopback address", "9 backends, 10 warnings\n"]);
+    assert_says(
+        &text(&output),
+        &["warning:", "not a loopback address", "9 backends, 10 warnings\n"],
+    );
 
     fs::write(&file, example.replace("10.2.0.2:9000", "10.2.0.300:9000").replace("xdp =", "xpd ="))
         .unwrap();
