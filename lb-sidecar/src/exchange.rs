@@ -49,7 +49,8 @@ pub async fn answer(
     let mut asks_upgrade = true;
     let result = match request::check(&mut head, has_body, &plan.settings.upgrades) {
         Err(outcome) => Err(outcome.into()),
-        Ok(_) if plan.settings.redirect_https => {
+        Ok(checked) if plan.settings.redirect_https => {
+            asks_upgrade = checked.asks_upgrade;
             if has_body {
                 client.leave_unread();
             }

@@ -153,7 +153,12 @@ impl Service {
 
     /// In force for every request from now on.
     pub fn update(&self, settings: &Settings, service: &settings::Service) {
-        let plan = Plan::new(settings, service, Some(&self.plan()));
+        let before = self.plan();
+        let plan = Plan::new(settings, service, Some(&before));
+        if before.settings.backend_tls != service.backend_tls {
+            // They are not what backends are to be spoken to by.
+            self.kept.clear();
+        }
         *self.plan.borrow_mut() = Rc::new(plan);
         self.pool.update(settings, service);
         self.kept.resize(service.http.pool);

@@ -401,3 +401,75 @@ fn handshakes_with_changed_bytes_are_refused() {
         assert_eq!(edge.count("connection"), 200);
     });
 }
+
+/// What `openssl s_client` prints and returns.
+async fn openssl(edge: &Edge, arguments: &[&str], input: &str) -> String {
+    use std::process::Stdio;
+    let mut child = tokio::process::Command::new("openssl")
+        .args(["s_client", "-connect", &edge.address.to_string()])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("openssl");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).await.unwrap();
+    // It takes the end of its input for a wish to end.
+    let output = tokio::time::timeout(LONG, child.wait_with_output()).await.unwrap().unwrap();
+    drop(stdin);
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[test]
+fn openssl_is_served_or_refused_as_it_should_be() {
+    run(|| async {
+        let authority = Authority::new();
+        let server = Server::echo("b").await;
+        let edge = Edge::new(&[server.address], served(&authority));
+        let last = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        for (arguments, expected) in [
+            (&["-servername", "chat.example", "-tls1_3"][..], "HTTP/1.1 200 OK"),
+            (&["-servername", "chat.example", "-tls1_2"], "HTTP/1.1 200 OK"),
+            (&["-noservername"], "HTTP/1.1 200 OK"),
+            (&["-servername", "nobody.example"], "HTTP/1.1 200 OK"),
+            (&["-alpn", "http/1.1"], "ALPN protocol: http/1.1"),
+        ] {
+            let said = openssl(&edge, &[arguments, &["-ign_eof"]].concat(), last).await;
+            assert!(said.contains(expected), "{arguments:?}: {said}");
+        }
+        for (arguments, expected, label) in [
+            (
+                &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"][..],
+                "alert protocol version",
+                "tls_incompatible",
+            ),
+            (&["-tls1_2", "-cipher", "AES128-SHA"], "handshake failure", "tls_incompatible"),
+            (&["-alpn", "h2"], "no application protocol", "tls_incompatible"),
+        ] {
+            let before = edge.count(label);
+            let said = openssl(&edge, arguments, "").await;
+            assert!(said.contains(expected), "{arguments:?}: {said}");
+            edge.counted(label, before + 1).await;
+        }
+        // A renegotiation is refused, and the connection ends.
+        let said = openssl(&edge, &["-tls1_2", "-legacy_renegotiation"], "R\n").await;
+        assert!(said.contains("RENEGOTIATING") && said.contains("renegotiation"), "{said}");
+        edge.quiet().await;
+    });
+}
+
+#[test]
+fn an_expired_certificate_is_served_and_clients_say_what_they_think_of_it() {
+    run(|| async {
+        let authority = Authority::new();
+        let server = Server::echo("b").await;
+        let certificate = authority.expired(&["chat.example"]);
+        let edge =
+            Edge::new(&[server.address], |service| service.tls = Some(tls(vec![certificate])));
+        let error =
+            try_connect(edge.address, &trusting(&authority), "chat.example").await.unwrap_err();
+        assert!(error.to_string().contains("Expired"), "{error}");
+        edge.counted("tls_refused", 1).await;
+    });
+}
