@@ -32,6 +32,7 @@ use crate::{
     exchange,
     farewell::{End, finish},
     framing::{Guarded, Limits},
+    http2,
     life::{Life, Open},
     outcome::Outcome,
     secure,
@@ -67,6 +68,15 @@ pub async fn serve(
     if stream.is_plain() && looks_like_tls(&first) {
         // No answer in plain text would be understood.
         client.service.count(Outcome::TlsOnPlain);
+        return;
+    }
+    let is_http2 = match client.tls.get() {
+        Some(tls) => tls.alpn.as_deref() == Some(b"h2"),
+        None => plan.settings.http.h2c && http2::begins(&first),
+    };
+    if is_http2 {
+        drop(plan);
+        http2::serve(http2::Ahead { io: stream, ahead: first }, client, open).await;
         return;
     }
     let prepared = match shortcut::upgrade(&first, limits) {

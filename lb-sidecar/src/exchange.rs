@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -80,10 +81,15 @@ pub async fn answer(
         }
         response::refusal(reason)
     });
-    let status = response.status();
-    client.note(|entry| entry.status = status.as_u16());
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // What HTTP/2 says in place of a 101 (RFC 8441, section 4).
+    let status = if upgraded && client.http2 { StatusCode::OK } else { response.status() };
+    client.note(|entry| {
+        entry.status = status.as_u16();
+        entry.upgraded = upgraded;
+    });
     client.service.count(Outcome::of_status(status));
-    if asks_upgrade && status != StatusCode::SWITCHING_PROTOCOLS {
+    if asks_upgrade && !upgraded {
         // What follows the head may be of the other protocol.
         client.leave_unread();
         response::close(response.headers_mut());
@@ -149,11 +155,20 @@ impl Exchange<'_> {
         let connecting = connect(backend.address(), &self.plan.sources, (flows, ports), fitting);
         let Connected { stream, port_is_checked } = match self.in_time(connecting).await {
             Ok(Ok(connected)) => connected,
-            Ok(Err(_)) => return Err(Outcome::ConnectFailed),
-            Err(_) => return Err(Outcome::ConnectTimeout),
+            Ok(Err(error)) => {
+                if is_the_peers(&error) {
+                    backend.connects.note(false);
+                }
+                return Err(Outcome::ConnectFailed);
+            }
+            Err(_) => {
+                backend.connects.note(false);
+                return Err(Outcome::ConnectTimeout);
+            }
         };
-        let stream = self.secure(stream, backend).await?;
-        Ok(Connected { stream, port_is_checked })
+        let stream = self.secure(stream, backend).await;
+        backend.connects.note(stream.is_ok());
+        Ok(Connected { stream: stream?, port_is_checked })
     }
 
     /// With TLS on it, where the backends want it: within the same time.
@@ -206,7 +221,7 @@ impl Exchange<'_> {
             body.goes_to(&picked.backend);
             if let Some(sender) = service.kept.take(picked.backend.address()) {
                 service.count(Outcome::Reused);
-                match self.send(sender, head, body, &gate, true).await {
+                match self.send(&picked.backend, sender, head, body, &gate, true).await {
                     Ok((sender, response)) => return self.pass(response, Some(sender), picked),
                     Err(Failed::Over(outcome)) => return Err(outcome),
                     Err(Failed::Again(again)) => {
@@ -217,7 +232,10 @@ impl Exchange<'_> {
             }
             let failed = match self.connect(&picked.backend, None).await {
                 Ok(Connected { stream, .. }) => match open(TokioIo::new(stream)).await {
-                    Ok(sender) => match self.send(sender, head, body, &gate, false).await {
+                    Ok(sender) => match self
+                        .send(&picked.backend, sender, head, body, &gate, false)
+                        .await
+                    {
                         Ok((sender, response)) => return self.pass(response, Some(sender), picked),
                         Err(Failed::Over(outcome)) => {
                             picked.backend.failed.set(picked.backend.failed.get() + 1);
@@ -242,6 +260,7 @@ impl Exchange<'_> {
     /// just before, so that a request without effect may be sent again (RFC 9110, section 9.2.2).
     async fn send(
         &self,
+        backend: &Backend,
         mut sender: Sender,
         head: Parts,
         body: RequestBody,
@@ -271,17 +290,27 @@ impl Exchange<'_> {
                     gate.open();
                 }
                 (Err(Wait::Body), _) => return Err(Failed::Over(Outcome::BodyTimeout.into())),
-                (Err(_), _) => return Err(Failed::Over(Outcome::ResponseTimeout.into())),
+                (Err(_), _) => {
+                    backend.answers.note(false);
+                    return Err(Failed::Over(Outcome::ResponseTimeout.into()));
+                }
             }
         };
         if let Some(gate) = gate {
             gate.shut();
         }
         match answer {
-            Ok(response) => Ok((sender, response)),
+            Ok(response) => {
+                backend.answers.note(!response.status().is_server_error());
+                Ok((sender, response))
+            }
             Err(mut failed) => {
                 if let Some(outcome) = client.body_failed() {
                     return Err(Failed::Over(outcome));
+                }
+                // One that was kept may simply be over.
+                if !reused || failed.error().is_parse() {
+                    backend.answers.note(false);
                 }
                 if let Some(request) = failed.take_message() {
                     return Err(Failed::Again(Box::new(request.into_parts())));
@@ -334,6 +363,23 @@ enum Failed {
     Over(Reason),
     /// It may be sent again.
     Again(Box<(Parts, RequestBody)>),
+}
+
+/// Whether a connect has failed for what the peer or the way to it did, and not for want of something of the edge's own.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        TimedOut,
+    };
+    [
+        ConnectionAborted,
+        ConnectionRefused,
+        ConnectionReset,
+        HostUnreachable,
+        NetworkUnreachable,
+        TimedOut,
+    ]
+    .contains(&error.kind())
 }
 
 fn is_idempotent(method: &Method) -> bool {

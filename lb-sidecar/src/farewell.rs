@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::timeout,
 };
 
@@ -90,7 +90,8 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
     }
 }
 
-pub async fn linger(mut stream: Stream) {
+/// Closes a connection whose client may still have to read what it was told.
+pub async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let (time, bytes) = LINGER;
     if stream.shutdown().await.is_err() {
         return;
@@ -100,8 +101,8 @@ pub async fn linger(mut stream: Stream) {
         let mut left = bytes;
         while left > 0 {
             match stream.read(&mut scratch).await {
-                Ok(n) if n > 0 => left = left.saturating_sub(n),
-                _ => break,
+                Ok(0) | Err(_) => break,
+                Ok(n) => left = left.saturating_sub(n),
             }
         }
     })

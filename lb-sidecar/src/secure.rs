@@ -77,6 +77,6 @@ async fn fail(failed: Failed, socket: TcpStream, client: &Client) {
         _ = socket.try_write(&answer);
     }
     if outcome != Outcome::TlsCut {
-        farewell::linger(socket.into()).await;
+        farewell::linger(socket).await;
     }
 }

@@ -10,6 +10,7 @@ use super::affinity;
 use super::error::Problems;
 use super::forwarded;
 use super::http;
+use super::outlier::{self, Outlier};
 use super::reader::{Reader, Section};
 use super::share::Share;
 use super::tls::{self, BackendTls, Tls};
@@ -38,6 +39,8 @@ pub struct L7 {
     pub splice: bool,
     /// Share of the connections that the access log tells of.
     pub access_log: Share,
+    /// When backends are ejected; none: never.
+    pub outlier: Option<Outlier>,
     /// TLS with clients, if they come by it.
     pub tls: Option<Tls>,
     /// TLS with backends.
@@ -89,6 +92,7 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
             .field("access_log")
             .and_then(|field| field.share("1.0"))
             .unwrap_or(Share::ALL),
+        outlier: reader.table("outlier", &outlier::OUTLIER).map(|table| outlier::read(&table)),
         tls,
         backend_tls: reader
             .table("backend_tls", &tls::BACKEND_TLS)

@@ -15,6 +15,7 @@ mod health;
 mod http;
 mod l7;
 mod nearest;
+mod outlier;
 mod pool;
 mod reader;
 mod service;
@@ -26,6 +27,7 @@ mod tests;
 mod tls;
 mod token;
 mod unique;
+mod zones;
 
 use std::fs::File;
 use std::io::Read;
@@ -36,16 +38,22 @@ use toml_edit::Document;
 use error::Problems;
 use reader::{Reader, Section};
 
-pub use backend::Backend;
+pub use backend::{Asked, Backend};
 pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
 pub use health::{Health, HttpProbe, Probe, Target, TlsProbe, Verify};
 pub use l7::{Drain, L7};
+pub use outlier::Outlier;
 pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
 pub use tls::{BackendTls, CertificateFiles, ClientAuth, Tls};
+pub use zones::Zones;
+
+pub(crate) use address::{is_name, unusable};
+pub(crate) use duration::parse as parse_duration;
+pub(crate) use nearest::nearest;
 
 /// A configuration that can be put to work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +82,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 13] = [
+static SECTIONS: [&Section; 15] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -83,6 +91,8 @@ static SECTIONS: [&Section; 13] = [
     &http::HTTP,
     &forwarded::FORWARDED,
     &l7::DRAIN,
+    &outlier::OUTLIER,
+    &zones::ZONES,
     &health::HEALTH,
     &backend::BACKEND,
     &tls::TLS,

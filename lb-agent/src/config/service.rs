@@ -10,6 +10,7 @@ use super::health::{self, HEALTH, Health};
 use super::l7::{self, L7};
 use super::reader::{Reader, Section};
 use super::unique::Unique;
+use super::zones::{self, ZONES, Zones};
 
 pub(super) static SERVICE: Section = Section {
     heading: "[[service]]",
@@ -32,6 +33,9 @@ pub(super) static SERVICE: Section = Section {
         "drain",
         "health",
         "backend",
+        "outlier",
+        "panic_threshold",
+        "zones",
         "tls",
         "backend_tls",
         "redirect",
@@ -41,7 +45,7 @@ pub(super) static SERVICE: Section = Section {
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 10] = [
+pub(super) const L7_ONLY: [&str; 11] = [
     "balance",
     "upgrades",
     "splice",
@@ -49,6 +53,7 @@ pub(super) const L7_ONLY: [&str; 10] = [
     "http",
     "forwarded",
     "drain",
+    "outlier",
     "tls",
     "backend_tls",
     "redirect",
@@ -79,6 +84,10 @@ pub struct Service {
     pub health: Health,
     /// At least one; names and addresses are unique in the service.
     pub backends: Vec<Backend>,
+    /// Percent of the pool's weight: with less of it up, all backends get traffic; 0 to 100, and 0 without `fail_open`.
+    pub panic_threshold: u32,
+    /// Whether backends of the edge's own zone are preferred; only if the edge has a zone.
+    pub zones: Option<Zones>,
 }
 
 /// What is balanced.
@@ -156,6 +165,8 @@ pub(super) struct ReadService {
     pub backends: Vec<Place>,
     /// The place of its affinity.
     pub affinity: Place,
+    /// The place of its zones, if it says anything of them.
+    pub zones: Option<Place>,
     /// False if `forward` or an address could not be read: conclusions from the rest would mislead.
     pub complete: bool,
 }
@@ -213,6 +224,7 @@ fn read_one(
         // What may stand elsewhere depends on it.
         None => (Mode::L4, Affinity::None),
     };
+    let zones = reader.table("zones", &ZONES);
     let service = Service {
         name: name.unwrap_or_default(),
         listen,
@@ -227,11 +239,14 @@ fn read_one(
             .table("health", &HEALTH)
             .map_or_else(Health::default, |table| health::read(&table)),
         backends,
+        panic_threshold: panic_threshold(&reader),
+        zones: zones.as_ref().and_then(zones::read),
     };
     let affinity = reader.field("affinity").map_or_else(|| reader.place.clone(), |it| it.place);
     ReadService {
         service,
         affinity,
+        zones: zones.map(|table| table.place),
         place: reader.place,
         listen: listen_places,
         backends: backend_places,
@@ -280,6 +295,17 @@ fn forward(reader: &Reader<'_>) -> Option<Forward> {
             field.choice(&[("nat", Forward::Nat), ("dsr", Forward::Dsr), ("ipip", Forward::Ipip)])
         }
     }
+}
+
+fn panic_threshold(reader: &Reader<'_>) -> u32 {
+    let percent = reader.integer("panic_threshold", 0..=100, 0);
+    if percent > 0
+        && !reader.flag("fail_open", true)
+        && let Some(field) = reader.field("panic_threshold")
+    {
+        field.refuse("is without use while fail_open = false", "remove one of the two");
+    }
+    percent
 }
 
 /// `None` if a listener is wrong or there is none.

@@ -141,8 +141,8 @@ fn certificates(reader: &Reader<'_>) -> Vec<CertificateFiles> {
 }
 
 fn alpn(reader: &Reader<'_>, problems: &Problems<'_>) -> Vec<String> {
-    const EXAMPLE: &str = r#"["http/1.1"]"#;
-    let default = vec!["http/1.1".to_owned()];
+    const EXAMPLE: &str = r#"["h2", "http/1.1"]"#;
+    let default = vec!["h2".to_owned(), "http/1.1".to_owned()];
     let Some(field) = reader.field("alpn") else { return default };
     let Some(elements) = field.elements(2, EXAMPLE) else { return default };
     if elements.is_empty() {
@@ -150,7 +150,7 @@ fn alpn(reader: &Reader<'_>, problems: &Problems<'_>) -> Vec<String> {
     }
     let mut unique = Unique::new(problems);
     let read = elements.iter().filter_map(|element| {
-        let name = element.choice(&[("http/1.1", "http/1.1")])?;
+        let name = element.choice(&[("h2", "h2"), ("http/1.1", "http/1.1")])?;
         unique.insert(name, &element.place, "remove it").then(|| name.to_owned())
     });
     read.collect()

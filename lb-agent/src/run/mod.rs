@@ -13,7 +13,9 @@ pub mod admin;
 mod agent;
 mod alarms;
 mod certificates;
+pub mod changes;
 pub mod checks;
+mod chronicle;
 mod datalog;
 mod dataplane;
 mod drains;
@@ -24,6 +26,7 @@ mod liveness;
 mod memory;
 mod metrics;
 mod network;
+mod outliers;
 mod ports;
 mod punts;
 mod reload;
@@ -38,12 +41,16 @@ mod sweeper;
 mod takeover;
 mod view;
 mod view_l7;
+mod why;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 
+pub(crate) use alarms::tunnel_problems;
 pub use certificates::check as check_certificates;
+pub(crate) use input::route_towards;
+pub(crate) use ports::warning as port_warning;
 pub use start::{Refused, load_config};
 
 /// What to run.

@@ -50,6 +50,8 @@ fn every_default_is_applied() {
             pool: 32,
             tcp_keepalive: seconds(60),
             tcp_user_timeout: seconds(30),
+            h2c: false,
+            max_streams: 128,
         },
         forwarded: Forwarded {
             mode: ForwardedMode::Append,
@@ -59,6 +61,7 @@ fn every_default_is_applied() {
         drain: Drain { deadline: seconds(300), rate: 100 },
         splice: true,
         access_log: Share::ALL,
+        outlier: None,
         tls: None,
         backend_tls: None,
         redirect_https: false,
@@ -234,6 +237,23 @@ fn a_pool_without_room_for_newcomers_is_doubtful() {
 }
 
 #[test]
+fn an_empty_table_switches_outlier_detection_on() {
+    let of = |lines: &str| {
+        let text =
+            with(&minimal_l7(), "[[service.backend]]", &format!("{lines}\n[[service.backend]]"));
+        valid(&text).services[0].l7().unwrap().outlier
+    };
+    assert_eq!(of(""), None);
+    let outlier = of("[service.outlier]").unwrap();
+    assert_eq!((outlier.consecutive_5xx, outlier.max_ejection_percent), (5, 50));
+    assert_eq!(outlier.max_ejection_time, Duration::from_secs(300));
+    // The default is never shorter than the first ejection.
+    let outlier = of("outlier = { consecutive_5xx = 0, base_ejection_time = \"10m\" }").unwrap();
+    assert_eq!((outlier.consecutive_5xx, outlier.consecutive_connect_failures), (0, 5));
+    assert_eq!(outlier.max_ejection_time, Duration::from_secs(600));
+}
+
+#[test]
 fn tls_with_clients_and_backends() {
     let tls = l7_of(
         r#"
@@ -255,7 +275,7 @@ fn tls_with_clients_and_backends() {
         }],
         unknown_sni: UnknownSni::Refuse,
         min_version: TlsVersion::Tls13,
-        alpn: vec!["http/1.1".to_owned()],
+        alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
         handshake_timeout: seconds(10),
         expiry_warning: seconds(30 * 86_400),
         client_auth: Some(ClientAuth {

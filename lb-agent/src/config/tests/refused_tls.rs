@@ -42,7 +42,7 @@ fn values_of_tls() {
             "tls.min_version = \"1.1\"",
             "tls: min_version \"1.1\" is not a choice here: write \"1.2\" or \"1.3\"",
         ),
-        ("tls.alpn = []", "tls: alpn [] is empty: write e.g. [\"http/1.1\"]"),
+        ("tls.alpn = []", "tls: alpn [] is empty: write e.g. [\"h2\", \"http/1.1\"]"),
         (
             "tls.client_auth = \"optional\"",
             "tls: client_auth \"optional\" needs to know whose certificates are accepted: add e.g. client_ca = \"/etc/sluice/clients.pem\"",

@@ -16,6 +16,7 @@ use super::{
     op::MapOp,
     *,
 };
+use crate::choice::Rule;
 
 const CAPACITY: Capacity =
     Capacity { services: 9, rings: Capacity::rings_for(8), backends: 65, next_hops: 16 };
@@ -62,6 +63,9 @@ impl Agent {
     }
 }
 
+/// With all backends down, all get clients.
+const OPEN: Rule = Rule { fail_open: true, panic_threshold: 0, min_healthy_percent: None };
+
 fn input(services: Vec<ServiceInput>) -> Input {
     Input {
         hash_seed: 7,
@@ -83,7 +87,7 @@ fn service(name: &str, listeners: &[&str], backends: &[&str]) -> ServiceInput {
         forward: Forward::Nat,
         affinity: Affinity::None,
         backends: backends.iter().map(|addr| backend(addr)).collect(),
-        fail_open: true,
+        rule: OPEN,
     }
 }
 
@@ -96,6 +100,8 @@ fn backend(addr: &str) -> BackendInput {
         next_hop: 0,
         tunnel_source: None,
         mss_clamp: 0,
+        whole_weight: 100,
+        local: false,
     }
 }
 
