@@ -13,6 +13,7 @@ use tokio::{
 use super::{
     admin,
     alarms::Alarms,
+    certificates,
     changes::Ask,
     checks, chronicle,
     dataplane::DataPlane,
@@ -35,7 +36,7 @@ use crate::{
     events::{Kind, News},
     health::{HealthEvent, Prober, Runner, outlier::Outliers},
     netlink::NetEvent,
-    sidecar::Supervisor,
+    sidecar::{Supervisor, certificates::Material},
     splice,
 };
 
@@ -92,6 +93,9 @@ pub struct Agent {
     pub(super) outliers: Outliers,
     /// What operators ask for.
     pub(super) asks: mpsc::Receiver<Ask>,
+    /// Certificates and the like.
+    pub(super) tls: Arc<Material>,
+    pub(super) tls_watch: Option<certificates::Watch>,
 }
 
 impl Agent {
@@ -113,6 +117,9 @@ impl Agent {
                 },
                 () = file_changed(self.watch.as_mut()) => self.reload(false).await,
                 () = file_changed(self.key_watch.as_mut().map(KeyWatch::watch)) => self.keys_changed(),
+                () = file_changed(self.tls_watch.as_mut().map(certificates::Watch::watch)) => {
+                    self.certificates_changed();
+                }
                 Some(event) = self.events.recv() => self.judged(event),
                 event = self.network.changed() => self.network_changed(event).await,
                 event = self.sidecar.next() => self.supervise(event),
@@ -317,6 +324,7 @@ impl Agent {
             sidecar: self.sidecar.status(),
             drain: self.draining(),
             log: self.log.clone(),
+            expiries: self.tls.expiries.clone(),
             sources: reports.map(|reports| Sources {
                 pins: self.plane.pins().clone(),
                 health: self.runner.view(),

@@ -171,6 +171,8 @@ async fn bring_up(
         shown: Default::default(),
         outliers: Default::default(),
         asks,
+        tls: Arc::default(),
+        tls_watch: None,
     };
     let config = Arc::clone(&agent.parts.config);
     // What packets will ask for is there before packets come.
