@@ -25,6 +25,7 @@ mod sidecar;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod token;
 mod unique;
 mod zones;
@@ -49,6 +50,7 @@ pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
+pub use tls::{BackendTls, CertificateFiles, ClientAuth, Tls};
 pub use zones::Zones;
 
 pub(crate) use address::{is_name, unusable};
@@ -82,7 +84,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 14] = [
+static SECTIONS: [&Section; 17] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -97,6 +99,9 @@ static SECTIONS: [&Section; 14] = [
     &backend::BACKEND,
     &access::EDGE_ACCESS,
     &access::SERVICE_ACCESS,
+    &tls::TLS,
+    &tls::CERTIFICATES,
+    &tls::BACKEND_TLS,
 ];
 
 /// Reads and checks a configuration file; warnings go to the log.

@@ -38,14 +38,28 @@ pub(super) static SERVICE: Section = Section {
         "panic_threshold",
         "zones",
         "access",
+        "tls",
+        "backend_tls",
+        "redirect",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 8] =
-    ["balance", "upgrades", "splice", "access_log", "http", "forwarded", "drain", "outlier"];
+pub(super) const L7_ONLY: [&str; 11] = [
+    "balance",
+    "upgrades",
+    "splice",
+    "access_log",
+    "http",
+    "forwarded",
+    "drain",
+    "outlier",
+    "tls",
+    "backend_tls",
+    "redirect",
+];
 
 /// Listeners with their pool of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]

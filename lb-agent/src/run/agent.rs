@@ -13,6 +13,7 @@ use tokio::{
 use super::{
     admin,
     alarms::Alarms,
+    certificates,
     changes::Ask,
     checks, chronicle,
     dataplane::DataPlane,
@@ -37,7 +38,7 @@ use crate::{
     events::{Kind, News},
     health::{HealthEvent, Prober, Runner, outlier::Outliers},
     netlink::NetEvent,
-    sidecar::Supervisor,
+    sidecar::{Supervisor, certificates::Material},
     splice,
 };
 
@@ -100,6 +101,9 @@ pub struct Agent {
     pub(super) outliers: Outliers,
     /// What operators ask for.
     pub(super) asks: mpsc::Receiver<Ask>,
+    /// Certificates and the like.
+    pub(super) tls: Arc<Material>,
+    pub(super) tls_watch: Option<certificates::Watch>,
     /// What they have asked to be reset; not for the next agent.
     pub(super) resets: Resets,
     /// Whoever supervises this process.
@@ -128,6 +132,9 @@ impl Agent {
                 },
                 () = file_changed(self.watch.as_mut()) => self.reload(false).await,
                 () = file_changed(self.key_watch.as_mut().map(KeyWatch::watch)) => self.keys_changed(),
+                () = file_changed(self.tls_watch.as_mut().map(certificates::Watch::watch)) => {
+                    self.certificates_changed();
+                }
                 Some(event) = self.events.recv() => self.judged(event),
                 event = self.network.changed() => self.network_changed(event).await,
                 event = self.sidecar.next() => self.supervise(event),
@@ -349,6 +356,7 @@ impl Agent {
             sidecar: self.sidecar.status(),
             drain: self.draining(),
             log: self.log.clone(),
+            expiries: self.tls.expiries.clone(),
             sources: reports.map(|reports| Sources {
                 pins: self.plane.pins().clone(),
                 health: self.runner.view(),

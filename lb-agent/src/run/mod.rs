@@ -12,6 +12,7 @@
 pub mod admin;
 mod agent;
 mod alarms;
+mod certificates;
 pub mod changes;
 pub mod checks;
 mod chronicle;
@@ -50,6 +51,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 
 pub(crate) use alarms::tunnel_problems;
+pub use certificates::check as check_certificates;
 pub(crate) use input::route_towards;
 pub(crate) use ports::warning as port_warning;
 pub use start::{Refused, load_config};

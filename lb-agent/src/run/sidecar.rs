@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     agent::Agent,
+    certificates,
     checks::key,
     chronicle,
     drains::Drains,
@@ -31,7 +32,9 @@ use super::{
 use crate::{
     choice::{self, Mode},
     config::{AccessLog, Config, Service},
-    sidecar::{Account, Event, Memory, Plan, Prepared, Supervisor, keys, settings},
+    sidecar::{
+        Account, Event, Memory, Plan, Prepared, Supervisor, certificates::Material, keys, settings,
+    },
 };
 
 /// The most workers that are started where nobody said how many.
@@ -42,16 +45,18 @@ pub struct Opened {
     prepared: Prepared,
     keys: Arc<Vec<CookieKey>>,
     access_log: Option<Arc<File>>,
+    tls: Arc<Material>,
 }
 
 /// Opens and reads it. Nothing changes for the workers.
 pub fn open(supervisor: &Supervisor, config: &Config) -> Result<Opened, Refused> {
     let refused = |error: anyhow::Error| Refused(vec![format!("{error:#}")]);
     let keys = Arc::new(cookie_keys(config)?);
+    let tls = Arc::new(certificates::material(config)?);
     let plan = plan(config).map_err(refused)?;
     let access_log = plan.access_log.clone();
     let prepared = supervisor.prepare(plan).map_err(refused)?;
-    Ok(Opened { prepared, keys, access_log })
+    Ok(Opened { prepared, keys, access_log, tls })
 }
 
 fn plan(config: &Config) -> Result<Plan> {
@@ -90,7 +95,7 @@ fn key_file(config: &Config) -> Option<&Path> {
 /// All keys of the file, if there is one; warnings go to the log.
 fn cookie_keys(config: &Config) -> Result<Vec<CookieKey>, Refused> {
     let Some(path) = key_file(config) else { return Ok(Vec::new()) };
-    let (keys, warnings) = keys::load(path)
+    let (keys, warnings) = keys::load(path, "can sign cookies")
         .map_err(|errors| Refused(errors.iter().map(ToString::to_string).collect()))?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(keys)
@@ -129,11 +134,13 @@ impl Agent {
     /// Lets the workers follow a configuration that is in force.
     pub(super) fn feed(&mut self, opened: Opened) {
         self.keys = opened.keys;
+        self.tls = opened.tls;
         // Without l7 services the log before gets the lines of what is still spliced.
         if let Some(Err(error)) = opened.access_log.map(|file| self.log.replace(&file)) {
             tracing::error!("spliced connections that end are not logged: {error:#}");
         }
         self.watch_keys();
+        self.watch_certificates();
         let (settings, deadline) = self.sidecar_settings();
         self.sidecar.apply(opened.prepared, settings, deadline);
         self.name_spliced();
@@ -228,6 +235,7 @@ impl Agent {
                 since.copied().unwrap_or_else(unix_millis)
             },
         );
+        certificates::fill(&mut settings, &self.tls);
         let among = u32::from(workers(&config)).max(1);
         for service in &mut settings.services {
             if let Some(pace) = paces.get(&service.name) {

@@ -172,6 +172,8 @@ async fn bring_up(
         shown: Default::default(),
         outliers: Default::default(),
         asks,
+        tls: Arc::default(),
+        tls_watch: None,
         resets: Default::default(),
         notify: Notify::of_environment(),
     };
