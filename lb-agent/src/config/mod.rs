@@ -4,6 +4,7 @@
 //! its documentation holds. It knows nothing of the kernel, of interfaces that exist or of backends that
 //! answer. What may stand in the file is in `docs/config.md`; a test holds that page to this module.
 
+mod access;
 mod address;
 mod affinity;
 mod backend;
@@ -38,6 +39,7 @@ use toml_edit::Document;
 use error::Problems;
 use reader::{Reader, Section};
 
+pub use access::Access;
 pub use backend::{Asked, Backend};
 pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
@@ -82,7 +84,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 15] = [
+static SECTIONS: [&Section; 17] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -95,6 +97,8 @@ static SECTIONS: [&Section; 15] = [
     &zones::ZONES,
     &health::HEALTH,
     &backend::BACKEND,
+    &access::EDGE_ACCESS,
+    &access::SERVICE_ACCESS,
     &tls::TLS,
     &tls::CERTIFICATES,
     &tls::BACKEND_TLS,

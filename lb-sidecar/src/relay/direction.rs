@@ -9,10 +9,10 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::websocket::Frames;
-use crate::{scratch, stream::Stream};
+use crate::scratch;
 
 /// Which socket failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +80,8 @@ impl Direction {
     /// `last` direction that ends, the sockets' own end will do that.
     pub fn poll(
         &mut self,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         last: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
@@ -110,8 +110,8 @@ impl Direction {
     fn pass(
         &mut self,
         buffer: &mut [u8],
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
         // Not `try_read`: after a short read that would ask the kernel once more.

@@ -45,6 +45,7 @@ fn every_default_is_applied() {
             },
             admin_token_file: None,
             zone: None,
+            access: Access::default(),
         },
         services: vec![Service {
             name: "chat".to_owned(),
@@ -76,6 +77,7 @@ fn every_default_is_applied() {
             }],
             panic_threshold: 0,
             zones: None,
+            access: Access::default(),
         }],
     };
     assert_eq!(config, expected);
@@ -276,4 +278,19 @@ fn zones_are_preferred_where_the_table_stands() {
     assert_eq!(of("zones = { prefer = false, min_healthy_percent = 50 }"), None);
     let text = with(&minimal(), "[[service]]\n", "[[service]]\nzones = { prefer = false }\n");
     assert_eq!(valid(&text).services[0].zones, None, "and no zone is needed");
+}
+
+#[test]
+fn access_lists_are_of_the_edge_and_of_services_of_both_modes() {
+    let lists =
+        "access = { allow = [\"198.51.100.0/24\", \"2001:db8::/32\"], deny = [\"198.51.100.7\"] }";
+    let edge = with(&minimal(), "[edge]\n", &format!("[edge]\n{lists}\n"));
+    let access = valid(&edge).edge.access;
+    assert_eq!(access.allow, [(ip("198.51.100.0"), 24), (ip("2001:db8::"), 32)].into());
+    assert_eq!(access.deny, [(ip("198.51.100.7"), 32)].into());
+    for text in [minimal(), minimal_l7()] {
+        let config = valid(&with(&text, "[[service]]\n", &format!("[[service]]\n{lists}\n")));
+        assert_eq!(config.services[0].access, access);
+        assert_eq!(config.edge.access, Access::default());
+    }
 }

@@ -94,6 +94,14 @@ fn with_line(section: &Section, line: &str) -> String {
             with(&minimal_l7(), "[[service.backend]]", &tls)
         }
         "[edge]" => with(&text, "[edge]\n", &format!("[edge]\n{line}\n")),
+        "[edge.access]" => {
+            with(&text, "[[service]]", &format!("[edge.access]\n{line}\n[[service]]"))
+        }
+        "[service.access]" => with(
+            &text,
+            "[[service.backend]]",
+            &format!("[service.access]\n{line}\n[[service.backend]]"),
+        ),
         "[edge.tables]" => {
             with(&text, "[[service]]", &format!("[edge.tables]\n{line}\n[[service]]"))
         }
