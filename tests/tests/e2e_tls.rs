@@ -131,3 +131,37 @@ fn the_end_of_a_certificate_is_told() {
         it.site.edge.cli(&["check", "--config", it.site.edge.config_path().to_str().unwrap()]);
     assert!(said.unwrap().contains(": ok, "));
 }
+
+/// Memory of all workers, in bytes.
+fn resident(site: &Site) -> u64 {
+    let workers = site.edge.status().unwrap().workers();
+    let of = |pid: u32| -> u64 {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
+    };
+    workers.iter().map(|worker| of(worker.pid)).sum()
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    const CONNECTIONS: usize = 2_000;
+    const MOST: u64 = 16 << 10;
+    open_many_files().unwrap();
+    let it = secure("memory");
+    let idle = |connections| LoadConfig {
+        interval: Duration::from_secs(3_600),
+        message: (1, 128),
+        ramp: Duration::from_micros(1_500),
+        connect_timeout: Duration::from_secs(30),
+        ..it.chats(connections, it.authority.client().unwrap())
+    };
+    // What is there once is there, and their first messages have come back.
+    let warm = it.start(idle(200));
+    warm.wait_until(SOON, |stats| stats.messages >= 200).unwrap();
+    let before = resident(&it.site);
+    let load = it.start(idle(CONNECTIONS));
+    load.wait_until(LATER, |stats| stats.messages >= CONNECTIONS as u64).unwrap();
+    let each = resident(&it.site).saturating_sub(before) / CONNECTIONS as u64;
+    println!("{each} bytes for each connection");
+    assert!(each <= MOST, "{each} bytes for each connection");
+}
