@@ -225,7 +225,9 @@ impl Reading {
             let chain = self.text(thing("backend_tls: certificate"), certificate);
             let files =
                 CertificateFiles { certificate: certificate.clone(), key: key.clone(), ocsp: None };
-            let (chain, key) = (chain?, self.secret(thing("backend_tls: key"), key)?);
+            // Both are told of, if neither can be read.
+            let key = self.secret(thing("backend_tls: key"), key);
+            let (chain, key) = (chain?, key?);
             self.matching(thing("backend_tls: certificate"), &files, &chain, &key)?;
             Some((chain, key))
         });

@@ -53,6 +53,8 @@ impl Drop for Local {
     fn drop(&mut self) {
         self.task.abort();
         let _ = fs::remove_file(&self.path);
+        // Unless there is something else in it.
+        let _ = self.path.parent().map(fs::remove_dir);
     }
 }
 
