@@ -41,6 +41,8 @@ pub struct Entry {
     pub retries: usize,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    pub route: Option<Rc<str>>,
+    pub pool: Option<Rc<str>>,
 }
 
 impl Entry {
@@ -59,6 +61,8 @@ impl Entry {
             retries: 0,
             bytes_in: 0,
             bytes_out: 0,
+            route: None,
+            pool: None,
         }
     }
 }
@@ -99,6 +103,8 @@ impl Lines {
             bytes_in: entry.bytes_in,
             bytes_out: entry.bytes_out,
             duration: entry.started.elapsed(),
+            route: entry.route.as_deref(),
+            pool: entry.pool.as_deref(),
         });
     }
 

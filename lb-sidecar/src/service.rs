@@ -13,7 +13,8 @@ use crate::{
     outcome::{Outcomes, Reason},
     pool::Pool,
     relay::registry::Registry,
-    settings::{self, Settings},
+    routing::Routes,
+    settings::{self, DEFAULT_POOL, Settings},
     splice::Splicing,
     upstream::{Kept, Sources},
 };
@@ -27,10 +28,11 @@ pub struct Plan {
     pub request_id: Option<HeaderName>,
     pub sources: Rc<Sources>,
     pub http: http1::Builder,
+    pub routes: Routes,
 }
 
 impl Plan {
-    fn new(settings: &Settings, service: &settings::Service) -> Self {
+    fn new(settings: &Settings, service: &settings::Service, before: Option<&Self>) -> Self {
         let head_bytes = service.http.head_bytes as usize;
         let mut http = http1::Builder::new();
         // The end of what the client sends is not the end of what it waits for.
@@ -49,6 +51,16 @@ impl Plan {
                 service.http.tcp_user_timeout,
             )),
             http,
+            routes: Routes::new(&service.routes, before.map(|before| &before.routes)),
+        }
+    }
+
+    /// The name of a pool, if the service has several.
+    pub fn pool_name(&self, pool: u16) -> Option<&str> {
+        let pools = &self.settings.pools;
+        match pool.checked_sub(1) {
+            Some(place) => pools.get(usize::from(place)).map(|pool| pool.name.as_str()),
+            None => (!pools.is_empty()).then_some(DEFAULT_POOL),
         }
     }
 }
@@ -77,7 +89,7 @@ impl Service {
     ) -> Rc<Self> {
         Rc::new(Self {
             name: service.name.clone(),
-            plan: RefCell::new(Rc::new(Plan::new(settings, service))),
+            plan: RefCell::new(Rc::new(Plan::new(settings, service, None))),
             pool: Pool::new(settings, service),
             kept: Rc::new(Kept::new(service.http.pool)),
             outcomes: Rc::default(),
@@ -91,7 +103,8 @@ impl Service {
 
     /// In force for every request from now on.
     pub fn update(&self, settings: &Settings, service: &settings::Service) {
-        *self.plan.borrow_mut() = Rc::new(Plan::new(settings, service));
+        let plan = Plan::new(settings, service, Some(&*self.plan()));
+        *self.plan.borrow_mut() = Rc::new(plan);
         self.pool.update(settings, service);
         self.kept.resize(service.http.pool);
         self.removed.set(false);
@@ -124,6 +137,7 @@ impl Service {
                     bytes_out: b.bytes_out.get(),
                 })
                 .collect(),
+            routes: self.plan().routes.report(),
         }
     }
 }

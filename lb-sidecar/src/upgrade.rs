@@ -29,7 +29,6 @@ use crate::{
     outcome::{Outcome, Reason},
     pool::{Backend, Lease},
     relay::{self, End, Means, Options},
-    response,
     upstream::Connected,
 };
 use replay::Replay;
@@ -88,9 +87,9 @@ pub async fn handshake(
                         }
                         let upgrade = headers.get(UPGRADE).cloned();
                         headers::remove_hop_by_hop(&mut headers);
+                        to.dress(&mut headers, picked.set_cookie.take());
                         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
                         headers.extend(upgrade.map(|value| (UPGRADE, value)));
-                        response::stick(&mut headers, picked.set_cookie.take());
                         let websocket = protocol == "websocket";
                         *to.client.handover.borrow_mut() = Some(Handover {
                             backend: picked.backend,

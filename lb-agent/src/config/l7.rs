@@ -4,13 +4,15 @@
 
 use std::time::Duration;
 
-use lb_sidecar::settings::{Affinity, Balance, Forwarded, Http};
+use lb_sidecar::settings::{Affinity, Balance, Forwarded, Http, Pool, Route};
 
 use super::affinity;
 use super::error::Problems;
 use super::forwarded;
 use super::http;
+use super::pools::ReadPool;
 use super::reader::{Reader, Section};
+use super::route;
 use super::share::Share;
 use super::token::token;
 use super::unique::Unique;
@@ -37,6 +39,10 @@ pub struct L7 {
     pub splice: bool,
     /// Share of the connections that the access log tells of.
     pub access_log: Share,
+    /// Beside the default one; names are unique.
+    pub pools: Vec<Pool>,
+    /// The first that matches decides; names are unique.
+    pub routes: Vec<Route>,
 }
 
 /// How a backend that drains, or an edge, loses its clients.
@@ -49,18 +55,21 @@ pub struct Drain {
     pub rate: u32,
 }
 
-/// Reads the rest of an l7 service. `idle_timeout` is the service's.
-pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Problems<'_>) -> L7 {
+/// Reads the rest of an l7 service. `idle_timeout` is the service's, and so are the pools.
+pub(super) fn read(
+    reader: &Reader<'_>,
+    idle_timeout: Duration,
+    pools: Vec<ReadPool>,
+    problems: &Problems<'_>,
+) -> L7 {
+    let routes = route::read(reader, &pools, problems);
+    let balance = balance(reader).unwrap_or(Balance::LeastConnections);
+    let pools = pools
+        .into_iter()
+        .map(|pool| Pool { name: pool.name, balance: pool.balance.unwrap_or(balance) });
     L7 {
         affinity: affinity::read(reader),
-        balance: reader.choice(
-            "balance",
-            &[
-                ("least-connections", Balance::LeastConnections),
-                ("round-robin", Balance::RoundRobin),
-                ("maglev", Balance::Maglev),
-            ],
-        ),
+        balance,
         upgrades: upgrades(reader, problems),
         http: http::read(&reader.table_or_empty("http", &http::HTTP), idle_timeout),
         forwarded: forwarded::read(
@@ -73,7 +82,19 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
             .field("access_log")
             .and_then(|field| field.share("1.0"))
             .unwrap_or(Share::ALL),
+        pools: pools.collect(),
+        routes,
     }
+}
+
+/// Of a service, or of one of its pools.
+pub(super) fn balance(reader: &Reader<'_>) -> Option<Balance> {
+    const CHOICES: [(&str, Balance); 3] = [
+        ("least-connections", Balance::LeastConnections),
+        ("round-robin", Balance::RoundRobin),
+        ("maglev", Balance::Maglev),
+    ];
+    reader.field("balance").and_then(|field| field.choice(&CHOICES))
 }
 
 fn upgrades(reader: &Reader<'_>, problems: &Problems<'_>) -> Vec<String> {

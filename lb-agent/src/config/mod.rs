@@ -16,7 +16,9 @@ mod http;
 mod l7;
 mod nearest;
 mod pool;
+mod pools;
 mod reader;
+mod route;
 mod service;
 mod share;
 mod sidecar;
@@ -72,7 +74,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 10] = [
+static SECTIONS: [&Section; 18] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -83,6 +85,14 @@ static SECTIONS: [&Section; 10] = [
     &l7::DRAIN,
     &health::HEALTH,
     &backend::BACKEND,
+    &pools::POOL,
+    &route::ROUTE,
+    &route::HEADER,
+    &route::QUERY,
+    &route::REDIRECT,
+    &route::ANSWER,
+    &route::REQUEST_HEADERS,
+    &route::RESPONSE_HEADERS,
 ];
 
 /// Reads and checks a configuration file; warnings go to the log.

@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::address;
-use super::backend::{self, Backend};
+use super::backend::{self, Backend, Known};
 use super::error::{Place, Problems};
 use super::health::{self, HEALTH, Health};
 use super::l7::{self, L7};
+use super::pools::{self, ReadPools};
 use super::reader::{Reader, Section};
 use super::unique::Unique;
 
@@ -32,14 +33,16 @@ pub(super) static SERVICE: Section = Section {
         "drain",
         "health",
         "backend",
+        "pool",
+        "route",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 3] = ["forward", "close_timeout", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 7] =
-    ["balance", "upgrades", "splice", "access_log", "http", "forwarded", "drain"];
+pub(super) const L7_ONLY: [&str; 9] =
+    ["balance", "upgrades", "splice", "access_log", "http", "forwarded", "drain", "pool", "route"];
 
 /// Listeners with their pool of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +67,8 @@ pub struct Service {
     pub reset_on_backend_death: bool,
     /// How backends are checked.
     pub health: Health,
-    /// At least one; names and addresses are unique in the service.
+    /// Of all pools, those of the default one first: at least one in each; names and addresses are unique in the
+    /// service.
     pub backends: Vec<Backend>,
 }
 
@@ -143,6 +147,8 @@ pub(super) struct ReadService {
     pub backends: Vec<Place>,
     /// The place of its affinity.
     pub affinity: Place,
+    /// The places of its further pools.
+    pub pools: Vec<Place>,
     /// False if `forward` or an address could not be read: conclusions from the rest would mislead.
     pub complete: bool,
 }
@@ -185,16 +191,25 @@ fn read_one(
     let is_l7 = mode == Some(ModeKind::L7);
     let forward = if is_l7 { Some(Forward::Nat) } else { forward(&reader) };
     let listeners = listeners(&reader);
-    let backends = backend::read(&reader, mode, problems);
-    let complete = mode.is_some() && forward.is_some() && listeners.is_some() && backends.is_some();
+    let mut known = Known::new(problems);
+    let backends = backend::read(&reader, 0, mode, &mut known);
+    let pools =
+        if is_l7 { pools::read(&reader, &mut known, problems) } else { ReadPools::default() };
+    let complete = mode.is_some()
+        && forward.is_some()
+        && listeners.is_some()
+        && backends.is_some()
+        && pools.complete;
+    let pool_places = pools.pools.iter().map(|pool| pool.place.clone()).collect();
     let (listen, listen_places) = listeners.unwrap_or_default().into_iter().unzip();
-    let (backends, backend_places) = backends.unwrap_or_default().into_iter().unzip();
+    let (backends, backend_places) =
+        backends.unwrap_or_default().into_iter().chain(pools.backends).unzip();
     let idle_timeout =
         reader.duration("idle_timeout", seconds(1)..=seconds(7 * 86_400), seconds(3_600));
     let (mode, affinity) = match mode {
         Some(ModeKind::L4) => (Mode::L4, affinity(&reader)),
         Some(ModeKind::L7) => {
-            let l7 = l7::read(&reader, idle_timeout, problems);
+            let l7 = l7::read(&reader, idle_timeout, pools.pools, problems);
             (Mode::L7(Box::new(l7)), Affinity::None)
         }
         // What may stand elsewhere depends on it.
@@ -223,6 +238,7 @@ fn read_one(
     ReadService {
         service,
         affinity,
+        pools: pool_places,
         place: reader.place,
         listen: listen_places,
         backends: backend_places,

@@ -268,6 +268,7 @@ fn service_status(
             spliced: None,
             traffic: Some(traffic(counters.backend(id)?)),
             requests: None,
+            pool: None,
         });
     }
     Ok(Service {
@@ -296,6 +297,8 @@ fn service_status(
         ended: BTreeMap::new(),
         outcomes: outcomes(&counters.service(picture.id)?),
         backends,
+        routes: Vec::new(),
+        pools_down: Vec::new(),
     })
 }
 

@@ -5,12 +5,12 @@ use std::{
     net::IpAddr,
 };
 
-use lb_sidecar::settings::{self, State};
+use lb_sidecar::settings::{self, DEFAULT_POOL, NO_ROUTE, State};
 
 use super::{
     checks::key,
     status::{
-        Backend, Draining, Histogram, Listener, Outcomes, Requests, Service, Sidecar, Worker,
+        Backend, Draining, Histogram, Listener, Outcomes, Requests, Route, Service, Sidecar, Worker,
     },
     view::{HealthOfAll, health_status},
 };
@@ -84,6 +84,7 @@ pub fn service_status(
         sidecar.spliced.get(&told.id).copied().unwrap_or(0).into()
     };
     let spliced: u64 = told.backends.iter().map(spliced_of).sum();
+    let names = pool_names(told);
     let backends = config.backends.iter().zip(&told.backends).zip(ids);
     let backends = backends.map(|((backend, told), id)| {
         let counts = sum.backends.get(&told.id).cloned().unwrap_or_default();
@@ -109,9 +110,11 @@ pub fn service_status(
                 bytes_in: counts.bytes_in,
                 bytes_out: counts.bytes_out,
             }),
+            pool: names.get(usize::from(backend.pool)).cloned(),
         }
     });
     let nobody = nobody(told);
+    let down = pools_down(told);
     Service {
         name: config.name.clone(),
         mode: "l7".to_owned(),
@@ -127,7 +130,26 @@ pub fn service_status(
         ended: BTreeMap::new(),
         outcomes: Outcomes { events: sum.outcomes.clone(), drops: Default::default() },
         backends: backends.collect(),
+        routes: routes(told, sum),
+        pools_down: down.keys().filter_map(|it| names.get(usize::from(*it)).cloned()).collect(),
     }
+}
+
+/// The names of a service's pools by their numbers, if it has several.
+fn pool_names(told: &settings::Service) -> Vec<String> {
+    let further = told.pools.iter().map(|pool| pool.name.clone());
+    let all = std::iter::once(DEFAULT_POOL.to_owned()).chain(further);
+    if told.pools.is_empty() { Vec::new() } else { all.collect() }
+}
+
+fn routes(told: &settings::Service, sum: &ServiceSum) -> Vec<Route> {
+    let names = told.routes.iter().map(|route| route.name.as_str());
+    let unmatched = (!told.routes.is_empty()).then_some(NO_ROUTE);
+    let routes = names.chain(unmatched).map(|name| Route {
+        name: name.to_owned(),
+        requests: sum.routes.get(name).copied().unwrap_or(0),
+    });
+    routes.collect()
 }
 
 /// What becomes of clients that belong to nobody while no backend is up for them.
@@ -137,14 +159,24 @@ pub enum Nobody {
     TurnedAway,
 }
 
-/// None if a backend is up.
+/// Of the pool that is worst off; none if each has a backend that is up.
 pub fn nobody(told: &settings::Service) -> Option<Nobody> {
-    let any = |state| told.backends.iter().any(|it| it.state == state && it.weight > 0);
-    match (any(State::Up), any(State::Down) && told.fail_open) {
-        (true, _) => None,
-        (false, true) => Some(Nobody::FailingOpen),
-        (false, false) => Some(Nobody::TurnedAway),
-    }
+    pools_down(told).into_values().max()
+}
+
+/// The pools without a backend that is up, by their numbers. Routes that may go to another one as well do.
+fn pools_down(told: &settings::Service) -> BTreeMap<u16, Nobody> {
+    let numbers = 0..=u16::try_from(told.pools.len()).unwrap_or(u16::MAX);
+    let down = numbers.filter_map(|pool| {
+        let backends = || told.backends.iter().filter(|it| it.pool == pool && it.weight > 0);
+        let any = |state| backends().any(|it| it.state == state);
+        match (any(State::Up), any(State::Down) && told.fail_open) {
+            (true, _) => None,
+            (false, true) => Some((pool, Nobody::FailingOpen)),
+            (false, false) => Some((pool, Nobody::TurnedAway)),
+        }
+    });
+    down.collect()
 }
 
 /// Where a service listens.
@@ -248,6 +280,7 @@ mod tests {
                 relayed: 4,
                 outcomes: vec![("connection".into(), 7)],
                 backends: vec![backend],
+                routes: Vec::new(),
             };
             reports.report(worker, Report { services: vec![service], log_lines_lost: 0 });
         }

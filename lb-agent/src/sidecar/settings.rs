@@ -43,6 +43,7 @@ pub fn settings(
                         State::Draining { until: until(l7, draining_since(service, backend)) }
                     }
                 },
+                pool: backend.pool,
             }
         });
         Some(settings::Service {
@@ -58,6 +59,8 @@ pub fn settings(
             splice: l7.splice,
             log_sample: l7.access_log.get(),
             backends: backends.collect(),
+            pools: l7.pools.clone(),
+            routes: l7.routes.clone(),
         })
     });
     Settings {

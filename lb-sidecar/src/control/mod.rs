@@ -17,7 +17,7 @@ use crate::settings::Settings;
 pub use channel::{MOST_BYTES, Receiver, Sender, channel};
 
 /// Of this description. Raised with every change that an older side would misread.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// From the agent to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +98,10 @@ pub struct ServiceReport {
     /// How often what happened, by the labels of the sidecar's outcomes.
     pub outcomes: Vec<(String, u64)>,
     pub backends: Vec<BackendReport>,
+    /// How many requests each route had, by its name, in their order; last, those that no route matched. Empty without
+    /// routes.
+    #[serde(default)]
+    pub routes: Vec<(String, u64)>,
 }
 
 /// One backend's.

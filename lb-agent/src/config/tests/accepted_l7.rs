@@ -56,6 +56,8 @@ fn every_default_is_applied() {
         drain: Drain { deadline: seconds(300), rate: 100 },
         splice: true,
         access_log: Share::ALL,
+        pools: Vec::new(),
+        routes: Vec::new(),
     };
     assert_eq!(*valid(&minimal_l7()).services[0].l7().unwrap(), expected);
     let tables = "affinity = \"none\"\nhttp = {}\nforwarded = {}\ndrain = {}";

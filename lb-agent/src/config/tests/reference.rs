@@ -85,6 +85,23 @@ fn with_line(section: &Section, line: &str) -> String {
         "[[service.backend]]" => {
             with(&text, "[[service.backend]]\n", &format!("[[service.backend]]\n{line}\n"))
         }
+        "[[service.pool]]" => {
+            let pool = format!(
+                "[[service.pool]]\nname = \"p\"\n{line}\n[[service.pool.backend]]\naddress = \"10.2.0.9:9000\"\n"
+            );
+            format!("{}{pool}[[service.route]]\npool = \"p\"\n", minimal_l7())
+        }
+        "[[service.route]]" => {
+            format!("{}[[service.route]]\npool = \"default\"\n{line}\n", minimal_l7())
+        }
+        "[service.route.redirect]" => {
+            let redirect = format!("[service.route.redirect]\nscheme = \"https\"\n{line}\n");
+            format!("{}[[service.route]]\n{redirect}", minimal_l7())
+        }
+        "[service.route.answer]" => {
+            let status = if line.starts_with("status") { "" } else { "status = 200\n" };
+            format!("{}[[service.route]]\n[service.route.answer]\n{status}{line}\n", minimal_l7())
+        }
         other => panic!("{other}"),
     }
 }
@@ -112,6 +129,14 @@ fn required_keys_are_required_and_the_others_are_not() {
         ("[service.drain]", vec![]),
         ("[service.health]", vec!["kind"]),
         ("[[service.backend]]", vec!["address"]),
+        ("[[service.pool]]", vec!["name", "backend"]),
+        ("[[service.route]]", vec![]),
+        ("[[service.route.header]]", vec!["name"]),
+        ("[[service.route.query]]", vec!["name"]),
+        ("[service.route.redirect]", vec![]),
+        ("[service.route.answer]", vec!["status"]),
+        ("[service.route.request_headers]", vec![]),
+        ("[service.route.response_headers]", vec![]),
     ] {
         let section = SECTIONS.iter().find(|known| known.heading == section).unwrap();
         let documented = rows(section).into_iter().filter(|row| row.default == "required");
@@ -192,7 +217,16 @@ fn the_example_is_valid_without_warnings() {
 #[test]
 fn the_example_shows_most_keys() {
     let left_out = ["port", "verify", "ca", "sni"];
-    let tables = ["tables", "sidecar", "http", "forwarded", "backend"];
+    let tables = [
+        "tables",
+        "sidecar",
+        "http",
+        "forwarded",
+        "backend",
+        "route",
+        "request_headers",
+        "response_headers",
+    ];
     for key in SECTIONS
         .iter()
         .flat_map(|section| section.keys)
