@@ -12,6 +12,7 @@ pub mod health;
 pub mod netlink;
 pub mod nexthop;
 pub mod object;
+pub mod overrides;
 pub mod reset;
 pub mod run;
 pub mod sidecar;

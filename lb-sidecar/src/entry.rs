@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use hyper::{
-    Method,
+    Method, Version,
     header::{HOST, HeaderValue},
     http::request::Parts,
 };
@@ -43,6 +43,9 @@ pub struct Entry {
     pub bytes_out: u64,
     pub route: Option<Rc<str>>,
     pub pool: Option<Rc<str>>,
+    version: Version,
+    /// The connection, or the stream, goes on in another protocol.
+    pub upgraded: bool,
 }
 
 impl Entry {
@@ -51,7 +54,7 @@ impl Entry {
             started: Instant::now(),
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
-            host: head.headers.get(HOST).cloned(),
+            host: head.headers.get(HOST).cloned().or_else(|| authority(head)),
             request_id: None,
             client: peer,
             status: 0,
@@ -63,8 +66,15 @@ impl Entry {
             bytes_out: 0,
             route: None,
             pool: None,
+            version: head.version,
+            upgraded: false,
         }
     }
+}
+
+/// HTTP/2 has it in place of `Host`.
+fn authority(head: &Parts) -> Option<HeaderValue> {
+    HeaderValue::from_str(head.uri.authority()?.as_str()).ok()
 }
 
 impl Lines {
@@ -99,12 +109,17 @@ impl Lines {
             backend: name.as_deref(),
             sticky: entry.sticky,
             retries: entry.retries,
-            upgraded: entry.status == 101,
+            upgraded: entry.upgraded,
             bytes_in: entry.bytes_in,
             bytes_out: entry.bytes_out,
             duration: entry.started.elapsed(),
             route: entry.route.as_deref(),
             pool: entry.pool.as_deref(),
+            protocol: match entry.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            },
         });
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode, Version,
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
     client::conn::http1,
     header::{CONTENT_LENGTH, HeaderValue},
@@ -64,7 +65,8 @@ pub async fn answer(
             match plan.routes.find(&head, checked.upgrade.is_some()) {
                 Err(outcome) => Err(outcome.into()),
                 Ok(route) => {
-                    let to = Exchange { client, plan: &plan, address, until_close, route };
+                    let asked = None;
+                    let to = Exchange { client, plan: &plan, address, until_close, route, asked };
                     to.take(head, body, &checked).await
                 }
             }
@@ -78,10 +80,15 @@ pub async fn answer(
         }
         response::refusal(reason)
     });
-    let status = response.status();
-    client.note(|entry| entry.status = status.as_u16());
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // What HTTP/2 says in place of a 101 (RFC 8441, section 4).
+    let status = if upgraded && client.http2 { StatusCode::OK } else { response.status() };
+    client.note(|entry| {
+        entry.status = status.as_u16();
+        entry.upgraded = upgraded;
+    });
     client.service.count(Outcome::of_status(status));
-    if asks_upgrade && status != StatusCode::SWITCHING_PROTOCOLS {
+    if asks_upgrade && !upgraded {
         // What follows the head may be of the other protocol.
         client.leave_unread();
         response::close(response.headers_mut());
@@ -102,6 +109,9 @@ pub struct Exchange<'a> {
     pub until_close: bool,
     /// If the service has one for it.
     pub route: Option<&'a Route>,
+    /// The head's fields and target as they were before the route changed them, if it does: what a client belongs to
+    /// is its own word.
+    asked: Option<(HeaderMap, Uri)>,
 }
 
 /// Backends that failed, and how the last one did.
@@ -119,7 +129,7 @@ impl Tried {
 impl Exchange<'_> {
     /// Goes the way of its route, or of all requests.
     async fn take(
-        &self,
+        mut self,
         mut head: Parts,
         body: RequestBody,
         checked: &Checked,
@@ -129,10 +139,13 @@ impl Exchange<'_> {
             if let Some(answer) = route.answer(&head) {
                 return self.answered(answer?, !body.is_empty());
             }
-            route.change_request(&mut head);
+            if route.changes_requests() {
+                self.asked = Some((head.headers.clone(), head.uri.clone()));
+                route.change_request(&mut head);
+            }
         }
         match &checked.upgrade {
-            Some(protocol) => upgrade::handshake(self, head, protocol).await,
+            Some(protocol) => upgrade::handshake(&self, head, protocol).await,
             None => self.forward(head, body, checked.expects_continue.then(Arc::default)).await,
         }
     }
@@ -157,7 +170,11 @@ impl Exchange<'_> {
             return Err(tried.last);
         }
         let pools = self.route.map_or(ONLY_DEFAULT, Route::pools);
-        let ask = Ask { client: self.address, headers: &head.headers, uri: &head.uri, pools };
+        let (headers, uri) = match &self.asked {
+            Some((headers, uri)) => (headers, uri),
+            None => (&head.headers, &head.uri),
+        };
+        let ask = Ask { client: self.address, headers, uri, pools };
         let service = &self.client.service;
         let picked =
             service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)?;
@@ -184,9 +201,20 @@ impl Exchange<'_> {
         let Splicing { flows, ports, .. } = &*self.client.service.splicing;
         let connecting = connect(backend.address(), &self.plan.sources, (flows, ports), fitting);
         match self.in_time(connecting).await {
-            Ok(Ok(connected)) => Ok(connected),
-            Ok(Err(_)) => Err(Outcome::ConnectFailed),
-            Err(_) => Err(Outcome::ConnectTimeout),
+            Ok(Ok(connected)) => {
+                backend.connects.note(true);
+                Ok(connected)
+            }
+            Ok(Err(error)) => {
+                if is_the_peers(&error) {
+                    backend.connects.note(false);
+                }
+                Err(Outcome::ConnectFailed)
+            }
+            Err(_) => {
+                backend.connects.note(false);
+                Err(Outcome::ConnectTimeout)
+            }
         }
     }
 
@@ -224,7 +252,7 @@ impl Exchange<'_> {
             body.goes_to(&picked.backend);
             if let Some(sender) = service.kept.take(picked.backend.address()) {
                 service.count(Outcome::Reused);
-                match self.send(sender, head, body, &gate, true).await {
+                match self.send(&picked.backend, sender, head, body, &gate, true).await {
                     Ok((sender, response)) => return self.pass(response, Some(sender), picked),
                     Err(Failed::Over(outcome)) => return Err(outcome),
                     Err(Failed::Again(again)) => {
@@ -235,7 +263,10 @@ impl Exchange<'_> {
             }
             let failed = match self.connect(&picked.backend, None).await {
                 Ok(Connected { stream, .. }) => match open(TokioIo::new(stream)).await {
-                    Ok(sender) => match self.send(sender, head, body, &gate, false).await {
+                    Ok(sender) => match self
+                        .send(&picked.backend, sender, head, body, &gate, false)
+                        .await
+                    {
                         Ok((sender, response)) => return self.pass(response, Some(sender), picked),
                         Err(Failed::Over(outcome)) => {
                             picked.backend.failed.set(picked.backend.failed.get() + 1);
@@ -260,6 +291,7 @@ impl Exchange<'_> {
     /// just before, so that a request without effect may be sent again (RFC 9110, section 9.2.2).
     async fn send(
         &self,
+        backend: &Backend,
         mut sender: Sender,
         head: Parts,
         body: RequestBody,
@@ -289,17 +321,27 @@ impl Exchange<'_> {
                     gate.open();
                 }
                 (Err(Wait::Body), _) => return Err(Failed::Over(Outcome::BodyTimeout.into())),
-                (Err(_), _) => return Err(Failed::Over(Outcome::ResponseTimeout.into())),
+                (Err(_), _) => {
+                    backend.answers.note(false);
+                    return Err(Failed::Over(Outcome::ResponseTimeout.into()));
+                }
             }
         };
         if let Some(gate) = gate {
             gate.shut();
         }
         match answer {
-            Ok(response) => Ok((sender, response)),
+            Ok(response) => {
+                backend.answers.note(!response.status().is_server_error());
+                Ok((sender, response))
+            }
             Err(mut failed) => {
                 if let Some(outcome) = client.body_failed() {
                     return Err(Failed::Over(outcome));
+                }
+                // One that was kept may simply be over.
+                if !reused || failed.error().is_parse() {
+                    backend.answers.note(false);
                 }
                 if let Some(request) = failed.take_message() {
                     return Err(Failed::Again(Box::new(request.into_parts())));
@@ -361,6 +403,23 @@ enum Failed {
     Over(Reason),
     /// It may be sent again.
     Again(Box<(Parts, RequestBody)>),
+}
+
+/// Whether a connect has failed for what the peer or the way to it did, and not for want of something of the edge's own.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        TimedOut,
+    };
+    [
+        ConnectionAborted,
+        ConnectionRefused,
+        ConnectionReset,
+        HostUnreachable,
+        NetworkUnreachable,
+        TimedOut,
+    ]
+    .contains(&error.kind())
 }
 
 fn is_idempotent(method: &Method) -> bool {

@@ -29,6 +29,8 @@ pub const SERVICES: [&str; 2] = ["web4", "web6"];
 const PORT: u16 = 80;
 const BACKEND_PORT: u16 = 9080;
 
+/// So that a test need not wait long until nothing is left; longer than a delayed packet takes.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(15);
 /// Until all is forgotten that has closed, and all is spliced that can be.
 const LATER: Duration = Duration::from_secs(90);
@@ -101,6 +103,7 @@ impl SplicedPlan {
             let mut service = ServiceConfig::new(name, listen, Forward::Nat);
             service.l7 = Some(self.l7.clone());
             service.idle_timeout = self.idle_timeout;
+            service.close_timeout = CLOSE_TIMEOUT;
             service.health = self.health.clone();
             for (index, node) in lab.backends().iter().enumerate() {
                 let address = node.sockets(BACKEND_PORT)[version];

@@ -1,6 +1,7 @@
 //! `[[service.backend]]`: one server.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::address;
 use super::error::{Place, Problems};
@@ -29,6 +30,19 @@ pub struct Backend {
     pub zone: Option<String>,
     /// 0 for the service's default pool, else its place among [`L7::pools`](super::L7::pools), counted from 1.
     pub pool: u16,
+    /// How it loses its clients, if it drains because somebody asked for it while the edge ran. Never from a file.
+    pub asked: Option<Asked>,
+}
+
+/// A drain that somebody asked for: what counts in the place of the service's [`Drain`](super::Drain).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// When, in milliseconds of Unix time.
+    pub since: u64,
+    /// How long clients that belong to it may stay.
+    pub deadline: Duration,
+    /// Connections closed each second afterwards.
+    pub rate: u32,
 }
 
 /// What the backends of a service must not share.
@@ -107,5 +121,5 @@ fn read_one(reader: &Reader<'_>, pool: u16, known: &mut Known<'_>) -> Option<(Ba
             name
         }
     };
-    Some((Backend { name, address, weight, drain, zone, pool }, place))
+    Some((Backend { name, address, weight, drain, zone, pool, asked: None }, place))
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use super::address;
 use super::error::Problems;
@@ -25,6 +26,7 @@ pub(super) static EDGE: Section = Section {
         "drain",
         "tables",
         "sidecar",
+        "admin_token_file",
     ],
 };
 
@@ -64,6 +66,8 @@ pub struct Edge {
     pub tables: Tables,
     /// The processes that serve l7 services.
     pub sidecar: Sidecar,
+    /// The file with the token that allows changes over [`Edge::admin`]; without one they need the Unix socket.
+    pub admin_token_file: Option<PathBuf>,
 }
 
 /// How the XDP program is attached.
@@ -149,6 +153,9 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
         drain: reader.flag("drain", false),
         tables: tables(&reader.table_or_empty("tables", &TABLES)),
         sidecar: sidecar::read(&sidecar),
+        admin_token_file: reader
+            .field("admin_token_file")
+            .and_then(|field| address::absolute_path(&field, r#""/etc/sluice/admin.token""#)),
     };
     let keys_written = sidecar.field("cookie_keys").is_some();
     ReadEdge { edge, sources_complete, keys_written }

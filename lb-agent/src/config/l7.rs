@@ -10,6 +10,7 @@ use super::affinity;
 use super::error::Problems;
 use super::forwarded;
 use super::http;
+use super::outlier::{self, Outlier};
 use super::pools::ReadPool;
 use super::reader::{Reader, Section};
 use super::route;
@@ -43,6 +44,8 @@ pub struct L7 {
     pub pools: Vec<Pool>,
     /// The first that matches decides; names are unique.
     pub routes: Vec<Route>,
+    /// When backends are ejected; none: never.
+    pub outlier: Option<Outlier>,
 }
 
 /// How a backend that drains, or an edge, loses its clients.
@@ -84,6 +87,7 @@ pub(super) fn read(
             .unwrap_or(Share::ALL),
         pools: pools.collect(),
         routes,
+        outlier: reader.table("outlier", &outlier::OUTLIER).map(|table| outlier::read(&table)),
     }
 }
 

@@ -15,6 +15,7 @@ mod health;
 mod http;
 mod l7;
 mod nearest;
+mod outlier;
 mod pool;
 mod pools;
 mod reader;
@@ -37,15 +38,20 @@ use toml_edit::Document;
 use error::Problems;
 use reader::{Reader, Section};
 
-pub use backend::Backend;
+pub use backend::{Asked, Backend};
 pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
 pub use health::{Health, HttpProbe, Probe, Target, TlsProbe, Verify};
 pub use l7::{Drain, L7};
+pub use outlier::Outlier;
 pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
+
+pub(crate) use address::{is_name, unusable};
+pub(crate) use duration::parse as parse_duration;
+pub(crate) use nearest::nearest;
 
 /// A configuration that can be put to work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +80,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 18] = [
+static SECTIONS: [&Section; 19] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -83,6 +89,7 @@ static SECTIONS: [&Section; 18] = [
     &http::HTTP,
     &forwarded::FORWARDED,
     &l7::DRAIN,
+    &outlier::OUTLIER,
     &health::HEALTH,
     &backend::BACKEND,
     &pools::POOL,

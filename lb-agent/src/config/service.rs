@@ -35,14 +35,25 @@ pub(super) static SERVICE: Section = Section {
         "backend",
         "pool",
         "route",
+        "outlier",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
-const L4_ONLY: [&str; 3] = ["forward", "close_timeout", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 9] =
-    ["balance", "upgrades", "splice", "access_log", "http", "forwarded", "drain", "pool", "route"];
+const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
+pub(super) const L7_ONLY: [&str; 10] = [
+    "balance",
+    "upgrades",
+    "splice",
+    "access_log",
+    "http",
+    "forwarded",
+    "drain",
+    "pool",
+    "route",
+    "outlier",
+];
 
 /// Listeners with their pool of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,11 +233,7 @@ fn read_one(
         forward: forward.unwrap_or(Forward::Nat),
         affinity,
         idle_timeout,
-        close_timeout: if is_l7 {
-            CLOSE_TIMEOUT
-        } else {
-            reader.duration("close_timeout", seconds(1)..=seconds(600), CLOSE_TIMEOUT)
-        },
+        close_timeout: reader.duration("close_timeout", seconds(1)..=seconds(600), CLOSE_TIMEOUT),
         fail_open: reader.flag("fail_open", true),
         reset_on_backend_death: is_l7 || reader.flag("reset_on_backend_death", true),
         health: reader

@@ -187,6 +187,12 @@ metrics! {
         |it| of_backends(it, |it| Some(it.effective_weight.into()));
     Gauge "sluice_backend_draining" ["service" "backend"]
         "1 while it drains": |it| of_backends(it, |it| Some(truth(it.draining_until.is_some())));
+    Gauge "sluice_backend_ejected" ["service" "backend"]
+        "1 while it is ejected for what its clients met": |it| {
+            of_backends(it, |it| it.ejections.map(|_| truth(it.ejected.is_some())))
+        };
+    Counter "sluice_backend_ejections" ["service" "backend"]
+        "Ejections since the agent's start": |it| of_backends(it, |it| it.ejections.map(|it| it as f64));
     Gauge "sluice_backend_connections" ["service" "backend"]
         "Connections now; with mode = \"l7\", connections and requests that count as load": |it| {
             of_backends(it, |it| Some(it.connections as f64))

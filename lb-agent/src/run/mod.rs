@@ -12,6 +12,7 @@
 pub mod admin;
 mod agent;
 mod alarms;
+pub mod changes;
 pub mod checks;
 mod datalog;
 mod dataplane;
@@ -23,6 +24,7 @@ mod liveness;
 mod memory;
 mod metrics;
 mod network;
+mod outliers;
 mod ports;
 mod punts;
 mod reload;

@@ -108,7 +108,7 @@ impl Roster {
             let reset_on_death = service.reset_on_backend_death;
             let doomed = match reset_on_death && !spared {
                 true => Some(Doom::Dead),
-                false => drains.doom(service, &backend.name, service_id),
+                false => drains.doom(service, backend, service_id),
             };
             let (policy, way) = (policy(service, doomed), way(world, addr.ip()));
             let label = Arc::new(label(service, &backend.name));

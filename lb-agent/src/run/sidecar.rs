@@ -196,6 +196,7 @@ impl Agent {
             (Some(_), None) => tracing::info!("the drain of the edge is called off"),
             _ => {}
         }
+        let ejected = self.ejected();
         let deadline = memory.edge_drains.and_then(|since| settings::edge_until(&config, since));
         let settings = settings::settings(
             &config,
@@ -206,7 +207,8 @@ impl Agent {
                 let slow_start = service.health.slow_start;
                 let now = Instant::now();
                 settings::Seen {
-                    up: self.liveness.is_live(&key),
+                    up: self.liveness.is_live(&key)
+                        && !ejected.contains(&(key.service.clone(), key.backend.clone())),
                     weight: self.liveness.weight(&key, backend.weight, slow_start, now),
                 }
             },
@@ -238,6 +240,7 @@ impl Agent {
                 backends: service.backends.iter().map(|it| ids.backend(id, it.address)).collect(),
                 told: told.iter().find(|it| it.name == service.name)?.clone(),
                 on_host: view::on_host(service, &self.network.state),
+                outliers: self.records(service),
             })
         });
         Arc::new(pictures.collect())
@@ -245,12 +248,13 @@ impl Agent {
 
     /// Handles what happens to the workers.
     pub(super) fn supervise(&mut self, event: Event) {
+        let judged = self.observe_outliers(&event);
         self.sidecar.handle(event);
-        self.show();
+        if judged { self.update() } else { self.show() }
     }
 }
 
-fn unix_millis() -> u64 {
+pub(super) fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -204,6 +204,21 @@ pub struct Backend {
     /// In an l7 service with several pools.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pool: Option<String>,
+    /// With outlier detection: how often it was ejected since the agent's start.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ejections: Option<u64>,
+    /// While it is ejected.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ejected: Option<Ejected>,
+}
+
+/// A backend that failed its clients, and gets none for a while.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ejected {
+    pub seconds_left: f64,
+    /// The how manieth ejection it is, as far as they are not forgotten.
+    pub times: u32,
+    pub reason: String,
 }
 
 /// What the sidecar had to do with a backend, since each worker's start.

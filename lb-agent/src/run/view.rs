@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     checks::key,
+    drains::Drains,
     ended::Log,
     input::World,
     interfaces,
@@ -33,6 +34,7 @@ use crate::{
     config::{self, Affinity, Config, Forward},
     health::{self, StatusView},
     netlink::NetState,
+    overrides::Overrides,
     sidecar::Sidecar,
     state::{
         Ring,
@@ -66,6 +68,8 @@ pub struct Picture {
     pub drain: Option<Drain>,
     pub log: Log,
     pub sources: Option<Sources>,
+    /// Clients are still taken, and routers are told not to send more.
+    pub withdrawing: bool,
 }
 
 /// Where the numbers are.
@@ -74,7 +78,18 @@ pub struct Sources {
     pub pins: PinDir,
     pub health: StatusView,
     pub reports: watch::Receiver<Arc<Report>>,
+    /// In force.
     pub config: Arc<Config>,
+    /// What it was made of.
+    pub made_of: Arc<MadeOf>,
+}
+
+/// The file and what was changed while the edge ran.
+pub struct MadeOf {
+    pub file: Config,
+    /// As it stands in the file.
+    pub text: String,
+    pub overrides: Overrides,
 }
 
 /// A service as it was last written to the maps.
@@ -87,6 +102,8 @@ pub struct ServicePicture {
     pub turned_away: bool,
     /// Id and weight of each backend, in the order of the configuration.
     pub backends: Vec<(u16, u32)>,
+    /// Until when those of them that drain do, likewise.
+    pub draining: Vec<Option<u64>>,
 }
 
 impl View {
@@ -112,13 +129,16 @@ impl View {
         self.0.ready.load(Ordering::Acquire)
     }
 
-    /// Whether the edge gives its clients up.
+    /// Whether the edge gives its clients up, or is going to.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.picture().drain.is_some()
+        let picture = self.picture();
+        picture.drain.is_some() || picture.withdrawing
     }
 
-    fn picture(&self) -> Arc<Picture> {
+    /// What is shown now.
+    #[must_use]
+    pub fn picture(&self) -> Arc<Picture> {
         self.0.picture.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -186,7 +206,12 @@ impl View {
 
 /// The services as the maps have them from now on.
 #[must_use]
-pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePicture> {
+pub fn services(
+    world: World<'_>,
+    drains: &Drains,
+    ids: &Ids,
+    desired: &Desired,
+) -> Vec<ServicePicture> {
     let World { config, liveness, network, now, .. } = world;
     let in_any = |pools: &[Pool], name: &str| pools.iter().any(|pool| pool.service == name);
     let services = config.l4().filter_map(|service| {
@@ -200,8 +225,10 @@ pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePi
             };
             Some((ids.backend(id, backend.address)?, weight))
         });
+        let until = |backend: &config::Backend| drains.until(&service.name, &backend.name);
         Some(ServicePicture {
             id,
+            draining: service.backends.iter().map(until).collect(),
             on_host: on_host(service, network),
             rings: desired.services.get(&id).map(|it| it.rings.clone()).unwrap_or_default(),
             fail_open: in_any(&desired.fail_open, &service.name),
@@ -248,7 +275,9 @@ fn service_status(
     let config = &picture.config;
     let shares = picture.rings.each_ref().map(|ring| ring.as_deref().map(slots_by_backend));
     let mut backends = Vec::new();
-    for (backend, &(id, effective_weight)) in config.backends.iter().zip(&picture.backends) {
+    let numbers = picture.backends.iter().zip(&picture.draining);
+    for (backend, (&(id, effective_weight), &draining_until)) in config.backends.iter().zip(numbers)
+    {
         let versions = ["ipv4", "ipv6"].into_iter().zip(&shares);
         let share = versions.filter_map(|(version, slots)| {
             let slots = slots.as_ref()?.get(&id).copied().unwrap_or(0);
@@ -262,13 +291,15 @@ fn service_status(
             health: health_status(health.get(&key(&config.name, backend))),
             weight: backend.weight,
             effective_weight,
-            draining_until: None,
+            draining_until,
             share: share.collect(),
             connections: report.connections.get(&id).copied().unwrap_or(0),
             spliced: None,
             traffic: Some(traffic(counters.backend(id)?)),
             requests: None,
             pool: None,
+            ejections: None,
+            ejected: None,
         });
     }
     Ok(Service {

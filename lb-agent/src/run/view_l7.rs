@@ -6,16 +6,19 @@ use std::{
 };
 
 use lb_sidecar::settings::{self, DEFAULT_POOL, NO_ROUTE, State};
+use tokio::time::Instant;
 
 use super::{
     checks::key,
     status::{
-        Backend, Draining, Histogram, Listener, Outcomes, Requests, Route, Service, Sidecar, Worker,
+        Backend, Draining, Ejected, Histogram, Listener, Outcomes, Requests, Route, Service,
+        Sidecar, Worker,
     },
     view::{HealthOfAll, health_status},
 };
 use crate::{
     config,
+    health::outlier::{Ejection, Record},
     sidecar::{self, ServiceSum},
     splice::{BOUNDS_MICROS, Timings},
 };
@@ -28,6 +31,8 @@ pub struct L7Picture {
     pub backends: Vec<Option<u16>>,
     pub told: settings::Service,
     pub on_host: BTreeSet<IpAddr>,
+    /// Of each backend, with outlier detection.
+    pub outliers: Option<Vec<Record>>,
 }
 
 /// The whole edge gives its clients up.
@@ -77,7 +82,7 @@ pub fn service_status(
     sidecar: &sidecar::Sidecar,
     health: &HealthOfAll,
 ) -> Service {
-    let L7Picture { config, id, backends: ids, told, on_host } = picture;
+    let L7Picture { config, id, backends: ids, told, on_host, outliers } = picture;
     let nothing = ServiceSum::default();
     let sum = sidecar.sums.services.get(&config.name).unwrap_or(&nothing);
     let spliced_of = |told: &settings::Backend| -> u64 {
@@ -85,8 +90,9 @@ pub fn service_status(
     };
     let spliced: u64 = told.backends.iter().map(spliced_of).sum();
     let names = pool_names(told);
-    let backends = config.backends.iter().zip(&told.backends).zip(ids);
-    let backends = backends.map(|((backend, told), id)| {
+    let backends = config.backends.iter().zip(&told.backends).zip(ids).enumerate();
+    let backends = backends.map(|(n, ((backend, told), id))| {
+        let record = outliers.as_ref().and_then(|it| it.get(n)).copied();
         let counts = sum.backends.get(&told.id).cloned().unwrap_or_default();
         Backend {
             name: backend.name.clone(),
@@ -111,6 +117,8 @@ pub fn service_status(
                 bytes_out: counts.bytes_out,
             }),
             pool: names.get(usize::from(backend.pool)).cloned(),
+            ejections: record.map(|record| record.total),
+            ejected: record.and_then(|record| record.ejection).map(ejected),
         }
     });
     let nobody = nobody(told);
@@ -150,6 +158,15 @@ fn routes(told: &settings::Service, sum: &ServiceSum) -> Vec<Route> {
         requests: sum.routes.get(name).copied().unwrap_or(0),
     });
     routes.collect()
+}
+
+fn ejected(ejection: Ejection) -> Ejected {
+    let left = ejection.until.saturating_duration_since(Instant::now());
+    Ejected {
+        seconds_left: left.as_secs_f64(),
+        times: ejection.times,
+        reason: ejection.reason.to_string(),
+    }
 }
 
 /// What becomes of clients that belong to nobody while no backend is up for them.
@@ -241,6 +258,7 @@ mod tests {
             backends: vec![Some(7), Some(8)],
             told: told.services[0].clone(),
             on_host: ["203.0.113.10".parse().unwrap()].into(),
+            outliers: None,
         }
     }
 
@@ -273,6 +291,7 @@ mod tests {
                 failed: 1,
                 bytes_in: 100,
                 bytes_out: 1_000,
+                ..BackendReport::default()
             };
             let service = ServiceReport {
                 name: "chat".into(),

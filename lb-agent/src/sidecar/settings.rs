@@ -1,5 +1,7 @@
 //! From the configuration and what is known of its backends to what a worker is told. Pure: no clock, no I/O.
 
+use std::time::Duration;
+
 use lb_common::hash;
 use lb_sidecar::settings::{self, CookieKey, Settings, State};
 use ring::hmac;
@@ -40,7 +42,9 @@ pub fn settings(
                     (false, _) => State::Down,
                     (true, false) => State::Up,
                     (true, true) => {
-                        State::Draining { until: until(l7, draining_since(service, backend)) }
+                        let since = draining_since(service, backend);
+                        let until = backend_until(service, backend, since).unwrap_or(since);
+                        State::Draining { until }
                     }
                 },
                 pool: backend.pool,
@@ -78,11 +82,23 @@ pub fn edge_until(config: &Config, since: u64) -> Option<u64> {
     config.l7().filter_map(Service::l7).map(|l7| until(l7, since)).max()
 }
 
+/// When the clients of a backend must go, if it drains since then. None where nobody has said how: in a service of XDP's
+/// whose file cannot.
+pub fn backend_until(service: &Service, backend: &Backend, since: u64) -> Option<u64> {
+    match backend.asked {
+        Some(asked) => Some(after(since, asked.deadline)),
+        None => service.l7().map(|l7| until(l7, since)),
+    }
+}
+
 /// When those must go who may stay for a while, if the drain began then.
-pub fn until(l7: &L7, since: u64) -> u64 {
-    // At most 7 days.
-    let deadline = u64::try_from(l7.drain.deadline.as_millis()).unwrap_or(u64::MAX);
-    since.saturating_add(deadline)
+fn until(l7: &L7, since: u64) -> u64 {
+    after(since, l7.drain.deadline)
+}
+
+/// At most 7 days later.
+fn after(since: u64, deadline: Duration) -> u64 {
+    since.saturating_add(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Makes [`settings::Backend::id`]: opaque, so that cookies tell clients nothing of the pool, and the same on every edge

@@ -143,6 +143,12 @@ impl Sockets<'_> {
         Ok([self.client.facts()?, self.upstream.facts()?])
     }
 
+    /// So that there is a quiet moment a round trip from now, if the far ends only put off what they owe.
+    fn ask_for_acknowledgements(&self, facts: &[Facts; 2]) -> io::Result<()> {
+        let owed = self.both().into_iter().zip(facts).filter(|(_, facts)| facts.unacknowledged);
+        owed.map(|(socket, _)| socket).try_for_each(Socket::ask_for_acknowledgement)
+    }
+
     fn resume(&self) {
         for socket in self.both() {
             if let Err(error) = socket.resume() {
@@ -186,7 +192,12 @@ impl<A: Version> Attempt<'_, A> {
     /// What can be known without stopping anything.
     fn check(&self) -> Result<Before<A>, Stop> {
         let facts = self.sockets.facts()?;
-        plan::joinable(&facts[0], &facts[1])?;
+        if let Err(refusal) = plan::joinable(&facts[0], &facts[1]) {
+            if refusal == Refusal::Busy {
+                self.sockets.ask_for_acknowledgements(&facts)?;
+            }
+            return Err(refusal.into());
+        }
         let syn = self.tables.handshake(&self.keys.client)?;
         let syn_ack = self.tables.handshake(&self.keys.backend)?;
         let (syn, syn_ack) = syn.zip(syn_ack).ok_or(Refusal::UnknownHandshake)?;

@@ -44,6 +44,8 @@ pub struct Facts {
     pub established: bool,
     /// All that was sent is acknowledged, and nothing waits to be sent or read.
     pub quiet: bool,
+    /// Some of what was sent is not acknowledged yet.
+    pub unacknowledged: bool,
     pub timestamps: bool,
     pub sack: bool,
     pub ecn: bool,

@@ -24,6 +24,7 @@ fn facts() -> Facts {
     Facts {
         established: true,
         quiet: true,
+        unacknowledged: false,
         timestamps: true,
         sack: true,
         ecn: false,

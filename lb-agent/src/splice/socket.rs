@@ -25,6 +25,8 @@ const OPT_SACK: u8 = 2;
 const OPT_ECN: u8 = 8;
 
 const REPAIR_ON: c_int = 1;
+/// With a window probe to the far end.
+const REPAIR_OFF_PROBE: c_int = 0;
 /// Without a window probe to the far end.
 const REPAIR_OFF: c_int = -1;
 const RECEIVE_QUEUE: c_int = 1;
@@ -99,6 +101,7 @@ impl Socket {
         Ok(Facts {
             established: info.state == ESTABLISHED,
             quiet: info.unacked == 0 && info.notsent_bytes == 0,
+            unacknowledged: info.unacked > 0,
             timestamps: info.options & OPT_TIMESTAMPS != 0,
             sack: info.options & OPT_SACK != 0,
             ecn: info.options & OPT_ECN != 0,
@@ -112,6 +115,13 @@ impl Socket {
     /// Sends an acknowledgement that the stack has put off, or the far end would send again what it had said.
     pub fn acknowledge(&self) -> io::Result<()> {
         self.set(libc::IPPROTO_TCP, libc::TCP_QUICKACK, QUICKACK_ONCE)
+    }
+
+    /// Asks the far end for the acknowledgement that it has put off: a segment that it has had before must be answered at once
+    /// (RFC 9293 section 3.10.7.4). Linux sends one whenever repair mode ends (kernel: `tcp_send_window_probe`).
+    pub fn ask_for_acknowledgement(&self) -> io::Result<()> {
+        self.repair()?;
+        self.end_repair(REPAIR_OFF_PROBE)
     }
 
     /// Drops all that comes from now on, by this program.
@@ -144,20 +154,24 @@ impl Socket {
         self.get(libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)
     }
 
-    /// Leaves repair mode and takes the filter off: the socket is as it was, with `SO_REUSEADDR`, which repair mode takes
-    /// away, and without which a listener of the same port could not be opened.
+    /// Leaves repair mode and takes the filter off: the socket is as it was.
     pub fn resume(&self) -> io::Result<()> {
         let mut result = Ok(());
         if self.is_in_repair()? {
-            result = self
-                .set(libc::IPPROTO_TCP, libc::TCP_REPAIR, REPAIR_OFF)
-                .and_then(|()| self.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1));
+            result = self.end_repair(REPAIR_OFF);
         }
         match self.set(libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
             // There was none.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => result,
             detached => result.and(detached),
         }
+    }
+
+    /// Leaves repair mode, with `SO_REUSEADDR`, which repair mode takes away, and without which a listener of the same port could
+    /// not be opened.
+    fn end_repair(&self, how: c_int) -> io::Result<()> {
+        self.set(libc::IPPROTO_TCP, libc::TCP_REPAIR, how)?;
+        self.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
     }
 
     fn get<T: Pod>(&self, level: c_int, name: c_int) -> io::Result<T> {

@@ -8,6 +8,8 @@ mod drain;
 mod edge;
 mod lifecycle;
 mod network;
+mod operate;
+mod outlier;
 mod reload;
 mod sidecar;
 mod splice;

@@ -72,6 +72,33 @@ fn data_that_is_not_acknowledged_is_waited_for() {
     }
 }
 
+/// Who always has something to say soon puts off what it owes until then. It is not waited for: the next one would only
+/// come with the next data.
+#[test]
+fn acknowledgements_that_are_put_off_are_asked_for() {
+    let site = Site::new();
+    for which in 0..2 {
+        // Unless the 40 ms for which an acknowledgement can be put off are over before the offer.
+        let (mut connection, before) = loop {
+            let connection = site.connect(Ip::V4);
+            let far = socket2::SockRef::from(connection.far()[which]);
+            far.set_tcp_quickack(false).unwrap();
+            let mut near: &TcpStream = connection.near()[which];
+            near.write_all(b"heard").unwrap();
+            let mut far: &TcpStream = connection.far()[which];
+            std::io::Read::read_exact(&mut far, &mut [0; 5]).unwrap();
+            let before = site.window_probes();
+            if connection.offer(&site.splicer) == Answer::Refused(Refusal::Busy) {
+                break (connection, before);
+            }
+        };
+        assert_eq!(site.window_probes(), before + 1);
+        connection.wait_quiet();
+        site.assert_untouched(&mut connection);
+        assert_eq!(connection.offer(&site.splicer), Answer::Spliced);
+    }
+}
+
 /// A device of a namespace that sends nothing.
 struct Tc<'a>(&'a crate::netns::Netns, &'a str);
 

@@ -246,6 +246,16 @@ impl Site {
         assert!(removed.unwrap());
     }
 
+    /// How many window probes the edge has sent.
+    pub fn window_probes(&self) -> u64 {
+        let path = "/proc/thread-self/net/netstat";
+        let counters = self.edge.enter(|| std::fs::read_to_string(path).unwrap());
+        let mut lines = counters.lines().filter(|line| line.starts_with("TcpExt:"));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        pairs.find(|(name, _)| *name == "TCPWinProbe").unwrap().1.parse().unwrap()
+    }
+
     /// How many entries both tables have.
     pub fn count(&self) -> usize {
         let mut entries = Vec::new();

@@ -45,6 +45,8 @@ pub struct Request<'a> {
     pub route: Option<&'a str>,
     /// Of its backend, in a service with several pools.
     pub pool: Option<&'a str>,
+    /// `HTTP/1.1`.
+    pub protocol: &'a str,
 }
 
 /// The end of an upgraded connection.
@@ -102,6 +104,8 @@ pub struct Line<'a> {
     route: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pool: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'a str>,
 }
 
 impl Close<'_> {
@@ -137,6 +141,7 @@ impl<'a> Line<'a> {
             ended_by: None,
             route: request.route,
             pool: request.pool,
+            protocol: Some(request.protocol),
         }
     }
 
@@ -164,6 +169,7 @@ impl<'a> Line<'a> {
             ended_by: Some(close.ended_by),
             route: None,
             pool: None,
+            protocol: None,
         }
     }
 
@@ -229,6 +235,7 @@ pub mod tests {
             duration: Duration::from_micros(1_500),
             route: Some("rooms"),
             pool: Some("canary"),
+            protocol: "HTTP/1.1",
         }
     }
 
@@ -265,6 +272,7 @@ pub mod tests {
                 "method": "GET", "path": "/chat?room=1", "host": "chat.example",
                 "request_id": "r-1", "status": 101, "backend": "chat-1", "sticky": "hit",
                 "bytes_in": 0, "bytes_out": 0, "duration_ms": 1.5, "route": "rooms", "pool": "canary",
+                "protocol": "HTTP/1.1",
             })
         );
     }

@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use super::cookie;
+use super::{cookie, tally::Tally};
 use crate::settings::{self, State};
 
 /// A server behind a service. It stays the same through changes of its settings for as long as its id does, and lives
@@ -33,6 +33,12 @@ pub struct Backend {
     pub bytes_in: Cell<u64>,
     /// Bytes from it to clients.
     pub bytes_out: Cell<u64>,
+    /// Connections that it was to accept.
+    pub connects: Tally,
+    /// Requests that it was to answer; with a status of 5xx it has not.
+    pub answers: Tally,
+    /// Upgrades that it was to agree to, or to refuse as the client's mistake.
+    pub handshakes: Tally,
 }
 
 impl Backend {
@@ -52,6 +58,9 @@ impl Backend {
             failed: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
+            connects: Tally::default(),
+            answers: Tally::default(),
+            handshakes: Tally::default(),
         })
     }
 

@@ -10,6 +10,7 @@ mod group;
 mod ring;
 mod shares;
 mod sticky;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use hyper::{HeaderMap, Uri, header::HeaderValue};
 pub use backend::{Backend, Lease};
 use group::{Claim, Group};
 pub use sticky::Sticky;
+pub use tally::Tally;
 
 use crate::settings::{self, Affinity, Share};
 

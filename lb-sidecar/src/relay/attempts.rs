@@ -15,7 +15,7 @@ use tokio::{net::TcpStream, time::Instant};
 use crate::{
     outcome::{Outcome, Outcomes},
     splice::{
-        Answer,
+        Answer, Refusal,
         desk::{Desk, News, Offer},
         tcp,
     },
@@ -46,6 +46,8 @@ pub(super) struct Attempts {
     /// The first pause.
     quiet: Duration,
     pause: Duration,
+    /// The broker has asked for acknowledgements: the next look comes as soon as they can be here.
+    asked: bool,
     stage: Stage,
 }
 
@@ -73,7 +75,7 @@ impl Attempts {
     pub fn new(means: Means, now: Instant) -> Self {
         let [least, most] = FIRST;
         let quiet = means.round_trip.clamp(least, most);
-        Self { means, quiet, pause: quiet, stage: Stage::Waiting(now + quiet) }
+        Self { means, quiet, pause: quiet, asked: false, stage: Stage::Waiting(now + quiet) }
     }
 
     /// Whether the connections may not be touched.
@@ -129,6 +131,7 @@ impl Attempts {
 
     /// The next look comes after a longer pause.
     fn wait(&mut self, now: Instant) {
+        self.asked = false;
         self.stage = Stage::Waiting(now + self.pause);
         self.pause = (2 * self.pause).min(LONGEST);
     }
@@ -156,6 +159,11 @@ impl Attempts {
             }
             News::Answer(Answer::Refused(refusal)) => {
                 outcomes.not_spliced(refusal);
+                if refusal == Refusal::Busy && !self.asked {
+                    self.asked = true;
+                    self.stage = Stage::Waiting(now + self.quiet);
+                    return Poll::Ready(Verdict::Later);
+                }
                 if refusal.is_passing() { Verdict::Later } else { Verdict::Never }
             }
             News::Lost => {

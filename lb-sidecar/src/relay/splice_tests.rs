@@ -250,6 +250,30 @@ async fn pauses_double_up_to_ten_seconds() {
     .await;
 }
 
+/// The broker has asked for acknowledgements that were put off, and they come within a round trip.
+#[tokio::test(start_paused = true)]
+async fn who_was_busy_is_offered_again_a_round_trip_later_and_then_after_the_pause() {
+    on_local_set(async {
+        let all = Spliceable::new();
+        let broker = Broker::at(&all.desk);
+        let _case = all.start().await;
+        let mut pauses = Vec::new();
+        let mut before = Instant::now();
+        while pauses.len() < 24 {
+            let offer = broker.offer_within(2 * LONG).await;
+            pauses.push(before.elapsed());
+            before = Instant::now();
+            broker.answer(&offer, Answer::Refused(Refusal::Busy));
+        }
+        // The first one comes after no refusal; then a short one follows on each that doubles.
+        let (short, doubling): (Vec<_>, Vec<_>) =
+            pauses[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip();
+        assert!(short.iter().all(|it| *it <= Duration::from_millis(5)), "{pauses:?}");
+        assert!(*doubling.last().unwrap() >= Duration::from_secs(1), "{pauses:?}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_will_never_do_is_offered_once() {
     on_local_set(async {

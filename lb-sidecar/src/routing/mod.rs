@@ -161,6 +161,11 @@ impl Route {
         }
     }
 
+    /// Whether a backend gets another head than the client has sent.
+    pub fn changes_requests(&self) -> bool {
+        self.rewrite_prefix.is_some() || !self.request.is_empty()
+    }
+
     /// The head as its backend gets it.
     pub fn change_request(&self, head: &mut Parts) {
         if let Some(prefix) = &self.rewrite_prefix {

@@ -94,6 +94,7 @@ pub struct ServiceConfig {
     pub forward: Forward,
     pub affinity: &'static str,
     pub idle_timeout: Duration,
+    pub close_timeout: Duration,
     /// Makes it a service with `mode = "l7"`.
     pub l7: Option<L7Config>,
     pub fail_open: bool,
@@ -110,6 +111,7 @@ impl ServiceConfig {
             forward,
             affinity: "none",
             idle_timeout: Duration::from_secs(3600),
+            close_timeout: Duration::from_secs(30),
             l7: None,
             fail_open: true,
             health: HealthConfig::default(),
@@ -228,6 +230,7 @@ impl fmt::Display for ServiceConfig {
             }
         }
         writeln!(f, "idle_timeout = {}", millis(self.idle_timeout))?;
+        writeln!(f, "close_timeout = {}", millis(self.close_timeout))?;
         writeln!(f, "fail_open = {}", self.fail_open)?;
         writeln!(f, "health = {}", self.health)?;
         for BackendConfig { name, address, weight, drain } in &self.backends {

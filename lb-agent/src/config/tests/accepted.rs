@@ -42,6 +42,7 @@ fn every_default_is_applied() {
                 cookie_keys: None,
                 access_log: AccessLog::Stdout,
             },
+            admin_token_file: None,
         },
         services: vec![Service {
             name: "chat".to_owned(),
@@ -70,6 +71,7 @@ fn every_default_is_applied() {
                 drain: false,
                 zone: None,
                 pool: 0,
+                asked: None,
             }],
         }],
     };

@@ -58,6 +58,19 @@ fn with_line(section: &Section, line: &str) -> String {
                 &format!("[service.affinity]\nkind = \"cookie\"\n{line}\n[[service.backend]]"),
             )
         }
+        "[service.outlier]" => {
+            // The longest time is tried down to the shortest first one.
+            let base = if line.starts_with("max_ejection_time") {
+                "base_ejection_time = \"1s\""
+            } else {
+                ""
+            };
+            with(
+                &minimal_l7(),
+                "[[service.backend]]",
+                &format!("[service.outlier]\n{base}\n{line}\n[[service.backend]]"),
+            )
+        }
         "[service.http]" | "[service.forwarded]" | "[service.drain]" => with(
             &minimal_l7(),
             "[[service.backend]]",
@@ -127,6 +140,7 @@ fn required_keys_are_required_and_the_others_are_not() {
         ("[service.http]", vec![]),
         ("[service.forwarded]", vec![]),
         ("[service.drain]", vec![]),
+        ("[service.outlier]", vec![]),
         ("[service.health]", vec!["kind"]),
         ("[[service.backend]]", vec!["address"]),
         ("[[service.pool]]", vec!["name", "backend"]),
@@ -226,6 +240,7 @@ fn the_example_shows_most_keys() {
         "route",
         "request_headers",
         "response_headers",
+        "outlier",
     ];
     for key in SECTIONS
         .iter()

@@ -7,7 +7,6 @@ fn keys_of_the_other_mode() {
     for (line, value) in [
         ("forward = \"nat\"", "forward \"nat\""),
         ("forward = \"gre\"", "forward \"gre\""),
-        ("close_timeout = \"30s\"", "close_timeout \"30s\""),
         ("reset_on_backend_death = true", "reset_on_backend_death true"),
     ] {
         let text = with(&minimal_l7(), "name = \"chat\"", &format!("name = \"chat\"\n{line}"));
@@ -427,5 +426,36 @@ fn addresses_that_are_taken() {
         errors(&format!("{}{l7}", minimal())),
         "edge.toml:16: service \"rooms\": backend \"203.0.113.10:80\": address \"203.0.113.10:80\" is the listener \
          on line 8: packets would go in a loop: write an address of the backend's own"
+    );
+}
+
+#[test]
+fn outliers() {
+    let error = |message: &str| format!("edge.toml:10: service \"chat\": outlier: {message}");
+    for (outlier, message) in [
+        (
+            "base_ejection_time = \"1m\", max_ejection_time = \"30s\"",
+            error(
+                "max_ejection_time \"30s\" is shorter than base_ejection_time \"1m\": write at least \"1m\"",
+            ),
+        ),
+        (
+            "max_ejection_percent = 0",
+            error("max_ejection_percent 0 is out of range: write 1 to 100"),
+        ),
+        ("consecutive_5xx = 1001", error("consecutive_5xx 1001 is out of range: write 0 to 1000")),
+        (
+            "max_ejection_percents = 10",
+            error(
+                "key \"max_ejection_percents\" is not known: did you mean \"max_ejection_percent\"?",
+            ),
+        ),
+    ] {
+        l7_refused(&[(&format!("outlier = {{ {outlier} }}"), &message)]);
+    }
+    let text = with(&minimal(), "[[service]]\n", "[[service]]\noutlier = {}\n");
+    assert_eq!(
+        errors(&text),
+        "edge.toml:7: service \"chat\": outlier {} is not for mode \"l4\": remove it, or write mode = \"l7\""
     );
 }
