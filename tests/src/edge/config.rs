@@ -100,6 +100,8 @@ pub struct ServiceConfig {
     pub fail_open: bool,
     pub health: HealthConfig,
     pub backends: Vec<BackendConfig>,
+    /// Further tables, as they stand in the file: pools and routes.
+    pub tables: String,
 }
 
 impl ServiceConfig {
@@ -116,6 +118,7 @@ impl ServiceConfig {
             fail_open: true,
             health: HealthConfig::default(),
             backends: Vec::new(),
+            tables: String::new(),
         }
     }
 
@@ -240,7 +243,7 @@ impl fmt::Display for ServiceConfig {
                 writeln!(f, "drain = true")?;
             }
         }
-        Ok(())
+        f.write_str(&self.tables)
     }
 }
 
