@@ -5,8 +5,11 @@
 //! ```
 
 pub mod bpf;
+pub mod choice;
 pub mod config;
 pub mod decap;
+pub mod doctor;
+pub mod events;
 pub mod flows;
 pub mod health;
 pub mod netlink;

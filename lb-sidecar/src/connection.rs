@@ -71,6 +71,7 @@ pub async fn serve(
             let response = in_time(answer, &client.deadline).await;
             if let Some(handover) = client.handover.borrow_mut().take() {
                 shortcut::write_head(&stream, &response);
+                open.relayed();
                 upgrade::hand_over(stream, first.slice(length..), handover, &client, open);
                 return;
             }
@@ -88,6 +89,7 @@ pub async fn serve(
     match (end, handover) {
         (End::Done(Ok(())), Some(handover)) => {
             let stream = parts.io.guarded.into_inner();
+            open.relayed();
             upgrade::hand_over(stream, parts.read_buf, handover, &client, open);
         }
         (end, _) => {

@@ -116,9 +116,9 @@ outcomes! {
     Http2Connection "http2_connection",
     /// An upgraded connection is relayed for good: it is a stream of HTTP/2.
     SpliceHttp2 "splice_http2",
-    /// A stream was reset (PROTOCOL_ERROR): pseudo-header fields missing, twice, unknown or misplaced, or fields that
-    /// HTTP/2 does not have.
-    Http2BadHead "http2_bad_head",
+    /// A stream was reset (PROTOCOL_ERROR): pseudo-header fields missing, twice or misplaced, fields that HTTP/2
+    /// does not have, or a body of another length.
+    Http2Malformed "http2_malformed",
     /// A stream was reset (REFUSED_STREAM): more than `max_streams`.
     Http2TooManyStreams "http2_too_many_streams",
     /// A connection was ended (GOAWAY): what came is not HTTP/2, or breaks its rules.

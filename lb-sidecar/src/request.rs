@@ -25,7 +25,7 @@ pub struct Checked {
 /// (RFC 9112, section 3.2), and a head of HTTP/2 into that of HTTP/1.1.
 pub fn check(head: &mut Parts, has_body: bool, upgrades: &[String]) -> Result<Checked, Outcome> {
     if head.version == Version::HTTP_2 {
-        http2::to_http1(head, &[])?;
+        http2::to_http1(head, upgrades)?;
     }
     if head.method == Method::CONNECT {
         return Err(Outcome::ConnectMethod);

@@ -212,6 +212,10 @@ pub enum State {
     Up,
     /// None.
     Down,
+    /// Those that belong to it, and who finds nobody else: backends that are nearer to the edge get the others.
+    Spare,
+    /// All, as if it were up: it is down, and so are too many others.
+    Forced,
     /// Only those that belong to it, until the deadline in milliseconds of Unix time; then none, and what is relayed is
     /// closed at [`Drain::rate`].
     Draining { until: u64 },

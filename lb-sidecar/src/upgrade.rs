@@ -25,10 +25,9 @@ use crate::{
     deadline::Wait,
     exchange::{Exchange, RESPONSE_HEAD_BYTES, Tried, open},
     headers, http2,
-    life::Open,
     outcome::{Outcome, Reason},
     pool::{Backend, Lease},
-    relay::{self, End, Means, Options},
+    relay::{self, End, Means, Options, Side},
     upstream::Connected,
 };
 use replay::Replay;
@@ -273,21 +272,24 @@ async fn answered_otherwise(
 }
 
 /// Starts the relay, in a task of its own: what the handshake needed is dropped with the connection's.
+///
+/// `held` stands for what it is relayed over, until it ends.
 pub fn hand_over(
-    stream: TcpStream,
+    stream: impl Side + 'static,
     read_ahead: Bytes,
     handover: Handover,
     client: &Client,
-    open: Open,
+    held: impl Sized + 'static,
 ) {
     let service = client.service.clone();
     service.count(Outcome::Upgraded);
-    open.relayed();
     let Handover { backend, lease, end, websocket, port_is_checked, address } = handover;
     let entry = service.relays.enter(backend.clone());
     let plan = service.plan();
     let settings = &plan.settings;
-    if settings.splice && !port_is_checked {
+    if settings.splice && client.http2 {
+        service.count(Outcome::SpliceHttp2);
+    } else if settings.splice && !port_is_checked {
         service.count(Outcome::SpliceUncheckedPort);
     }
     let fitting = client.fitting.get().filter(|_| settings.splice && port_is_checked);
@@ -307,7 +309,7 @@ pub fn hand_over(
             lines.close(address, &backend, since, bytes, ended.by);
         }
         drop(lease);
-        drop(open);
+        drop(held);
     });
 }
 

@@ -133,7 +133,8 @@ fn a_canary_keeps_its_chats_through_changes_of_its_share() {
     // And what a canary has is spliced like all else.
     let load = site.start(site.chats_of(WEB, 8)).unwrap();
     site.edge.wait_for("chats are spliced", SOON, |it| it.happened(WEB, "spliced") > 0).unwrap();
-    load.stop();
+    let stats = load.stop();
+    assert_eq!((stats.errors, stats.wrong), (0, 0), "{stats}");
 }
 
 #[test]

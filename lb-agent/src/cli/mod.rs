@@ -4,6 +4,7 @@ mod change;
 mod check;
 mod client;
 mod decap;
+mod doctor;
 mod flows;
 mod log;
 mod run;
@@ -30,6 +31,8 @@ enum Command {
     Run(run::Arguments),
     /// Say everything that is wrong with a configuration file
     Check(check::Arguments),
+    /// Look for what on this host would keep an edge from its work; exit code 1 if there is a problem
+    Doctor(doctor::Arguments),
     /// Remove every trace of an edge from the kernel; its flows end
     Unload(unload::Arguments),
     /// Show what a running agent knows of its edge
@@ -94,6 +97,12 @@ pub fn main() -> ExitCode {
         Command::AddBackend(arguments) => change::add(&arguments),
         Command::RemoveBackend(arguments) => change::remove(&arguments),
         Command::Config(action) => show::config(&action),
+        Command::Doctor(arguments) => {
+            return doctor::doctor(&arguments).unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            });
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

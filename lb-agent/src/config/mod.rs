@@ -4,6 +4,7 @@
 //! its documentation holds. It knows nothing of the kernel, of interfaces that exist or of backends that
 //! answer. What may stand in the file is in `docs/config.md`; a test holds that page to this module.
 
+mod access;
 mod address;
 mod affinity;
 mod backend;
@@ -28,6 +29,7 @@ mod status;
 mod tests;
 mod token;
 mod unique;
+mod zones;
 
 use std::fs::File;
 use std::io::Read;
@@ -38,6 +40,7 @@ use toml_edit::Document;
 use error::Problems;
 use reader::{Reader, Section};
 
+pub use access::Access;
 pub use backend::{Asked, Backend};
 pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
@@ -48,6 +51,7 @@ pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
+pub use zones::Zones;
 
 pub(crate) use address::{is_name, unusable};
 pub(crate) use duration::parse as parse_duration;
@@ -80,7 +84,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 19] = [
+static SECTIONS: [&Section; 22] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -90,6 +94,7 @@ static SECTIONS: [&Section; 19] = [
     &forwarded::FORWARDED,
     &l7::DRAIN,
     &outlier::OUTLIER,
+    &zones::ZONES,
     &health::HEALTH,
     &backend::BACKEND,
     &pools::POOL,
@@ -100,6 +105,8 @@ static SECTIONS: [&Section; 19] = [
     &route::ANSWER,
     &route::REQUEST_HEADERS,
     &route::RESPONSE_HEADERS,
+    &access::EDGE_ACCESS,
+    &access::SERVICE_ACCESS,
 ];
 
 /// Reads and checks a configuration file; warnings go to the log.

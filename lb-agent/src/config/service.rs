@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::access::{self, Access, SERVICE_ACCESS};
 use super::address;
 use super::backend::{self, Backend, Known};
 use super::error::{Place, Problems};
@@ -11,6 +12,7 @@ use super::l7::{self, L7};
 use super::pools::{self, ReadPools};
 use super::reader::{Reader, Section};
 use super::unique::Unique;
+use super::zones::{self, ZONES, Zones};
 
 pub(super) static SERVICE: Section = Section {
     heading: "[[service]]",
@@ -36,6 +38,9 @@ pub(super) static SERVICE: Section = Section {
         "pool",
         "route",
         "outlier",
+        "panic_threshold",
+        "zones",
+        "access",
     ],
 };
 
@@ -81,6 +86,12 @@ pub struct Service {
     /// Of all pools, those of the default one first: at least one in each; names and addresses are unique in the
     /// service.
     pub backends: Vec<Backend>,
+    /// Percent of the pool's weight: with less of it up, all backends get traffic; 0 to 100, and 0 without `fail_open`.
+    pub panic_threshold: u32,
+    /// Whether backends of the edge's own zone are preferred; only if the edge has a zone.
+    pub zones: Option<Zones>,
+    /// Who may send to it, of those whom the edge admits.
+    pub access: Access,
 }
 
 /// What is balanced.
@@ -160,6 +171,8 @@ pub(super) struct ReadService {
     pub affinity: Place,
     /// The places of its further pools.
     pub pools: Vec<Place>,
+    /// The place of its zones, if it says anything of them.
+    pub zones: Option<Place>,
     /// False if `forward` or an address could not be read: conclusions from the rest would mislead.
     pub complete: bool,
 }
@@ -226,6 +239,7 @@ fn read_one(
         // What may stand elsewhere depends on it.
         None => (Mode::L4, Affinity::None),
     };
+    let zones = reader.table("zones", &ZONES);
     let service = Service {
         name: name.unwrap_or_default(),
         listen,
@@ -240,12 +254,16 @@ fn read_one(
             .table("health", &HEALTH)
             .map_or_else(Health::default, |table| health::read(&table)),
         backends,
+        panic_threshold: panic_threshold(&reader),
+        zones: zones.as_ref().and_then(zones::read),
+        access: access::read(&reader.table_or_empty("access", &SERVICE_ACCESS), problems),
     };
     let affinity = reader.field("affinity").map_or_else(|| reader.place.clone(), |it| it.place);
     ReadService {
         service,
         affinity,
         pools: pool_places,
+        zones: zones.map(|table| table.place),
         place: reader.place,
         listen: listen_places,
         backends: backend_places,
@@ -294,6 +312,17 @@ fn forward(reader: &Reader<'_>) -> Option<Forward> {
             field.choice(&[("nat", Forward::Nat), ("dsr", Forward::Dsr), ("ipip", Forward::Ipip)])
         }
     }
+}
+
+fn panic_threshold(reader: &Reader<'_>) -> u32 {
+    let percent = reader.integer("panic_threshold", 0..=100, 0);
+    if percent > 0
+        && !reader.flag("fail_open", true)
+        && let Some(field) = reader.field("panic_threshold")
+    {
+        field.refuse("is without use while fail_open = false", "remove one of the two");
+    }
+    percent
 }
 
 /// `None` if a listener is wrong or there is none.

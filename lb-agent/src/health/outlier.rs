@@ -11,6 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -70,8 +71,10 @@ pub struct Pool {
 /// A backend.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Unique over all pools, and another one's at another address.
+    /// Unique over all pools.
     pub id: String,
+    /// At another one it begins anew: what failed at one says nothing of another.
+    pub address: SocketAddr,
     /// Whether it has a weight.
     pub weighty: bool,
     /// Whether it gets new clients but for an ejection: it has a weight, is healthy, and does not drain.
@@ -146,6 +149,8 @@ struct Entry {
     since: Option<Instant>,
     total: u64,
     spared: bool,
+    /// Where it was when it was judged last.
+    address: Option<SocketAddr>,
 }
 
 /// All backends.
@@ -187,10 +192,21 @@ impl Outliers {
         self.seen.values_mut().for_each(|seen| seen.retain(|id, _| known.contains(id.as_str())));
         let mut changes = Vec::new();
         for pool in pools {
+            self.follow(pool);
             self.end(pool, now, &mut changes);
             self.eject(pool, now, &mut changes);
         }
         changes
+    }
+
+    /// Forgets what is known of those that have moved.
+    fn follow(&mut self, pool: &Pool) {
+        for Member { id, address, .. } in &pool.members {
+            let Some(entry) = self.entries.get_mut(id) else { continue };
+            if entry.address.replace(*address).is_some_and(|before| before != *address) {
+                *entry = Entry { address: Some(*address), ..Entry::default() };
+            }
+        }
     }
 
     fn end(&mut self, pool: &Pool, now: Instant, changes: &mut Vec<Change>) {

@@ -14,7 +14,7 @@ use super::{
     admin,
     alarms::Alarms,
     changes::Ask,
-    checks,
+    checks, chronicle,
     dataplane::DataPlane,
     ended::Log,
     input::{self, World},
@@ -32,6 +32,7 @@ use super::{
 use crate::{
     bpf::Lock,
     config::Config,
+    events::{Kind, News},
     health::{HealthEvent, Prober, Runner, outlier::Outliers},
     netlink::NetEvent,
     sidecar::Supervisor,
@@ -155,6 +156,12 @@ impl Agent {
         self.sidecar.wait_serving().await;
         self.show();
         self.parts.view.set_ready();
+        let adopted = match self.plane.loaded.adopted() {
+            true => ", with the flows of an earlier agent",
+            false => "",
+        };
+        let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+        self.note(News::new(Kind::AgentStarted, format!("lb-agent {version}, pid {pid}{adopted}")));
         let Config { edge, services, .. } = &*self.parts.config;
         tracing::info!(
             edge = edge.name,
@@ -229,13 +236,25 @@ impl Agent {
     }
 
     fn judged(&mut self, event: HealthEvent) {
-        let mut changed = self.liveness.observe(&event.key, event.state, event.at);
+        let mut changed = self.take_in(&event);
         while let Ok(event) = self.events.try_recv() {
-            changed |= self.liveness.observe(&event.key, event.state, event.at);
+            changed |= self.take_in(&event);
         }
         if changed {
             self.update();
         }
+    }
+
+    fn take_in(&mut self, event: &HealthEvent) -> bool {
+        if self.liveness.knows(&event.key) {
+            chronicle::health(event).into_iter().for_each(|news| self.note(news));
+        }
+        self.liveness.observe(&event.key, event.state, event.at)
+    }
+
+    /// Notes something for whoever asks later.
+    pub(super) fn note(&self, news: News) {
+        self.parts.view.events().add(news);
     }
 
     async fn network_changed(&mut self, event: NetEvent) {

@@ -15,6 +15,7 @@ use super::{agent::Agent, checks::key, liveness::Liveness, sidecar::unix_millis,
 use crate::{
     bpf::lock::RUN_DIR,
     config::Config,
+    events::{self, News},
     overrides::{Change, Kind, Overrides, Refusal, file},
     sidecar::Directory,
 };
@@ -76,6 +77,13 @@ impl Agent {
         let revision = self.parts.made_of.overrides.revision;
         let Ask { service, backend, change, .. } = ask;
         tracing::info!(revision, service, backend, ?change, "changed by an operator");
+        let news =
+            News::new(events::Kind::OperatorChanged, format!("revision {revision}: {change:?}"));
+        self.note(match (service.as_str(), backend.as_str()) {
+            ("", _) => news,
+            (service, "") => news.of(service),
+            (service, backend) => news.at(service, backend),
+        });
         Ok(Done { revision })
     }
 

@@ -175,8 +175,12 @@ metrics! {
             of_services(it, |service| Some(truth(service.turned_away)))
         };
     Gauge "sluice_service_failing_open" ["service"]
-        "1 while all backends are down and all of them get clients nevertheless": |it| {
+        "1 while too few backends are up and all of them get clients nevertheless": |it| {
             of_services(it, |service| Some(truth(service.fail_open)))
+        };
+    Gauge "sluice_service_spilling" ["service"]
+        "1 while too little of the own zone is up and other zones get newcomers, too": |it| {
+            of_services(it, |service| service.spilling.map(truth))
         };
     Gauge "sluice_backend_up" ["service" "backend"]
         "1 if its health checks succeed": |it| of_backends(it, |it| Some(truth(it.health.state == "up")));

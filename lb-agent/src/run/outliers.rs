@@ -1,6 +1,6 @@
 //! Outlier detection where it meets the rest: reports of workers go in, and who is ejected counts as down for them.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::{BTreeSet, HashMap};
 
 use lb_sidecar::control::{BackendReport, FromWorker, Tally};
 use tokio::time::Instant;
@@ -8,7 +8,11 @@ use tokio::time::Instant;
 use super::{agent::Agent, checks::key};
 use crate::{
     config::{self, Service},
-    health::outlier::{Change, Count, Counts, Member, Outliers, Pool, Record, Rules},
+    events::{Kind, News},
+    health::{
+        TargetKey,
+        outlier::{Change, Count, Counts, Member, Outliers, Pool, Record, Rules},
+    },
     sidecar::{Event, Heard},
 };
 
@@ -65,16 +69,19 @@ impl Agent {
         let pools: Vec<_> = pools.collect();
         let changes = self.outliers.step(&pools, Instant::now());
         changes.iter().for_each(|change| self.tell_change(change));
-        !changes.is_empty()
+        let ejected = self.ejected();
+        self.liveness.eject(ejected) || !changes.is_empty()
     }
 
     /// The pool of a service with outlier detection.
     fn pool(&self, service: &Service) -> Option<Pool> {
         let rules = rules(service.l7()?.outlier.as_ref()?);
-        let members = service.backends.iter().filter_map(|backend| {
+        let ids = self.ids_in_cookies(service);
+        let members = service.backends.iter().zip(ids).filter_map(|(backend, id)| {
             let live = self.liveness.is_live(&key(&service.name, backend));
             Some(Member {
-                id: self.id_in_cookies(service, backend)?.to_owned(),
+                id: id?.to_owned(),
+                address: backend.address,
                 weighty: backend.weight > 0,
                 serves: live && backend.weight > 0 && !backend.drain,
             })
@@ -82,9 +89,8 @@ impl Agent {
         Some(Pool { rules, members: members.collect() })
     }
 
-    /// Backends that are ejected, by the names of service and backend, where somebody else serves: where nobody does, they
-    /// are better than none.
-    pub(super) fn ejected(&self) -> BTreeSet<(String, String)> {
+    /// Backends that are ejected where somebody else serves: where nobody does, they are better than none.
+    fn ejected(&self) -> BTreeSet<TargetKey> {
         let mut ejected = BTreeSet::new();
         for service in self.parts.config.l7() {
             let Some(pool) = self.pool(service) else { continue };
@@ -92,11 +98,9 @@ impl Agent {
             if !pool.members.iter().any(|it| it.serves && !is_out(&it.id)) {
                 continue;
             }
-            let out = service
-                .backends
-                .iter()
-                .filter(|backend| self.id_in_cookies(service, backend).is_some_and(&is_out));
-            ejected.extend(out.map(|backend| (service.name.clone(), backend.name.clone())));
+            let backends = service.backends.iter().zip(self.ids_in_cookies(service));
+            let out = backends.filter(|(_, id)| id.is_some_and(is_out));
+            ejected.extend(out.map(|(backend, _)| key(&service.name, backend)));
         }
         ejected
     }
@@ -104,17 +108,17 @@ impl Agent {
     /// The records of a service's backends, in their order; none without outlier detection.
     pub(super) fn records(&self, service: &Service) -> Option<Vec<Record>> {
         service.l7()?.outlier?;
-        let id = |backend| self.id_in_cookies(service, backend);
-        let record = |backend| id(backend).map(|id| self.outliers.record(id)).unwrap_or_default();
-        Some(service.backends.iter().map(record).collect())
+        let record = |id: Option<&str>| id.map(|id| self.outliers.record(id)).unwrap_or_default();
+        Some(self.ids_in_cookies(service).into_iter().map(record).collect())
     }
 
-    /// By what workers know a backend, if they have been told of it, at its address.
-    fn id_in_cookies(&self, service: &Service, backend: &config::Backend) -> Option<&str> {
-        let told = &self.sidecar.settings().services;
-        let told = told.iter().find(|it| it.name == service.name)?;
-        let told = told.backends.iter().find(|it| it.name == backend.name)?;
-        (told.address == backend.address).then_some(told.id.as_str())
+    /// By what workers know the backends of a service, in their order, as far as they have been told of them.
+    fn ids_in_cookies(&self, service: &Service) -> Vec<Option<&str>> {
+        let told = self.sidecar.settings().services.iter().find(|it| it.name == service.name);
+        let backends = told.into_iter().flat_map(|service| &service.backends);
+        let ids: HashMap<&str, &str> =
+            backends.map(|backend| (backend.name.as_str(), backend.id.as_str())).collect();
+        service.backends.iter().map(|it| ids.get(it.name.as_str()).copied()).collect()
     }
 
     fn tell_change(&self, change: &Change) {
@@ -126,31 +130,36 @@ impl Agent {
             .find_map(|service| Some((service, service.backends.iter().find(|it| it.id == *id)?)));
         let Some((service, backend)) = named else { return };
         let (service, backend) = (&service.name, &backend.name);
-        match change {
-            Change::Ejected { ejection, duration, .. } => tracing::warn!(
-                service,
-                backend,
-                times = ejection.times,
-                "ejected for {}: {}",
-                seconds(*duration),
-                ejection.reason
-            ),
-            Change::Returned { .. } => tracing::info!(service, backend, "back from its ejection"),
-            Change::Spared { reason, .. } => tracing::warn!(
-                service,
-                backend,
-                "not ejected, though {reason}: max_ejection_percent are, or nobody else is left"
-            ),
+        let (kind, text) = said(change);
+        match kind {
+            Kind::BackendReturned => tracing::info!(service, backend, "{text}"),
+            _ => tracing::warn!(service, backend, "{text}"),
         }
+        self.note(News::new(kind, text).at(service, backend));
     }
 }
 
-fn seconds(duration: Duration) -> String {
-    format!("{} s", duration.as_secs())
+fn said(change: &Change) -> (Kind, String) {
+    match change {
+        Change::Ejected { ejection, duration, .. } => {
+            let (seconds, times) = (duration.as_secs(), ejection.times);
+            let text = format!("ejected for {seconds} s (time {times}): {}", ejection.reason);
+            (Kind::BackendEjected, text)
+        }
+        Change::Returned { .. } => (Kind::BackendReturned, "back from its ejection".to_owned()),
+        Change::Spared { reason, .. } => (
+            Kind::BackendSpared,
+            format!(
+                "not ejected, though {reason}: max_ejection_percent are, or nobody else is left"
+            ),
+        ),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use lb_sidecar::control::{Report, ServiceReport};
 
     use super::*;
@@ -178,7 +187,8 @@ mod tests {
             longest: Duration::from_secs(1),
             most_percent: 50,
         };
-        let member = |id: &str| Member { id: id.into(), weighty: true, serves: true };
+        let address = "10.2.0.2:80".parse().unwrap();
+        let member = |id: &str| Member { id: id.into(), address, weighty: true, serves: true };
         let pool = Pool { rules, members: vec![member("a"), member("b")] };
         let changes = outliers.step(&[pool], Instant::now());
         assert!(matches!(&changes[..], [Change::Ejected { id, .. }] if id == "a"), "{changes:?}");

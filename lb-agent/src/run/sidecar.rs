@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{
     agent::Agent,
     checks::key,
+    chronicle,
     drains::Drains,
     memory::memory,
     reload::FileWatch,
@@ -27,7 +28,8 @@ use super::{
     view_l7::{Drain, L7Picture},
 };
 use crate::{
-    config::{AccessLog, Config},
+    choice::{self, Mode},
+    config::{AccessLog, Config, Service},
     sidecar::{Account, Event, Plan, Prepared, Supervisor, keys, settings},
 };
 
@@ -196,7 +198,6 @@ impl Agent {
             (Some(_), None) => tracing::info!("the drain of the edge is called off"),
             _ => {}
         }
-        let ejected = self.ejected();
         let deadline = memory.edge_drains.and_then(|since| settings::edge_until(&config, since));
         let settings = settings::settings(
             &config,
@@ -207,8 +208,7 @@ impl Agent {
                 let slow_start = service.health.slow_start;
                 let now = Instant::now();
                 settings::Seen {
-                    up: self.liveness.is_live(&key)
-                        && !ejected.contains(&(key.service.clone(), key.backend.clone())),
+                    up: self.liveness.serves(&key),
                     weight: self.liveness.weight(&key, backend.weight, slow_start, now),
                 }
             },
@@ -217,9 +217,22 @@ impl Agent {
                 since.copied().unwrap_or_else(unix_millis)
             },
         );
+        let drains = chronicle::drains(before, &memory);
         self.sidecar.remember(memory);
-        self.alarms.tell_l7(&settings);
+        drains.into_iter().for_each(|news| self.note(news));
+        let modes = config.l7().map(|service| (service.name.clone(), self.mode(service)));
+        self.alarms.tell_l7(modes.collect());
         (settings, deadline)
+    }
+
+    /// Who gets newcomers of an l7 service now.
+    fn mode(&self, service: &Service) -> Mode {
+        choice::of_l7(&self.parts.config.edge, service, |backend| {
+            let key = key(&service.name, backend);
+            let slow_start = service.health.slow_start;
+            let weight = self.liveness.weight(&key, backend.weight, slow_start, Instant::now());
+            (self.liveness.serves(&key), weight)
+        })
     }
 
     /// Whether the edge drains, and until when.
@@ -240,6 +253,7 @@ impl Agent {
                 backends: service.backends.iter().map(|it| ids.backend(id, it.address)).collect(),
                 told: told.iter().find(|it| it.name == service.name)?.clone(),
                 on_host: view::on_host(service, &self.network.state),
+                mode: self.mode(service),
                 outliers: self.records(service),
             })
         });

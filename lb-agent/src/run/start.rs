@@ -127,6 +127,8 @@ async fn bring_up(
 ) -> Result<Agent> {
     let edge = &parts.config.edge.name;
     let mut sidecar = Supervisor::new(RUN_DIR.as_ref(), edge, worker_arguments)?;
+    sidecar.note_to(parts.view.events().clone());
+    let alarms = super::alarms::Alarms::new(parts.view.events().clone());
     sidecar.adopt().await?;
     let opened = sidecar::open(&sidecar, &parts.config)?;
     let sizes = table_sizes(&parts.config.edge.tables);
@@ -160,7 +162,7 @@ async fn bring_up(
         key_watch: None,
         sweeper: None,
         punts: None,
-        alarms: super::alarms::Alarms::default(),
+        alarms,
         generation: 0,
         refused: None,
         retry_at: None,

@@ -125,7 +125,7 @@ pub struct Service {
     pub forward: Option<String>,
     pub affinity: String,
     pub listeners: Vec<Listener>,
-    /// All backends are down and all of them get clients nevertheless.
+    /// Too few backends are up, and all of them get clients nevertheless.
     pub fail_open: bool,
     /// No backend can be picked: clients are turned away.
     pub turned_away: bool,
@@ -151,6 +151,9 @@ pub struct Service {
     /// Of an l7 service with several pools: those whose backends get no new clients, see `fail_open` and `turned_away`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub pools_down: Vec<String>,
+    /// With zones: too little of the own one is up, and others get newcomers, too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spilling: Option<bool>,
 }
 
 /// A route of an l7 service.
@@ -210,6 +213,9 @@ pub struct Backend {
     /// While it is ejected.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ejected: Option<Ejected>,
+    /// Why it gets clients, or gets none: for people.
+    #[serde(default)]
+    pub why: String,
 }
 
 /// A backend that failed its clients, and gets none for a while.

@@ -13,7 +13,10 @@ use super::{
     start::{LoadedConfig, Refused, load_config},
     view::MadeOf,
 };
-use crate::config::{Config, Edge};
+use crate::{
+    config::{Config, Edge},
+    events::{Kind, News},
+};
 
 impl Agent {
     /// Makes a configuration, whose ids are assigned, the one that counts from now on.
@@ -52,6 +55,7 @@ impl Agent {
                     file = %self.parts.path.display(),
                     "the new configuration is refused; the edge goes on with the one before"
                 );
+                self.note(News::new(Kind::ConfigRefused, refused.to_string()));
                 self.refused = Some(refused);
             }
         }
@@ -81,6 +85,8 @@ impl Agent {
             services = self.parts.config.services.len(),
             "the new configuration is in force"
         );
+        let text = format!("generation {} is in force", self.generation);
+        self.note(News::new(Kind::ConfigLoaded, text));
         Ok(())
     }
 

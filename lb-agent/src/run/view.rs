@@ -28,10 +28,12 @@ use super::{
     },
     sweeper::Report,
     view_l7::{self, Drain, L7Picture},
+    why::{Around, why},
 };
 use crate::{
     bpf::{Counters, Mode, PinDir, counters, specs::names},
     config::{self, Affinity, Config, Forward},
+    events::Events,
     health::{self, StatusView},
     netlink::NetState,
     overrides::Overrides,
@@ -51,6 +53,7 @@ struct Shared {
     start: Instant,
     edge: String,
     ready: AtomicBool,
+    events: Events,
     picture: Mutex<Arc<Picture>>,
 }
 
@@ -100,6 +103,8 @@ pub struct ServicePicture {
     pub rings: [Option<Ring>; 2],
     pub fail_open: bool,
     pub turned_away: bool,
+    /// With zones.
+    pub spilling: Option<bool>,
     /// Id and weight of each backend, in the order of the configuration.
     pub backends: Vec<(u16, u32)>,
     /// Until when those of them that drain do, likewise.
@@ -114,8 +119,15 @@ impl View {
             start: Instant::now(),
             edge: edge.to_owned(),
             ready: AtomicBool::new(false),
+            events: Events::default(),
             picture: Mutex::default(),
         }))
+    }
+
+    /// What has happened.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     /// The data plane is attached and has the configuration.
@@ -233,6 +245,7 @@ pub fn services(
             rings: desired.services.get(&id).map(|it| it.rings.clone()).unwrap_or_default(),
             fail_open: in_any(&desired.fail_open, &service.name),
             turned_away: in_any(&desired.empty, &service.name),
+            spilling: service.zones.map(|_| in_any(&desired.spilling, &service.name)),
             backends: backends.collect(),
             config: service.clone(),
         })
@@ -276,20 +289,21 @@ fn service_status(
     let shares = picture.rings.each_ref().map(|ring| ring.as_deref().map(slots_by_backend));
     let mut backends = Vec::new();
     let numbers = picture.backends.iter().zip(&picture.draining);
-    for (backend, (&(id, effective_weight), &draining_until)) in config.backends.iter().zip(numbers)
+    for (configured, (&(id, effective_weight), &draining_until)) in
+        config.backends.iter().zip(numbers)
     {
         let versions = ["ipv4", "ipv6"].into_iter().zip(&shares);
         let share = versions.filter_map(|(version, slots)| {
             let slots = slots.as_ref()?.get(&id).copied().unwrap_or(0);
             Some((version.to_owned(), slots as f64 / SLOTS as f64))
         });
-        backends.push(Backend {
-            name: backend.name.clone(),
+        let mut backend = Backend {
+            name: configured.name.clone(),
             id: Some(id),
             key: None,
-            address: backend.address.to_string(),
-            health: health_status(health.get(&key(&config.name, backend))),
-            weight: backend.weight,
+            address: configured.address.to_string(),
+            health: health_status(health.get(&key(&config.name, configured))),
+            weight: configured.weight,
             effective_weight,
             draining_until,
             share: share.collect(),
@@ -300,7 +314,13 @@ fn service_status(
             pool: None,
             ejections: None,
             ejected: None,
-        });
+            why: String::new(),
+        };
+        let no_share = !backend.share.is_empty() && backend.share.values().all(|it| *it == 0.0);
+        let spare = config.zones.is_some() && no_share;
+        let asked = configured.asked.is_some();
+        backend.why = why(&backend, Around { panic: picture.fail_open, spare, asked });
+        backends.push(backend);
     }
     Ok(Service {
         name: config.name.clone(),
@@ -330,6 +350,7 @@ fn service_status(
         backends,
         routes: Vec::new(),
         pools_down: Vec::new(),
+        spilling: picture.spilling,
     })
 }
 

@@ -15,8 +15,10 @@ use super::{
         Sidecar, Worker,
     },
     view::{HealthOfAll, health_status},
+    why::{Around, why},
 };
 use crate::{
+    choice::Mode,
     config,
     health::outlier::{Ejection, Record},
     sidecar::{self, ServiceSum},
@@ -31,6 +33,8 @@ pub struct L7Picture {
     pub backends: Vec<Option<u16>>,
     pub told: settings::Service,
     pub on_host: BTreeSet<IpAddr>,
+    /// Who gets newcomers.
+    pub mode: Mode,
     /// Of each backend, with outlier detection.
     pub outliers: Option<Vec<Record>>,
 }
@@ -82,7 +86,7 @@ pub fn service_status(
     sidecar: &sidecar::Sidecar,
     health: &HealthOfAll,
 ) -> Service {
-    let L7Picture { config, id, backends: ids, told, on_host, outliers } = picture;
+    let L7Picture { config, id, backends: ids, told, on_host, mode, outliers } = picture;
     let nothing = ServiceSum::default();
     let sum = sidecar.sums.services.get(&config.name).unwrap_or(&nothing);
     let spliced_of = |told: &settings::Backend| -> u64 {
@@ -94,17 +98,20 @@ pub fn service_status(
     let backends = backends.map(|(n, ((backend, told), id))| {
         let record = outliers.as_ref().and_then(|it| it.get(n)).copied();
         let counts = sum.backends.get(&told.id).cloned().unwrap_or_default();
-        Backend {
+        let mut shown = Backend {
             name: backend.name.clone(),
             id: *id,
             key: Some(told.id.clone()),
             address: backend.address.to_string(),
             health: health_status(health.get(&key(&config.name, backend))),
             weight: backend.weight,
-            effective_weight: if told.state == State::Up { told.weight } else { 0 },
+            effective_weight: match told.state {
+                State::Up | State::Forced => told.weight,
+                State::Spare | State::Down | State::Draining { .. } => 0,
+            },
             draining_until: match told.state {
                 State::Draining { until } => Some(until),
-                State::Up | State::Down => None,
+                State::Up | State::Spare | State::Forced | State::Down => None,
             },
             share: Default::default(),
             connections: u64::from(counts.live) + spliced_of(told),
@@ -119,10 +126,16 @@ pub fn service_status(
             pool: names.get(usize::from(backend.pool)).cloned(),
             ejections: record.map(|record| record.total),
             ejected: record.and_then(|record| record.ejection).map(ejected),
-        }
+            why: String::new(),
+        };
+        let around = Around {
+            panic: *mode == Mode::Panic,
+            spare: told.state == State::Spare,
+            asked: backend.asked.is_some(),
+        };
+        shown.why = why(&shown, around);
+        shown
     });
-    let nobody = nobody(told);
-    let down = pools_down(told);
     Service {
         name: config.name.clone(),
         mode: "l7".to_owned(),
@@ -130,8 +143,8 @@ pub fn service_status(
         forward: None,
         affinity: affinity(&told.affinity).to_owned(),
         listeners: listeners(config, on_host),
-        fail_open: nobody == Some(Nobody::FailingOpen),
-        turned_away: nobody == Some(Nobody::TurnedAway),
+        fail_open: *mode == Mode::Panic,
+        turned_away: *mode == Mode::Nobody,
         connections: Some(sum.connections + spliced),
         relayed: Some(sum.relayed),
         spliced: Some(spliced),
@@ -139,7 +152,8 @@ pub fn service_status(
         outcomes: Outcomes { events: sum.outcomes.clone(), drops: Default::default() },
         backends: backends.collect(),
         routes: routes(told, sum),
-        pools_down: down.keys().filter_map(|it| names.get(usize::from(*it)).cloned()).collect(),
+        pools_down: pools_down(told).filter_map(|it| names.get(it).cloned()).collect(),
+        spilling: config.zones.map(|_| *mode == Mode::Spill),
     }
 }
 
@@ -169,31 +183,12 @@ fn ejected(ejection: Ejection) -> Ejected {
     }
 }
 
-/// What becomes of clients that belong to nobody while no backend is up for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Nobody {
-    FailingOpen,
-    TurnedAway,
-}
-
-/// Of the pool that is worst off; none if each has a backend that is up.
-pub fn nobody(told: &settings::Service) -> Option<Nobody> {
-    pools_down(told).into_values().max()
-}
-
 /// The pools without a backend that is up, by their numbers. Routes that may go to another one as well do.
-fn pools_down(told: &settings::Service) -> BTreeMap<u16, Nobody> {
-    let numbers = 0..=u16::try_from(told.pools.len()).unwrap_or(u16::MAX);
-    let down = numbers.filter_map(|pool| {
-        let backends = || told.backends.iter().filter(|it| it.pool == pool && it.weight > 0);
-        let any = |state| backends().any(|it| it.state == state);
-        match (any(State::Up), any(State::Down) && told.fail_open) {
-            (true, _) => None,
-            (false, true) => Some((pool, Nobody::FailingOpen)),
-            (false, false) => Some((pool, Nobody::TurnedAway)),
-        }
-    });
-    down.collect()
+fn pools_down(told: &settings::Service) -> impl Iterator<Item = usize> {
+    (0..=told.pools.len()).filter(|pool| {
+        let mut backends = told.backends.iter().filter(|it| usize::from(it.pool) == *pool);
+        !backends.any(|it| it.state == State::Up && it.weight > 0)
+    })
 }
 
 /// Where a service listens.
@@ -221,6 +216,7 @@ mod tests {
     use lb_sidecar::control::{BackendReport, Report, ServiceReport};
 
     use super::*;
+    use crate::choice;
     use crate::sidecar::{
         Reports,
         settings::{Seen, settings},
@@ -252,12 +248,17 @@ mod tests {
             weight: backend.weight,
         };
         let told = settings(&config, &[], 2, seen, |_, _| 1_000);
+        let mode = choice::of_l7(&config.edge, &config.services[0], |backend| {
+            let Seen { up, weight } = seen(&config.services[0], backend);
+            (up, weight)
+        });
         L7Picture {
             config: config.services[0].clone(),
             id: 5,
             backends: vec![Some(7), Some(8)],
             told: told.services[0].clone(),
             on_host: ["203.0.113.10".parse().unwrap()].into(),
+            mode,
             outliers: None,
         }
     }

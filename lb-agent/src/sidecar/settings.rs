@@ -6,12 +6,15 @@ use lb_common::hash;
 use lb_sidecar::settings::{self, CookieKey, Settings, State};
 use ring::hmac;
 
-use crate::config::{Backend, Config, L7, Service};
+use crate::{
+    choice::{self, Mode, is_local},
+    config::{Backend, Config, L7, Service},
+};
 
 /// What is known of a backend at this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Whether it counts as live.
+    /// Whether it counts as live, and is not ejected.
     pub up: bool,
     /// Its weight, slow start included.
     pub weight: u32,
@@ -31,15 +34,29 @@ pub fn settings(
     let ids = Ids::new(&edge.hash_seed);
     let services = config.l7().filter_map(|service| {
         let l7 = service.l7()?;
+        let last = u16::try_from(l7.pools.len()).unwrap_or(u16::MAX);
+        let modes = (0..=last).map(|pool| {
+            choice::of_pool(edge, service, pool, |backend| {
+                let Seen { up, weight } = seen(service, backend);
+                (up, weight)
+            })
+        });
+        let modes: Vec<Mode> = modes.collect();
         let backends = service.backends.iter().map(|backend| {
             let Seen { up, weight } = seen(service, backend);
+            let mode = modes[usize::from(backend.pool)];
             settings::Backend {
                 name: backend.name.clone(),
                 id: ids.of(&service.name, &backend.name),
                 address: backend.address,
                 weight,
                 state: match (up, backend.drain) {
-                    (false, _) => State::Down,
+                    (false, true) => State::Down,
+                    (false, false) if mode == Mode::Panic => State::Forced,
+                    (false, false) => State::Down,
+                    (true, false) if mode == Mode::Local && !is_local(edge, backend) => {
+                        State::Spare
+                    }
                     (true, false) => State::Up,
                     (true, true) => {
                         let since = draining_since(service, backend);
@@ -55,7 +72,7 @@ pub fn settings(
             listen: service.listen.clone(),
             affinity: l7.affinity.clone(),
             balance: l7.balance,
-            fail_open: service.fail_open,
+            fail_open: modes.contains(&Mode::Panic),
             upgrades: l7.upgrades.clone(),
             http: l7.http.clone(),
             forwarded: l7.forwarded.clone(),

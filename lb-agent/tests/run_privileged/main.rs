@@ -4,8 +4,10 @@
 //! Every test has an edge of its own, with a client before it and a server behind it, and removes all of it.
 
 mod commands;
+mod doctor;
 mod drain;
 mod edge;
+mod events;
 mod lifecycle;
 mod network;
 mod operate;
@@ -16,3 +18,4 @@ mod splice;
 mod spliced;
 mod traffic;
 mod tunnel;
+mod zones;

@@ -19,7 +19,7 @@ pub struct Group {
     /// Some with [`Affinity::Cookie`].
     pub signer: Option<Signer>,
     backends: Vec<Rc<Backend>>,
-    /// Somebody takes new clients.
+    /// Somebody is up for new clients.
     pub up: bool,
     /// All with a weight count as up if nobody is in any of the pools that a request may go to.
     fail_open: bool,
@@ -53,7 +53,7 @@ impl Group {
     ) -> Self {
         balance::settle(&backends);
         let up = backends.iter().any(|it| it.state() == State::Up && it.weight() > 0);
-        let open = service.fail_open && !up;
+        let open = service.fail_open && !backends.iter().any(|it| takes_new(it, false));
         let members = backends.iter().filter(|it| !matches!(it.state(), State::Draining { .. }));
         let members = members.map(|backend| (Rc::clone(backend), takes_new(backend, open)));
         Self {
@@ -103,11 +103,12 @@ impl Group {
         let found = backends.find(|backend| backend.cookie == Some(id));
         let backend = found.ok_or(Sticky::UnknownBackend)?;
         match backend.state() {
-            State::Up => Ok(backend),
+            State::Up | State::Spare => Ok(backend),
             State::Draining { until } if millis(now) < until => Ok(backend),
             State::Draining { .. } => Err(Sticky::Drained),
+            State::Forced if backend.weight() > 0 && (self.up || open) => Ok(backend),
             State::Down if takes_new(backend, open && self.fail_open) => Ok(backend),
-            State::Down => Err(Sticky::Down),
+            State::Down | State::Forced => Err(Sticky::Down),
         }
     }
 
@@ -129,7 +130,7 @@ impl Group {
         let open = self.fail_open && !self.up;
         let may = |backend: &&Rc<Backend>| takes_new(backend, open) && !was_tried(backend);
         let candidates = self.backends.iter().filter(may);
-        match self.balance {
+        let found = match self.balance {
             Balance::RoundRobin => balance::round_robin(candidates),
             Balance::LeastConnections => balance::least_connections(candidates, &self.turn),
             Balance::Maglev => {
@@ -137,7 +138,12 @@ impl Group {
                 let found = self.ring.get(&client, |backend| !was_tried(backend));
                 found.or_else(|| balance::least_connections(candidates, &self.turn))
             }
-        }
+        };
+        found.or_else(|| {
+            let spare = |it: &&Rc<Backend>| it.state() == State::Spare && it.weight() > 0;
+            let spares = self.backends.iter().filter(spare).filter(|it| !was_tried(it));
+            balance::least_connections(spares, &self.turn)
+        })
     }
 }
 
@@ -158,9 +164,9 @@ fn signer(
 /// Whether a backend gets clients that belong to nobody.
 fn takes_new(backend: &Backend, open: bool) -> bool {
     let up = match backend.state() {
-        State::Up => true,
+        State::Up | State::Forced => true,
         State::Down => open,
-        State::Draining { .. } => false,
+        State::Spare | State::Draining { .. } => false,
     };
     up && backend.weight() > 0
 }

@@ -9,10 +9,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::websocket::Frames;
 use crate::scratch;
@@ -83,8 +80,8 @@ impl Direction {
     /// `last` direction that ends, the sockets' own end will do that.
     pub fn poll(
         &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         last: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
@@ -111,8 +108,8 @@ impl Direction {
     fn pass(
         &mut self,
         buffer: &mut [u8],
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
         // Not `try_read`: after a short read that would ask the kernel once more.

@@ -43,6 +43,8 @@ fn every_default_is_applied() {
                 access_log: AccessLog::Stdout,
             },
             admin_token_file: None,
+            zone: None,
+            access: Access::default(),
         },
         services: vec![Service {
             name: "chat".to_owned(),
@@ -73,6 +75,9 @@ fn every_default_is_applied() {
                 pool: 0,
                 asked: None,
             }],
+            panic_threshold: 0,
+            zones: None,
+            access: Access::default(),
         }],
     };
     assert_eq!(config, expected);
@@ -256,5 +261,37 @@ fn warnings_say_what_is_doubtful() {
     ] {
         let (_, warnings) = parse("edge.toml", &with(&minimal(), old, new)).unwrap();
         assert_eq!(warnings.iter().map(Warning::to_string).collect::<Vec<_>>(), [warning]);
+    }
+}
+
+#[test]
+fn zones_are_preferred_where_the_table_stands() {
+    let of = |zones: &str| {
+        let text = with(&minimal(), "[edge]\n", "[edge]\nzone = \"a\"\n");
+        let text = with(&text, "[[service.backend]]\n", "[[service.backend]]\nzone = \"a\"\n");
+        let service =
+            &valid(&with(&text, "[[service]]\n", &format!("[[service]]\n{zones}\n"))).services[0];
+        service.zones.map(|zones| zones.min_healthy_percent)
+    };
+    assert_eq!(of(""), None);
+    assert_eq!(of("zones = {}"), Some(70));
+    assert_eq!(of("zones = { prefer = true, min_healthy_percent = 0 }"), Some(0));
+    assert_eq!(of("zones = { prefer = false, min_healthy_percent = 50 }"), None);
+    let text = with(&minimal(), "[[service]]\n", "[[service]]\nzones = { prefer = false }\n");
+    assert_eq!(valid(&text).services[0].zones, None, "and no zone is needed");
+}
+
+#[test]
+fn access_lists_are_of_the_edge_and_of_services_of_both_modes() {
+    let lists =
+        "access = { allow = [\"198.51.100.0/24\", \"2001:db8::/32\"], deny = [\"198.51.100.7\"] }";
+    let edge = with(&minimal(), "[edge]\n", &format!("[edge]\n{lists}\n"));
+    let access = valid(&edge).edge.access;
+    assert_eq!(access.allow, [(ip("198.51.100.0"), 24), (ip("2001:db8::"), 32)].into());
+    assert_eq!(access.deny, [(ip("198.51.100.7"), 32)].into());
+    for text in [minimal(), minimal_l7()] {
+        let config = valid(&with(&text, "[[service]]\n", &format!("[[service]]\n{lists}\n")));
+        assert_eq!(config.services[0].access, access);
+        assert_eq!(config.edge.access, Access::default());
     }
 }

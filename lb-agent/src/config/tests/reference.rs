@@ -58,6 +58,15 @@ fn with_line(section: &Section, line: &str) -> String {
                 &format!("[service.affinity]\nkind = \"cookie\"\n{line}\n[[service.backend]]"),
             )
         }
+        "[service.zones]" => {
+            let text = with(&minimal(), "[edge]\n", "[edge]\nzone = \"a\"\n");
+            let text = with(&text, "[[service.backend]]\n", "[[service.backend]]\nzone = \"a\"\n");
+            with(
+                &text,
+                "[[service.backend]]",
+                &format!("[service.zones]\n{line}\n[[service.backend]]"),
+            )
+        }
         "[service.outlier]" => {
             // The longest time is tried down to the shortest first one.
             let base = if line.starts_with("max_ejection_time") {
@@ -77,6 +86,14 @@ fn with_line(section: &Section, line: &str) -> String {
             &format!("{}\n{line}\n[[service.backend]]", section.heading),
         ),
         "[edge]" => with(&text, "[edge]\n", &format!("[edge]\n{line}\n")),
+        "[edge.access]" => {
+            with(&text, "[[service]]", &format!("[edge.access]\n{line}\n[[service]]"))
+        }
+        "[service.access]" => with(
+            &text,
+            "[[service.backend]]",
+            &format!("[service.access]\n{line}\n[[service.backend]]"),
+        ),
         "[edge.tables]" => {
             with(&text, "[[service]]", &format!("[edge.tables]\n{line}\n[[service]]"))
         }
@@ -141,6 +158,7 @@ fn required_keys_are_required_and_the_others_are_not() {
         ("[service.forwarded]", vec![]),
         ("[service.drain]", vec![]),
         ("[service.outlier]", vec![]),
+        ("[service.zones]", vec![]),
         ("[service.health]", vec!["kind"]),
         ("[[service.backend]]", vec!["address"]),
         ("[[service.pool]]", vec!["name", "backend"]),
@@ -241,6 +259,7 @@ fn the_example_shows_most_keys() {
         "request_headers",
         "response_headers",
         "outlier",
+        "zones",
     ];
     for key in SECTIONS
         .iter()

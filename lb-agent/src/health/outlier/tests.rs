@@ -10,7 +10,8 @@ const RULES: Rules =
 fn pool(size: u8, out: &str) -> Pool {
     let members = (0..size).map(|n| {
         let id = char::from(b'a' + n).to_string();
-        Member { weighty: true, serves: !out.contains(&id), id }
+        let address = SocketAddr::from(([10, 2, 0, n], 80));
+        Member { weighty: true, serves: !out.contains(&id), id, address }
     });
     Pool { rules: RULES, members: members.collect() }
 }
@@ -161,6 +162,21 @@ fn who_is_in_no_pool_is_forgotten() {
     assert!(outliers.ejection("a").is_none() && outliers.seen[&1].is_empty());
     outliers.ended(1);
     assert!(outliers.seen.is_empty());
+}
+
+#[test]
+fn who_moves_to_another_address_begins_anew() {
+    let (mut outliers, mut pool) = (Outliers::default(), pool(2, ""));
+    let now = Instant::now();
+    fail(&mut outliers, "a");
+    outliers.step(std::slice::from_ref(&pool), now);
+    assert!(outliers.ejection("a").is_some());
+    pool.members[0].address.set_port(81);
+    assert_eq!(outliers.step(std::slice::from_ref(&pool), now), []);
+    assert_eq!(outliers.record("a"), Record::default());
+    fail(&mut outliers, "a");
+    let changes = outliers.step(&[pool], now);
+    assert!(said(&changes)[0].starts_with("a out 30 s, 3 requests"), "{changes:?}");
 }
 
 proptest! {

@@ -4,6 +4,7 @@
 
 mod body;
 mod changes;
+mod events;
 mod guard;
 mod local;
 mod problem;
@@ -103,6 +104,7 @@ fn router(state: State, over: Over) -> Router {
         .route("/v1/services/{service}/backends/{backend}", delete(changes::remove))
         .route("/v1/services/{service}/backends/{backend}/{action}", post(changes::backend))
         .route("/v1/backends", get(reads::backends))
+        .route("/v1/events", get(events::events))
         .route("/v1/counters", get(reads::counters))
         .route("/v1/config", get(reads::config))
         .route("/v1/config/diff", get(reads::diff))

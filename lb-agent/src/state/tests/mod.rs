@@ -1,5 +1,6 @@
 //! The pure core, from input to applied operations.
 
+mod access;
 mod ids;
 mod steps;
 mod transitions;
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::next_hop::NextHop;
 
 use super::{
+    access::Access,
     actual::Actual,
     desired::{Affinity, BackendInput, Desired, Forward, Input, RingCache, ServiceInput, desired},
     diff::diff,
@@ -16,6 +18,7 @@ use super::{
     op::MapOp,
     *,
 };
+use crate::choice::Rule;
 
 const CAPACITY: Capacity =
     Capacity { services: 9, rings: Capacity::rings_for(8), backends: 65, next_hops: 16 };
@@ -62,6 +65,9 @@ impl Agent {
     }
 }
 
+/// With all backends down, all get clients.
+const OPEN: Rule = Rule { fail_open: true, panic_threshold: 0, min_healthy_percent: None };
+
 fn input(services: Vec<ServiceInput>) -> Input {
     Input {
         hash_seed: 7,
@@ -73,6 +79,7 @@ fn input(services: Vec<ServiceInput>) -> Input {
         next_hops: BTreeMap::new(),
         routes: BTreeMap::new(),
         retired_next_hops: BTreeMap::new(),
+        access: Access::default(),
     }
 }
 
@@ -83,7 +90,8 @@ fn service(name: &str, listeners: &[&str], backends: &[&str]) -> ServiceInput {
         forward: Forward::Nat,
         affinity: Affinity::None,
         backends: backends.iter().map(|addr| backend(addr)).collect(),
-        fail_open: true,
+        rule: OPEN,
+        access: Access::default(),
     }
 }
 
@@ -96,6 +104,8 @@ fn backend(addr: &str) -> BackendInput {
         next_hop: 0,
         tunnel_source: None,
         mss_clamp: 0,
+        whole_weight: 100,
+        local: false,
     }
 }
 
