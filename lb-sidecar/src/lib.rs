@@ -22,6 +22,8 @@ pub mod routing;
 pub mod session;
 pub mod settings;
 pub mod splice;
+pub mod stream;
+pub mod tls;
 pub mod worker;
 
 mod body;
@@ -39,6 +41,7 @@ mod listener;
 mod request;
 mod response;
 mod scratch;
+mod secure;
 mod service;
 mod shortcut;
 mod upgrade;

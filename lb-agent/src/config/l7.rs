@@ -15,6 +15,7 @@ use super::pools::ReadPool;
 use super::reader::{Reader, Section};
 use super::route;
 use super::share::Share;
+use super::tls::{self, BackendTls, Tls};
 use super::token::token;
 use super::unique::Unique;
 
@@ -46,6 +47,12 @@ pub struct L7 {
     pub routes: Vec<Route>,
     /// When backends are ejected; none: never.
     pub outlier: Option<Outlier>,
+    /// TLS with clients, if they come by it.
+    pub tls: Option<Tls>,
+    /// TLS with backends.
+    pub backend_tls: Option<BackendTls>,
+    /// Whether every request is sent on to `https`.
+    pub redirect_https: bool,
 }
 
 /// How a backend that drains, or an edge, loses its clients.
@@ -70,8 +77,17 @@ pub(super) fn read(
     let pools = pools
         .into_iter()
         .map(|pool| Pool { name: pool.name, balance: pool.balance.unwrap_or(balance) });
+    let tls = reader.table("tls", &tls::TLS).map(|table| tls::read(&table, problems));
+    let redirect_https = reader.choice("redirect", &[("off", false), ("https", true)]);
+    if redirect_https
+        && tls.is_some()
+        && let Some(field) = reader.field("redirect")
+    {
+        let remedy = "write it in a service of its own, without tls";
+        field.refuse("would send clients round in circles", remedy);
+    }
     L7 {
-        affinity: affinity::read(reader),
+        affinity: affinity::read(reader, tls.is_some()),
         balance,
         upgrades: upgrades(reader, problems),
         http: http::read(&reader.table_or_empty("http", &http::HTTP), idle_timeout),
@@ -88,6 +104,11 @@ pub(super) fn read(
         pools: pools.collect(),
         routes,
         outlier: reader.table("outlier", &outlier::OUTLIER).map(|table| outlier::read(&table)),
+        tls,
+        backend_tls: reader
+            .table("backend_tls", &tls::BACKEND_TLS)
+            .map(|table| tls::read_backend(&table)),
+        redirect_https,
     }
 }
 

@@ -41,13 +41,16 @@ pub(super) static SERVICE: Section = Section {
         "panic_threshold",
         "zones",
         "access",
+        "tls",
+        "backend_tls",
+        "redirect",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 10] = [
+pub(super) const L7_ONLY: [&str; 13] = [
     "balance",
     "upgrades",
     "splice",
@@ -58,6 +61,9 @@ pub(super) const L7_ONLY: [&str; 10] = [
     "pool",
     "route",
     "outlier",
+    "tls",
+    "backend_tls",
+    "redirect",
 ];
 
 /// Listeners with their pool of backends.

@@ -82,6 +82,10 @@ pub fn settings(
             backends: backends.collect(),
             pools: l7.pools.clone(),
             routes: l7.routes.clone(),
+            // What is in files is added by whoever has read them.
+            tls: None,
+            backend_tls: None,
+            redirect_https: l7.redirect_https,
         })
     });
     Settings {
@@ -90,6 +94,7 @@ pub fn settings(
         hash_seed: hash::seed(&edge.hash_seed),
         cookie_keys: keys.to_vec(),
         services: services.collect(),
+        ticket_keys: Vec::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod http2;
+pub mod tls;
 
 use std::{
     future::Future,
@@ -134,6 +135,9 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
         backends: backends.iter().enumerate().map(|(i, address)| backend(i, *address)).collect(),
         pools: Vec::new(),
         routes: Vec::new(),
+        tls: None,
+        backend_tls: None,
+        redirect_https: false,
     }
 }
 

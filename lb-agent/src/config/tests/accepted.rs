@@ -41,6 +41,7 @@ fn every_default_is_applied() {
                 workers: None,
                 cookie_keys: None,
                 access_log: AccessLog::Stdout,
+                ticket_keys: None,
             },
             admin_token_file: None,
             zone: None,
@@ -87,7 +88,9 @@ fn every_default_is_applied() {
 fn the_example_means_what_it_says() {
     let config = valid(include_str!("../../../../edge.example.toml"));
     assert_eq!(config.edge.xdp, XdpMode::Native);
-    let [chat, uploads, rooms] = &config.services[..] else { panic!("{config:?}") };
+    let [chat, uploads, rooms, rooms_tls, rooms_plain] = &config.services[..] else {
+        panic!("{config:?}")
+    };
 
     let target = Target { path: "/chat".to_owned(), host: None };
     assert_eq!(chat.health.probe, Probe::Websocket(target));
@@ -108,7 +111,7 @@ fn the_example_means_what_it_says() {
     assert_eq!(*tls, TlsProbe { verify: Verify::System, server_name });
 
     assert!(config.l4().eq([chat, uploads]));
-    assert!(config.l7().eq([rooms]));
+    assert!(config.l7().eq([rooms, rooms_tls, rooms_plain]));
     assert_eq!(rooms.pool(socket("[2001:db8::12]:80")).count(), 4);
     let pools = rooms.l7().unwrap().pools.iter().map(|pool| pool.name.as_str());
     assert_eq!(pools.collect::<Vec<_>>(), ["canary", "api"]);
