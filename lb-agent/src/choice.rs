@@ -106,11 +106,25 @@ pub fn is_local(edge: &Edge, backend: &Backend) -> bool {
     edge.zone.is_some() && edge.zone == backend.zone
 }
 
-/// Who gets newcomers of an l7 service. `seen` says of a backend whether it is up, and its weight now. Those that drain
-/// are out of the reckoning.
+/// Who gets newcomers of an l7 service: of the pool that is worst off, if it has several. See [`of_pool`].
 #[must_use]
 pub fn of_l7(edge: &Edge, service: &Service, seen: impl Fn(&Backend) -> (bool, u32)) -> Mode {
-    let weighty = service.backends.iter().filter(|it| it.weight > 0 && !it.drain);
+    let last = service.backends.iter().map(|it| it.pool).max().unwrap_or(0);
+    let modes = (0..=last).map(|pool| of_pool(edge, service, pool, &seen));
+    modes.max().unwrap_or(Mode::Nobody)
+}
+
+/// Who gets newcomers of a pool of an l7 service. `seen` says of a backend whether it is up, and its weight now. Those
+/// that drain are out of the reckoning.
+#[must_use]
+pub fn of_pool(
+    edge: &Edge,
+    service: &Service,
+    pool: u16,
+    seen: impl Fn(&Backend) -> (bool, u32),
+) -> Mode {
+    let of_it = service.backends.iter().filter(|it| it.pool == pool);
+    let weighty = of_it.filter(|it| it.weight > 0 && !it.drain);
     let candidates = weighty.map(|backend| {
         let (up, weight_now) = seen(backend);
         Candidate { weight: backend.weight, weight_now, up, local: is_local(edge, backend) }

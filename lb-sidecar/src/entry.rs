@@ -41,6 +41,8 @@ pub struct Entry {
     pub retries: usize,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    pub route: Option<Rc<str>>,
+    pub pool: Option<Rc<str>>,
     version: Version,
     /// The connection, or the stream, goes on in another protocol.
     pub upgraded: bool,
@@ -62,6 +64,8 @@ impl Entry {
             retries: 0,
             bytes_in: 0,
             bytes_out: 0,
+            route: None,
+            pool: None,
             version: head.version,
             upgraded: false,
         }
@@ -109,6 +113,8 @@ impl Lines {
             bytes_in: entry.bytes_in,
             bytes_out: entry.bytes_out,
             duration: entry.started.elapsed(),
+            route: entry.route.as_deref(),
+            pool: entry.pool.as_deref(),
             protocol: match entry.version {
                 Version::HTTP_10 => "HTTP/1.0",
                 Version::HTTP_2 => "HTTP/2",

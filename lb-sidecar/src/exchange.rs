@@ -11,8 +11,11 @@ use std::{
 };
 
 use hyper::{
-    Method, Request, Response, StatusCode, Version, body::Incoming, client::conn::http1,
-    header::CONTENT_LENGTH, http::request::Parts,
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    body::Incoming,
+    client::conn::http1,
+    header::{CONTENT_LENGTH, HeaderValue},
+    http::request::Parts,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -22,8 +25,10 @@ use crate::{
     client::Client,
     deadline::Wait,
     outcome::{Outcome, Reason},
-    pool::{Ask, Backend, Picked},
-    request, response,
+    pool::{Ask, Backend, ONLY_DEFAULT, Picked},
+    request::{self, Checked},
+    response,
+    routing::Route,
     service::Plan,
     splice::{Splicing, tcp::Peer},
     stream::Stream,
@@ -66,10 +71,13 @@ pub async fn answer(
                 entry.request_id =
                     plan.request_id.as_ref().and_then(|name| head.headers.get(name).cloned());
             });
-            let to = Exchange { client, plan: &plan, address, until_close };
-            match &checked.upgrade {
-                Some(protocol) => upgrade::handshake(&to, head, protocol).await,
-                None => to.forward(head, body, checked.expects_continue.then(Arc::default)).await,
+            match plan.routes.find(&head, checked.upgrade.is_some()) {
+                Err(outcome) => Err(outcome.into()),
+                Ok(route) => {
+                    let asked = None;
+                    let to = Exchange { client, plan: &plan, address, until_close, route, asked };
+                    to.take(head, body, &checked).await
+                }
             }
         }
     };
@@ -108,6 +116,11 @@ pub struct Exchange<'a> {
     pub address: std::net::SocketAddr,
     /// The client knows no other end of a body than the connection's, unless there is a length.
     pub until_close: bool,
+    /// If the service has one for it.
+    pub route: Option<&'a Route>,
+    /// The head's fields and target as they were before the route changed them, if it does: what a client belongs to
+    /// is its own word.
+    asked: Option<(HeaderMap, Uri)>,
 }
 
 /// Backends that failed, and how the last one did.
@@ -123,12 +136,54 @@ impl Tried {
 }
 
 impl Exchange<'_> {
+    /// Goes the way of its route, or of all requests.
+    async fn take(
+        mut self,
+        mut head: Parts,
+        body: RequestBody,
+        checked: &Checked,
+    ) -> Result<Response<ResponseBody>, Reason> {
+        if let Some(route) = self.route {
+            self.client.note(|entry| entry.route = Some(route.name.clone()));
+            if let Some(answer) = route.answer(&head) {
+                return self.answered(answer?, !body.is_empty());
+            }
+            if route.changes_requests() {
+                self.asked = Some((head.headers.clone(), head.uri.clone()));
+                route.change_request(&mut head);
+            }
+        }
+        match &checked.upgrade {
+            Some(protocol) => upgrade::handshake(&self, head, protocol).await,
+            None => self.forward(head, body, checked.expects_continue.then(Arc::default)).await,
+        }
+    }
+
+    /// The route had the answer itself.
+    fn answered(
+        &self,
+        (outcome, mut response): (Outcome, Response<ResponseBody>),
+        has_body: bool,
+    ) -> Result<Response<ResponseBody>, Reason> {
+        self.client.service.count(outcome);
+        if has_body {
+            self.client.leave_unread();
+            response::close(response.headers_mut());
+        }
+        Ok(response)
+    }
+
     /// Chooses a backend; none is left when `tried` has as many as the settings allow.
     pub fn pick(&self, head: &Parts, tried: &Tried) -> Result<Picked, Outcome> {
         if tried.backends.len() > self.plan.settings.http.retries as usize {
             return Err(tried.last);
         }
-        let ask = Ask { client: self.address, headers: &head.headers, uri: &head.uri };
+        let pools = self.route.map_or(ONLY_DEFAULT, Route::pools);
+        let (headers, uri) = match &self.asked {
+            Some((headers, uri)) => (headers, uri),
+            None => (&head.headers, &head.uri),
+        };
+        let ask = Ask { client: self.address, headers, uri, pools };
         let service = &self.client.service;
         let picked =
             service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)?;
@@ -139,6 +194,7 @@ impl Exchange<'_> {
             entry.backend = Some(picked.backend.clone());
             entry.sticky = Some(picked.sticky);
             entry.retries = tried.backends.len();
+            entry.pool = self.plan.pool_name(picked.backend.pool()).map(Into::into);
         });
         Ok(picked)
     }
@@ -325,6 +381,14 @@ impl Exchange<'_> {
         }
     }
 
+    /// What a response gets besides: what the route says, and the sidecar's cookie in any case.
+    pub fn dress(&self, headers: &mut HeaderMap, set_cookie: Option<HeaderValue>) {
+        if let Some(route) = self.route {
+            route.change_response(headers);
+        }
+        response::stick(headers, set_cookie);
+    }
+
     /// Makes the client's response of the backend's. The connection is kept if it can carry another request: `sender`.
     pub fn pass(
         &self,
@@ -337,7 +401,8 @@ impl Exchange<'_> {
             return Err(Outcome::UnaskedSwitch.into());
         }
         let (mut head, incoming) = response.into_parts();
-        response::prepare(&mut head, picked.set_cookie);
+        response::prepare(&mut head);
+        self.dress(&mut head.headers, picked.set_cookie);
         let kept = self.client.service.kept.clone();
         if hyper::body::Body::is_end_stream(&incoming) {
             if let Some(sender) = sender {

@@ -1,7 +1,7 @@
 //! Sluice's sidecar: the path of a handshake.
 //!
 //! ```text
-//! accept -> framing (strict) -> request -> pool (cookie, header, ... or balance) -> connect, retry
+//! accept -> framing (strict) -> request -> routing (rules) -> pool (cookie, header, ... or balance) -> connect, retry
 //!        -> response (cookie set) -> relay, if it was an upgrade
 //! ```
 //!
@@ -18,6 +18,7 @@ pub mod life;
 pub mod outcome;
 pub mod pool;
 pub mod relay;
+pub mod routing;
 pub mod session;
 pub mod settings;
 pub mod splice;

@@ -103,6 +103,10 @@ outcomes! {
     WriteTimeout "write_timeout",
     /// The backend ended in the middle of a body, and so did the client's connection.
     BackendCut "backend_cut",
+    /// A route sent the client elsewhere.
+    Redirected "redirected",
+    /// A route had the answer.
+    Answered "answered",
 
     PlainOnTls "plain_on_tls" => BAD_REQUEST "this port speaks TLS: ask for https://",
     HeadTimeout "head_timeout" => REQUEST_TIMEOUT "the request's head took too long",
@@ -116,6 +120,7 @@ outcomes! {
     HostRepeated "host_repeated" => BAD_REQUEST "the request has more than one Host",
     HostInvalid "host_invalid" => BAD_REQUEST "the request's Host is not an authority",
     TargetInvalid "target_invalid" => BAD_REQUEST "the request's target is not in a form that its method allows",
+    AmbiguousPath "ambiguous_path" => BAD_REQUEST "the request's path can be read in more than one way",
     ConnectMethod "connect_method" => NOT_IMPLEMENTED "CONNECT is not served here",
     UpgradeWithBody "upgrade_with_body" => BAD_REQUEST "an upgrade cannot have a body",
     UnknownExpectation "unknown_expectation" => EXPECTATION_FAILED "the only expectation known here is 100-continue",

@@ -17,13 +17,12 @@ use crate::{
 };
 
 /// Makes the head that the client gets.
-pub fn prepare(head: &mut Parts, set_cookie: Option<HeaderValue>) {
+pub fn prepare(head: &mut Parts) {
     if head.headers.contains_key(TRANSFER_ENCODING) {
         head.headers.remove(CONTENT_LENGTH);
     }
     headers::remove_hop_by_hop(&mut head.headers);
     head.version = Version::HTTP_11;
-    stick(&mut head.headers, set_cookie);
 }
 
 /// Adds the sidecar's cookie to what the application sets.
@@ -102,7 +101,8 @@ mod tests {
             .unwrap()
             .into_parts()
             .0;
-        prepare(&mut head, Some(HeaderValue::from_static("sluice=x")));
+        prepare(&mut head);
+        stick(&mut head.headers, Some(HeaderValue::from_static("sluice=x")));
         assert_eq!(head.version, Version::HTTP_11);
         let mut left: Vec<_> =
             head.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();

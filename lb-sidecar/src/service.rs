@@ -16,7 +16,8 @@ use crate::{
     outcome::{Outcomes, Reason},
     pool::Pool,
     relay::registry::Registry,
-    settings::{self, Settings},
+    routing::Routes,
+    settings::{self, DEFAULT_POOL, Settings},
     splice::Splicing,
     tls,
     upstream::{Kept, Sources},
@@ -31,6 +32,7 @@ pub struct Plan {
     pub request_id: Option<HeaderName>,
     pub sources: Rc<Sources>,
     pub http: http1::Builder,
+    pub routes: Routes,
     /// TLS with clients, if they come by it.
     pub tls: Option<ClientTls>,
     /// TLS with the backends. `None` inside: it could not be made of the settings, and nobody is reached.
@@ -68,8 +70,18 @@ impl Plan {
                 service.http.tcp_user_timeout,
             )),
             http,
+            routes: Routes::new(&service.routes, before.map(|before| &before.routes)),
             tls: ClientTls::new(settings, service, before),
             backend_tls: backend_tls(service, before),
+        }
+    }
+
+    /// The name of a pool, if the service has several.
+    pub fn pool_name(&self, pool: u16) -> Option<&str> {
+        let pools = &self.settings.pools;
+        match pool.checked_sub(1) {
+            Some(place) => pools.get(usize::from(place)).map(|pool| pool.name.as_str()),
+            None => (!pools.is_empty()).then_some(DEFAULT_POOL),
         }
     }
 }
@@ -195,6 +207,7 @@ impl Service {
                     handshakes: b.handshakes.report(),
                 })
                 .collect(),
+            routes: self.plan().routes.report(),
         }
     }
 }

@@ -1,11 +1,18 @@
 //! What a worker is told. Checked by whoever sends it; every value is in the range that its documentation names.
 
+mod routing;
+
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use routing::{
+    Action, Answer, Conditions, DEFAULT_POOL, FieldRule, HeaderChanges, NO_ROUTE, PathRule, Pool,
+    Redirect, Route, Share, ValueRule,
+};
 
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,7 +79,14 @@ pub struct Service {
     pub splice: bool,
     /// Share of the connections whose access log lines are written, 0 to 1.
     pub log_sample: f64,
+    /// Of all pools.
     pub backends: Vec<Backend>,
+    /// Pools beside the default one.
+    #[serde(default)]
+    pub pools: Vec<Pool>,
+    /// In order; what matches none goes to the default pool.
+    #[serde(default)]
+    pub routes: Vec<Route>,
     /// TLS with clients; without it they come in plain.
     pub tls: Option<Tls>,
     /// TLS with the backends.
@@ -304,6 +318,9 @@ pub struct Backend {
     /// Share of new clients, slow start included.
     pub weight: u32,
     pub state: State,
+    /// As in [`Share::pool`].
+    #[serde(default)]
+    pub pool: u16,
 }
 
 /// Which clients a backend gets.

@@ -27,7 +27,6 @@ use crate::{
     outcome::{Outcome, Reason},
     pool::{Backend, Lease},
     relay::{self, End, Means, Options, Side},
-    response,
     stream::Stream,
     upstream::Connected,
 };
@@ -95,9 +94,9 @@ pub async fn handshake(
                         picked.backend.handshakes.note(true);
                         let upgrade = headers.get(UPGRADE).cloned();
                         headers::remove_hop_by_hop(&mut headers);
+                        to.dress(&mut headers, picked.set_cookie.take());
                         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
                         headers.extend(upgrade.map(|value| (UPGRADE, value)));
-                        response::stick(&mut headers, picked.set_cookie.take());
                         let websocket = protocol == "websocket";
                         *to.client.handover.borrow_mut() = Some(Handover {
                             backend: picked.backend,

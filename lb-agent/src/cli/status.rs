@@ -166,6 +166,9 @@ fn shown_service(service: &Service) -> String {
             _ => "",
         },
     );
+    if !service.pools_down.is_empty() {
+        text += &format!("  no backend is up in: {}\n", service.pools_down.join(", "));
+    }
     text += &format!("  {:<20} {:<26} {:<8} {:>6}", "backend", "address", "health", "weight");
     text += &match (service.connections, service.relayed) {
         (Some(_), _) => format!(
@@ -174,7 +177,18 @@ fn shown_service(service: &Service) -> String {
         ),
         _ => format!(" {:>8} {:>11} {:>8} {:>8}\n", "share", "connections", "opened", "reset"),
     };
-    service.backends.iter().for_each(|backend| text += &shown_backend(backend));
+    let mut pool = None;
+    for backend in &service.backends {
+        if backend.pool != pool {
+            pool.clone_from(&backend.pool);
+            text += &format!("  pool {}\n", pool.as_deref().unwrap_or_default());
+        }
+        text += &shown_backend(backend);
+    }
+    if !service.routes.is_empty() {
+        let routes = service.routes.iter().map(|it| format!("{} {}", it.name, it.requests));
+        text += &format!("  requests by route: {}\n", routes.collect::<Vec<_>>().join(", "));
+    }
     if let (Some(connections), Some(relayed)) = (service.connections, service.relayed) {
         let spliced = service.spliced.unwrap_or(0);
         text += &format!("  {connections} connections: {relayed} relayed, {spliced} spliced");

@@ -28,6 +28,8 @@ pub struct Backend {
     pub drain: bool,
     /// Where it stands: 1 to 63 of `A-Za-z0-9._-`. Nothing depends on it yet.
     pub zone: Option<String>,
+    /// 0 for the service's default pool, else its place among [`L7::pools`](super::L7::pools), counted from 1.
+    pub pool: u16,
     /// How it loses its clients, if it drains because somebody asked for it while the edge ran. Never from a file.
     pub asked: Option<Asked>,
 }
@@ -43,22 +45,34 @@ pub struct Asked {
     pub rate: u32,
 }
 
-/// The backends of a service, each with the place of its address. `None` if an address is wrong or
+/// What the backends of a service must not share.
+pub(super) struct Known<'a> {
+    names: Unique<'a, String>,
+    addresses: Unique<'a, SocketAddr>,
+}
+
+impl<'a> Known<'a> {
+    pub fn new(problems: &'a Problems<'a>) -> Self {
+        Self { names: Unique::new(problems), addresses: Unique::new(problems) }
+    }
+}
+
+/// The backends of a pool, each with the place of its address. `None` if an address is wrong or
 /// there is no backend.
 pub(super) fn read(
     outer: &Reader<'_>,
+    pool: u16,
     mode: Option<ModeKind>,
-    problems: &Problems<'_>,
+    known: &mut Known<'_>,
 ) -> Option<Vec<(Backend, Place)>> {
-    const EXAMPLE: &str = r#"add e.g. [[service.backend]] with address = "10.2.0.2:9000""#;
     let (number, readers) = outer.tables("backend", &BACKEND);
     if number == 0 {
-        outer.refuse("[[service.backend]]", "is missing", EXAMPLE);
+        let table = if pool == 0 { "[[service.backend]]" } else { "[[service.pool.backend]]" };
+        let remedy = format!("add e.g. {table} with address = \"10.2.0.2:9000\"");
+        outer.refuse(table, "is missing", remedy);
         return None;
     }
     let all_tables = readers.len() == number;
-    let mut names = Unique::new(problems);
-    let mut addresses = Unique::new(problems);
     let read: Vec<_> = readers
         .into_iter()
         .enumerate()
@@ -70,18 +84,15 @@ pub(super) fn read(
                 let remedy = "remove it; weight = 0 keeps new connections away";
                 field.refuse(r#"is not for mode "l4""#, remedy);
             }
-            read_one(&reader, &mut names, &mut addresses)
+            read_one(&reader, pool, known)
         })
         .collect();
     read.into_iter().collect::<Option<Vec<_>>>().filter(|_| all_tables)
 }
 
-fn read_one(
-    reader: &Reader<'_>,
-    names: &mut Unique<'_, String>,
-    addresses: &mut Unique<'_, SocketAddr>,
-) -> Option<(Backend, Place)> {
+fn read_one(reader: &Reader<'_>, pool: u16, known: &mut Known<'_>) -> Option<(Backend, Place)> {
     const EXAMPLE: &str = r#""10.2.0.2:9000""#;
+    let Known { names, addresses } = known;
     let weight = reader.integer("weight", 0..=1_000, 100);
     let drain = reader.flag("drain", false);
     let zone = reader.field("zone").and_then(|field| address::name(&field, "._-", r#""rack-1""#));
@@ -110,5 +121,5 @@ fn read_one(
             name
         }
     };
-    Some((Backend { name, address, weight, drain, zone, asked: None }, place))
+    Some((Backend { name, address, weight, drain, zone, pool, asked: None }, place))
 }

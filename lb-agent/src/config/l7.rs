@@ -4,14 +4,16 @@
 
 use std::time::Duration;
 
-use lb_sidecar::settings::{Affinity, Balance, Forwarded, Http};
+use lb_sidecar::settings::{Affinity, Balance, Forwarded, Http, Pool, Route};
 
 use super::affinity;
 use super::error::Problems;
 use super::forwarded;
 use super::http;
 use super::outlier::{self, Outlier};
+use super::pools::ReadPool;
 use super::reader::{Reader, Section};
+use super::route;
 use super::share::Share;
 use super::tls::{self, BackendTls, Tls};
 use super::token::token;
@@ -39,6 +41,10 @@ pub struct L7 {
     pub splice: bool,
     /// Share of the connections that the access log tells of.
     pub access_log: Share,
+    /// Beside the default one; names are unique.
+    pub pools: Vec<Pool>,
+    /// The first that matches decides; names are unique.
+    pub routes: Vec<Route>,
     /// When backends are ejected; none: never.
     pub outlier: Option<Outlier>,
     /// TLS with clients, if they come by it.
@@ -59,8 +65,18 @@ pub struct Drain {
     pub rate: u32,
 }
 
-/// Reads the rest of an l7 service. `idle_timeout` is the service's.
-pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Problems<'_>) -> L7 {
+/// Reads the rest of an l7 service. `idle_timeout` is the service's, and so are the pools.
+pub(super) fn read(
+    reader: &Reader<'_>,
+    idle_timeout: Duration,
+    pools: Vec<ReadPool>,
+    problems: &Problems<'_>,
+) -> L7 {
+    let routes = route::read(reader, &pools, problems);
+    let balance = balance(reader).unwrap_or(Balance::LeastConnections);
+    let pools = pools
+        .into_iter()
+        .map(|pool| Pool { name: pool.name, balance: pool.balance.unwrap_or(balance) });
     let tls = reader.table("tls", &tls::TLS).map(|table| tls::read(&table, problems));
     let redirect_https = reader.choice("redirect", &[("off", false), ("https", true)]);
     if redirect_https
@@ -72,14 +88,7 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
     }
     L7 {
         affinity: affinity::read(reader, tls.is_some()),
-        balance: reader.choice(
-            "balance",
-            &[
-                ("least-connections", Balance::LeastConnections),
-                ("round-robin", Balance::RoundRobin),
-                ("maglev", Balance::Maglev),
-            ],
-        ),
+        balance,
         upgrades: upgrades(reader, problems),
         http: http::read(&reader.table_or_empty("http", &http::HTTP), idle_timeout),
         forwarded: forwarded::read(
@@ -92,6 +101,8 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
             .field("access_log")
             .and_then(|field| field.share("1.0"))
             .unwrap_or(Share::ALL),
+        pools: pools.collect(),
+        routes,
         outlier: reader.table("outlier", &outlier::OUTLIER).map(|table| outlier::read(&table)),
         tls,
         backend_tls: reader
@@ -99,6 +110,16 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
             .map(|table| tls::read_backend(&table)),
         redirect_https,
     }
+}
+
+/// Of a service, or of one of its pools.
+pub(super) fn balance(reader: &Reader<'_>) -> Option<Balance> {
+    const CHOICES: [(&str, Balance); 3] = [
+        ("least-connections", Balance::LeastConnections),
+        ("round-robin", Balance::RoundRobin),
+        ("maglev", Balance::Maglev),
+    ];
+    reader.field("balance").and_then(|field| field.choice(&CHOICES))
 }
 
 fn upgrades(reader: &Reader<'_>, problems: &Problems<'_>) -> Vec<String> {

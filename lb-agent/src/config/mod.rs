@@ -18,7 +18,9 @@ mod l7;
 mod nearest;
 mod outlier;
 mod pool;
+mod pools;
 mod reader;
+mod route;
 mod service;
 mod share;
 mod sidecar;
@@ -84,7 +86,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 17] = [
+static SECTIONS: [&Section; 25] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -97,6 +99,14 @@ static SECTIONS: [&Section; 17] = [
     &zones::ZONES,
     &health::HEALTH,
     &backend::BACKEND,
+    &pools::POOL,
+    &route::ROUTE,
+    &route::HEADER,
+    &route::QUERY,
+    &route::REDIRECT,
+    &route::ANSWER,
+    &route::REQUEST_HEADERS,
+    &route::RESPONSE_HEADERS,
     &access::EDGE_ACCESS,
     &access::SERVICE_ACCESS,
     &tls::TLS,

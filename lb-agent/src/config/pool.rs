@@ -44,6 +44,11 @@ impl ReadService {
         self.service.backends.iter().zip(&self.backends)
     }
 
+    /// The pools beside the default one, with the places of their tables.
+    fn further_pools(&self) -> impl Iterator<Item = (u16, &Place)> {
+        (1..).zip(&self.pools)
+    }
+
     /// The first listener of each IP version.
     fn first_of_each_version(&self) -> impl Iterator<Item = (SocketAddr, &Place)> {
         let first = |v4| self.listeners().find(move |(listener, _)| listener.is_ipv4() == v4);
@@ -174,13 +179,22 @@ fn sources_exist(read: &ReadService, edge: &ReadEdge, problems: &Problems<'_>) {
     }
 }
 
+/// In each pool of an l7 service.
 fn weights_are_given(read: &ReadService, problems: &Problems<'_>) {
+    for (pool, place) in read.further_pools() {
+        let mut backends = read.service.backends.iter().filter(|it| it.pool == pool);
+        if !backends.any(|it| it.weight > 0 && !it.drain) {
+            let what =
+                "has only backends that drain or have weight 0: no new client will be accepted";
+            problems.warn(place, what, "give at least one of them a weight and no drain");
+        }
+    }
     for (listener, place) in read.first_of_each_version() {
-        let mut backends = read.service.pool(listener).peekable();
+        let mut backends = read.service.pool(listener).filter(|it| it.pool == 0).peekable();
         if backends.peek().is_none() || backends.any(|it| it.weight > 0 && !it.drain) {
             continue;
         }
-        if read.service.backends.iter().any(|backend| backend.drain) {
+        if read.service.backends.iter().any(|backend| backend.pool == 0 && backend.drain) {
             let what =
                 "has only backends that drain or have weight 0: no new client will be accepted";
             problems.warn(place, what, "give at least one of them a weight and no drain");

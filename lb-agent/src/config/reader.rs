@@ -3,6 +3,8 @@
 //! A value that cannot be used is reported once and then stands as absent or as its default, so that
 //! reading goes on; the result is thrown away in the end if anything was reported.
 
+mod shapes;
+
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::access::{self, Access, SERVICE_ACCESS};
 use super::address;
-use super::backend::{self, Backend};
+use super::backend::{self, Backend, Known};
 use super::error::{Place, Problems};
 use super::health::{self, HEALTH, Health};
 use super::l7::{self, L7};
+use super::pools::{self, ReadPools};
 use super::reader::{Reader, Section};
 use super::unique::Unique;
 use super::zones::{self, ZONES, Zones};
@@ -34,6 +35,8 @@ pub(super) static SERVICE: Section = Section {
         "drain",
         "health",
         "backend",
+        "pool",
+        "route",
         "outlier",
         "panic_threshold",
         "zones",
@@ -47,7 +50,7 @@ pub(super) static SERVICE: Section = Section {
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 11] = [
+pub(super) const L7_ONLY: [&str; 13] = [
     "balance",
     "upgrades",
     "splice",
@@ -55,6 +58,8 @@ pub(super) const L7_ONLY: [&str; 11] = [
     "http",
     "forwarded",
     "drain",
+    "pool",
+    "route",
     "outlier",
     "tls",
     "backend_tls",
@@ -84,7 +89,8 @@ pub struct Service {
     pub reset_on_backend_death: bool,
     /// How backends are checked.
     pub health: Health,
-    /// At least one; names and addresses are unique in the service.
+    /// Of all pools, those of the default one first: at least one in each; names and addresses are unique in the
+    /// service.
     pub backends: Vec<Backend>,
     /// Percent of the pool's weight: with less of it up, all backends get traffic; 0 to 100, and 0 without `fail_open`.
     pub panic_threshold: u32,
@@ -169,6 +175,8 @@ pub(super) struct ReadService {
     pub backends: Vec<Place>,
     /// The place of its affinity.
     pub affinity: Place,
+    /// The places of its further pools.
+    pub pools: Vec<Place>,
     /// The place of its zones, if it says anything of them.
     pub zones: Option<Place>,
     /// False if `forward` or an address could not be read: conclusions from the rest would mislead.
@@ -213,16 +221,25 @@ fn read_one(
     let is_l7 = mode == Some(ModeKind::L7);
     let forward = if is_l7 { Some(Forward::Nat) } else { forward(&reader) };
     let listeners = listeners(&reader);
-    let backends = backend::read(&reader, mode, problems);
-    let complete = mode.is_some() && forward.is_some() && listeners.is_some() && backends.is_some();
+    let mut known = Known::new(problems);
+    let backends = backend::read(&reader, 0, mode, &mut known);
+    let pools =
+        if is_l7 { pools::read(&reader, &mut known, problems) } else { ReadPools::default() };
+    let complete = mode.is_some()
+        && forward.is_some()
+        && listeners.is_some()
+        && backends.is_some()
+        && pools.complete;
+    let pool_places = pools.pools.iter().map(|pool| pool.place.clone()).collect();
     let (listen, listen_places) = listeners.unwrap_or_default().into_iter().unzip();
-    let (backends, backend_places) = backends.unwrap_or_default().into_iter().unzip();
+    let (backends, backend_places) =
+        backends.unwrap_or_default().into_iter().chain(pools.backends).unzip();
     let idle_timeout =
         reader.duration("idle_timeout", seconds(1)..=seconds(7 * 86_400), seconds(3_600));
     let (mode, affinity) = match mode {
         Some(ModeKind::L4) => (Mode::L4, affinity(&reader)),
         Some(ModeKind::L7) => {
-            let l7 = l7::read(&reader, idle_timeout, problems);
+            let l7 = l7::read(&reader, idle_timeout, pools.pools, problems);
             (Mode::L7(Box::new(l7)), Affinity::None)
         }
         // What may stand elsewhere depends on it.
@@ -251,6 +268,7 @@ fn read_one(
     ReadService {
         service,
         affinity,
+        pools: pool_places,
         zones: zones.map(|table| table.place),
         place: reader.place,
         listen: listen_places,

@@ -67,8 +67,9 @@ fn apply(service: &mut Service, name: &str, it: &Override) -> Result<(), &'stati
     };
     if it.removed {
         // The configuration promises that no pool is empty.
-        if service.backends.len() == 1 {
-            return Err("the service has no other backend");
+        let pool = service.backends[place].pool;
+        if service.backends.iter().filter(|it| it.pool == pool).count() == 1 {
+            return Err("its pool has no other backend");
         }
         service.backends.remove(place);
         return Ok(());
@@ -96,15 +97,19 @@ fn add(service: &mut Service, name: &str, added: &Added) -> Result<usize, &'stat
     if service.backends.iter().any(|it| it.address == added.address) {
         return Err("another backend has its address now");
     }
-    service.backends.push(Backend {
+    // With those of the default pool, which come first.
+    let place = service.backends.partition_point(|it| it.pool == 0);
+    let backend = Backend {
         name: name.to_owned(),
         address: added.address,
         weight: added.weight,
         drain: false,
         zone: added.zone.clone(),
+        pool: 0,
         asked: None,
-    });
-    Ok(service.backends.len() - 1)
+    };
+    service.backends.insert(place, backend);
+    Ok(place)
 }
 
 fn drain_of(service: &Service) -> Drain {

@@ -125,6 +125,15 @@ metrics! {
     Counter "sluice_sidecar_outcomes" ["service" "outcome"]
         "What became of connections and requests of services with mode = \"l7\"":
         |it| events(it, false);
+    Counter "sluice_route_requests" ["service" "route"]
+        "Requests that a route matched; those that none of the service's routes did have the route none":
+        |it| {
+            let services = it.services.iter();
+            let samples = services.flat_map(|service| service.routes.iter().map(|route| {
+                (vec![service.name.clone(), route.name.clone()], route.requests as f64)
+            }));
+            samples.collect()
+        };
     Counter "sluice_flows_ended" ["how"]
         "Entries of the flow tables that the agent removed: closed, idle for too long (expired), never completed, halves, reset, reset by a drain":
         |it| {

@@ -158,9 +158,22 @@ pub struct Service {
     /// What became of packets; of an l7 service, also of connections and requests.
     pub outcomes: Outcomes,
     pub backends: Vec<Backend>,
+    /// Of an l7 service with routes: how many requests each had, in their order; last, those that none matched.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub routes: Vec<Route>,
+    /// Of an l7 service with several pools: those whose backends get no new clients, see `fail_open` and `turned_away`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub pools_down: Vec<String>,
     /// With zones: too little of the own one is up, and others get newcomers, too.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub spilling: Option<bool>,
+}
+
+/// A route of an l7 service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub name: String,
+    pub requests: u64,
 }
 
 /// Where a service listens.
@@ -204,6 +217,9 @@ pub struct Backend {
     /// In an l7 service.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub requests: Option<Requests>,
+    /// In an l7 service with several pools.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pool: Option<String>,
     /// With outlier detection: how often it was ejected since the agent's start.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ejections: Option<u64>,

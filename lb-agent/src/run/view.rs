@@ -325,6 +325,7 @@ fn service_status(
             spliced: None,
             traffic: Some(traffic(counters.backend(id)?)),
             requests: None,
+            pool: None,
             ejections: None,
             ejected: None,
             why: String::new(),
@@ -361,6 +362,8 @@ fn service_status(
         ended: BTreeMap::new(),
         outcomes: outcomes(&counters.service(picture.id)?),
         backends,
+        routes: Vec::new(),
+        pools_down: Vec::new(),
         spilling: picture.spilling,
     })
 }

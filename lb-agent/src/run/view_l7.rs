@@ -5,14 +5,14 @@ use std::{
     net::IpAddr,
 };
 
-use lb_sidecar::settings::{self, State};
+use lb_sidecar::settings::{self, DEFAULT_POOL, NO_ROUTE, State};
 use tokio::time::Instant;
 
 use super::{
     checks::key,
     status::{
-        Backend, Draining, Ejected, Histogram, Listener, Outcomes, Requests, Service, Sidecar,
-        Worker,
+        Backend, Draining, Ejected, Histogram, Listener, Outcomes, Requests, Route, Service,
+        Sidecar, Worker,
     },
     view::{HealthOfAll, health_status},
     why::{Around, why},
@@ -93,6 +93,7 @@ pub fn service_status(
         sidecar.spliced.get(&told.id).copied().unwrap_or(0).into()
     };
     let spliced: u64 = told.backends.iter().map(spliced_of).sum();
+    let names = pool_names(told);
     let backends = config.backends.iter().zip(&told.backends).zip(ids).enumerate();
     let backends = backends.map(|(n, ((backend, told), id))| {
         let record = outliers.as_ref().and_then(|it| it.get(n)).copied();
@@ -122,6 +123,7 @@ pub fn service_status(
                 bytes_in: counts.bytes_in,
                 bytes_out: counts.bytes_out,
             }),
+            pool: names.get(usize::from(backend.pool)).cloned(),
             ejections: record.map(|record| record.total),
             ejected: record.and_then(|record| record.ejection).map(ejected),
             why: String::new(),
@@ -149,8 +151,27 @@ pub fn service_status(
         ended: BTreeMap::new(),
         outcomes: Outcomes { events: sum.outcomes.clone(), drops: Default::default() },
         backends: backends.collect(),
+        routes: routes(told, sum),
+        pools_down: pools_down(told).filter_map(|it| names.get(it).cloned()).collect(),
         spilling: config.zones.map(|_| *mode == Mode::Spill),
     }
+}
+
+/// The names of a service's pools by their numbers, if it has several.
+fn pool_names(told: &settings::Service) -> Vec<String> {
+    let further = told.pools.iter().map(|pool| pool.name.clone());
+    let all = std::iter::once(DEFAULT_POOL.to_owned()).chain(further);
+    if told.pools.is_empty() { Vec::new() } else { all.collect() }
+}
+
+fn routes(told: &settings::Service, sum: &ServiceSum) -> Vec<Route> {
+    let names = told.routes.iter().map(|route| route.name.as_str());
+    let unmatched = (!told.routes.is_empty()).then_some(NO_ROUTE);
+    let routes = names.chain(unmatched).map(|name| Route {
+        name: name.to_owned(),
+        requests: sum.routes.get(name).copied().unwrap_or(0),
+    });
+    routes.collect()
 }
 
 fn ejected(ejection: Ejection) -> Ejected {
@@ -160,6 +181,14 @@ fn ejected(ejection: Ejection) -> Ejected {
         times: ejection.times,
         reason: ejection.reason.to_string(),
     }
+}
+
+/// The pools without a backend that is up, by their numbers. Routes that may go to another one as well do.
+fn pools_down(told: &settings::Service) -> impl Iterator<Item = usize> {
+    (0..=told.pools.len()).filter(|pool| {
+        let mut backends = told.backends.iter().filter(|it| usize::from(it.pool) == *pool);
+        !backends.any(|it| it.state == State::Up && it.weight > 0)
+    })
 }
 
 /// Where a service listens.
@@ -271,6 +300,7 @@ mod tests {
                 relayed: 4,
                 outcomes: vec![("connection".into(), 7)],
                 backends: vec![backend],
+                routes: Vec::new(),
             };
             reports.report(worker, Report { services: vec![service], log_lines_lost: 0 });
         }

@@ -16,6 +16,8 @@ pub struct ServiceSum {
     pub outcomes: BTreeMap<String, u64>,
     /// By id.
     pub backends: BTreeMap<String, BackendReport>,
+    /// Requests of each route, by its name.
+    pub routes: BTreeMap<String, u64>,
 }
 
 /// All services.
@@ -106,6 +108,10 @@ impl ServiceSum {
             let sum = self.outcomes.entry(label.clone()).or_default();
             *sum = sum.saturating_add(*count);
         }
+        for (route, count) in &report.routes {
+            let sum = self.routes.entry(route.clone()).or_default();
+            *sum = sum.saturating_add(*count);
+        }
         for backend in &report.backends {
             let empty = BackendReport { id: backend.id.clone(), ..BackendReport::default() };
             let sum = self.backends.entry(backend.id.clone()).or_insert(empty);
@@ -131,6 +137,7 @@ mod tests {
             relayed: 1,
             outcomes: vec![("ok".into(), picked)],
             backends: vec![backend],
+            routes: vec![("rooms".into(), picked)],
         };
         Report { services: vec![service], log_lines_lost: 1 }
     }
@@ -145,6 +152,7 @@ mod tests {
         let chat = &sums.services["chat"];
         assert_eq!((chat.connections, chat.relayed, chat.outcomes["ok"]), (10, 2, 130));
         assert_eq!((chat.backends["a"].live, chat.backends["a"].picked), (9, 130));
+        assert_eq!(chat.routes["rooms"], 130);
         assert_eq!((sums.log_lines_lost, reports.connections(1)), (2, 7));
 
         reports.ended(1);
@@ -152,7 +160,7 @@ mod tests {
         let chat = &reports.sums().services["chat"];
         assert_eq!((chat.connections, chat.relayed, chat.outcomes["ok"]), (3, 1, 130));
         assert_eq!((chat.backends["a"].live, chat.backends["a"].bytes_in), (3, 10));
-        assert_eq!(reports.connections(1), 0);
+        assert_eq!((reports.connections(1), chat.routes["rooms"]), (0, 130));
     }
 
     #[test]

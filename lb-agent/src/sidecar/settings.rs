@@ -34,12 +34,17 @@ pub fn settings(
     let ids = Ids::new(&edge.hash_seed);
     let services = config.l7().filter_map(|service| {
         let l7 = service.l7()?;
-        let mode = choice::of_l7(edge, service, |backend| {
-            let Seen { up, weight } = seen(service, backend);
-            (up, weight)
+        let last = u16::try_from(l7.pools.len()).unwrap_or(u16::MAX);
+        let modes = (0..=last).map(|pool| {
+            choice::of_pool(edge, service, pool, |backend| {
+                let Seen { up, weight } = seen(service, backend);
+                (up, weight)
+            })
         });
+        let modes: Vec<Mode> = modes.collect();
         let backends = service.backends.iter().map(|backend| {
             let Seen { up, weight } = seen(service, backend);
+            let mode = modes[usize::from(backend.pool)];
             settings::Backend {
                 name: backend.name.clone(),
                 id: ids.of(&service.name, &backend.name),
@@ -59,6 +64,7 @@ pub fn settings(
                         State::Draining { until }
                     }
                 },
+                pool: backend.pool,
             }
         });
         Some(settings::Service {
@@ -66,7 +72,7 @@ pub fn settings(
             listen: service.listen.clone(),
             affinity: l7.affinity.clone(),
             balance: l7.balance,
-            fail_open: mode == Mode::Panic,
+            fail_open: modes.contains(&Mode::Panic),
             upgrades: l7.upgrades.clone(),
             http: l7.http.clone(),
             forwarded: l7.forwarded.clone(),
@@ -74,6 +80,8 @@ pub fn settings(
             splice: l7.splice,
             log_sample: l7.access_log.get(),
             backends: backends.collect(),
+            pools: l7.pools.clone(),
+            routes: l7.routes.clone(),
             // What is in files is added by whoever has read them.
             tls: None,
             backend_tls: None,

@@ -52,7 +52,7 @@ mod tests {
 
     fn backend(id: &str) -> Backend {
         let address = "10.2.0.2:9000".parse().unwrap();
-        Backend { name: "b".into(), id: id.into(), address, weight: 1, state: State::Up }
+        Backend { name: "b".into(), id: id.into(), address, weight: 1, state: State::Up, pool: 0 }
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub struct Request<'a> {
     pub bytes_out: u64,
     /// From the request's head to the end of the answer, or to the 101.
     pub duration: Duration,
+    /// The route that it took, in a service with routes.
+    pub route: Option<&'a str>,
+    /// Of its backend, in a service with several pools.
+    pub pool: Option<&'a str>,
     /// `HTTP/1.1`.
     pub protocol: &'a str,
 }
@@ -97,6 +101,10 @@ pub struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_by: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<&'a str>,
 }
 
@@ -131,6 +139,8 @@ impl<'a> Line<'a> {
             bytes_out: request.bytes_out,
             duration_ms: millis(request.duration),
             ended_by: None,
+            route: request.route,
+            pool: request.pool,
             protocol: Some(request.protocol),
         }
     }
@@ -157,6 +167,8 @@ impl<'a> Line<'a> {
             bytes_out: close.bytes_out,
             duration_ms: millis(close.duration),
             ended_by: Some(close.ended_by),
+            route: None,
+            pool: None,
             protocol: None,
         }
     }
@@ -221,6 +233,8 @@ pub mod tests {
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::from_micros(1_500),
+            route: Some("rooms"),
+            pool: Some("canary"),
             protocol: "HTTP/1.1",
         }
     }
@@ -257,7 +271,8 @@ pub mod tests {
                 "service": "chat", "connection": "00000000000000ab", "client": "198.51.100.7:40000",
                 "method": "GET", "path": "/chat?room=1", "host": "chat.example",
                 "request_id": "r-1", "status": 101, "backend": "chat-1", "sticky": "hit",
-                "bytes_in": 0, "bytes_out": 0, "duration_ms": 1.5, "protocol": "HTTP/1.1",
+                "bytes_in": 0, "bytes_out": 0, "duration_ms": 1.5, "route": "rooms", "pool": "canary",
+                "protocol": "HTTP/1.1",
             })
         );
     }

@@ -100,6 +100,10 @@ pub struct ServiceReport {
     /// How often what happened, by the labels of the sidecar's outcomes.
     pub outcomes: Vec<(String, u64)>,
     pub backends: Vec<BackendReport>,
+    /// How many requests each route had, by its name, in their order; last, those that no route matched. Empty without
+    /// routes.
+    #[serde(default)]
+    pub routes: Vec<(String, u64)>,
 }
 
 /// One backend's.

@@ -20,6 +20,7 @@ pub struct Backend {
     address: Cell<SocketAddr>,
     weight: Cell<u32>,
     state: Cell<State>,
+    pool: Cell<u16>,
     live: Cell<u32>,
     others: Cell<u32>,
     /// What smooth weighted round robin owes it.
@@ -49,6 +50,7 @@ impl Backend {
             address: Cell::new(settings.address),
             weight: Cell::new(settings.weight),
             state: Cell::new(settings.state),
+            pool: Cell::new(settings.pool),
             live: Cell::default(),
             others: Cell::default(),
             credit: Cell::default(),
@@ -67,6 +69,7 @@ impl Backend {
         self.address.set(settings.address);
         self.weight.set(settings.weight);
         self.state.set(settings.state);
+        self.pool.set(settings.pool);
     }
 
     /// See [`settings::Backend::id`].
@@ -93,6 +96,12 @@ impl Backend {
     #[must_use]
     pub fn state(&self) -> State {
         self.state.get()
+    }
+
+    /// See [`settings::Backend::pool`].
+    #[must_use]
+    pub fn pool(&self) -> u16 {
+        self.pool.get()
     }
 
     /// Leases of this worker.

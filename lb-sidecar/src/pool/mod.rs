@@ -6,48 +6,49 @@ mod backend;
 mod balance;
 mod cookie;
 mod cookies;
+mod group;
 mod ring;
+mod shares;
 mod sticky;
 mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::HashMap,
     net::SocketAddr,
     rc::{Rc, Weak},
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use hyper::{HeaderMap, Uri, header::HeaderValue};
 
 pub use backend::{Backend, Lease};
-use cookie::Signer;
-use ring::Ring;
+use group::{Claim, Group};
 pub use sticky::Sticky;
 pub use tally::Tally;
 
-use crate::settings::{self, Affinity, Balance, State};
+use crate::settings::{self, Affinity, Share};
 
 /// Cookies of the name that are looked at in one request: each costs an HMAC.
 const MOST_COOKIES: usize = 8;
 
-/// The backends of a service, and what decides between them.
+/// Shares of a service without routes.
+pub const ONLY_DEFAULT: &[Share] = &[Share { pool: 0, weight: 1 }];
+
+/// The backends of a service, and what decides between them: between its pools first, if a request may go to several.
 pub struct Pool(RefCell<Inner>);
 
 struct Inner {
     affinity: Affinity,
-    balance: Balance,
-    /// Some with [`Affinity::Cookie`].
-    signer: Option<Signer>,
+    /// Of all pools, in the order of the settings.
     backends: Vec<Rc<Backend>>,
     /// Backends that were removed.
     gone: Vec<Weak<Backend>>,
-    /// Nobody is up, and all with a weight count as up.
-    open: bool,
-    ring: Ring,
-    turn: Cell<usize>,
+    /// By [`Share::pool`].
+    groups: Vec<Group>,
+    turns: shares::Turns,
 }
 
 /// A request that needs a backend.
@@ -56,6 +57,8 @@ pub struct Ask<'a> {
     pub client: SocketAddr,
     pub headers: &'a HeaderMap,
     pub uri: &'a Uri,
+    /// The pools that it may go to, see [`Action::Pools`](settings::Action::Pools).
+    pub pools: &'a [Share],
 }
 
 /// A backend for a request.
@@ -118,21 +121,16 @@ impl Inner {
             None => Backend::new(settings),
         });
         let backends: Vec<Rc<Backend>> = backends.collect();
-        balance::settle(&backends);
         let gone = known.values().map(Rc::downgrade).collect();
-        let open = service.fail_open && !backends.iter().any(|backend| takes_new(backend, false));
-        let members = backends.iter().filter(|it| !matches!(it.state(), State::Draining { .. }));
-        let members = members.map(|backend| (Rc::clone(backend), takes_new(backend, open)));
-        let ring = Ring::new(settings.hash_seed, members.collect(), before.map(|it| &it.ring));
-        let signer = match &service.affinity {
-            Affinity::Cookie(cookie) => {
-                Some(Signer::new(&service.name, cookie, &settings.cookie_keys))
-            }
-            _ => None,
-        };
-        let turn = before.map(|before| before.turn.clone()).unwrap_or_default();
-        let (affinity, balance) = (service.affinity.clone(), service.balance);
-        Self { affinity, balance, signer, backends, gone, open, ring, turn }
+        let pools = std::iter::once(None).chain(service.pools.iter().map(Some)).enumerate();
+        let groups = pools.map(|(n, pool)| {
+            let members = backends.iter().filter(|it| usize::from(it.pool()) == n).cloned();
+            let before = before.and_then(|before| before.groups.get(n));
+            Group::new(settings, service, pool, members.collect(), before)
+        });
+        let groups = groups.collect();
+        let turns = before.map(|before| before.turns.clone()).unwrap_or_default();
+        Self { affinity: service.affinity.clone(), backends, gone, groups, turns }
     }
 
     /// All backends that are there, and those removed that somebody still uses.
@@ -142,13 +140,17 @@ impl Inner {
 
     fn pick(&self, ask: &Ask<'_>, tried: &[Rc<Backend>], now: SystemTime) -> Option<Picked> {
         let was_tried = |backend: &Rc<Backend>| tried.iter().any(|it| Rc::ptr_eq(it, backend));
-        let claim = self.claim(ask, &was_tried, now);
-        let (backend, sticky, keep) = match claim {
-            Ok(Claim { backend, sticky, keep }) => (backend, sticky, keep),
-            Err(sticky) => (self.balanced(ask, &was_tried)?, sticky, false),
+        let (Claim { backend, sticky, keep }, signer) = match self.claim(ask, &was_tried, now) {
+            Ok((group, claim)) => (claim, &group.signer),
+            Err((sticky, home)) => {
+                let home = home.or_else(|| tried.last().map(|it| it.pool()));
+                let mut groups = self.of_newcomers(ask.pools, home);
+                let (group, backend) =
+                    groups.find_map(|group| Some((group, group.balanced(ask, &was_tried)?)))?;
+                (Claim { backend, sticky, keep: false }, &group.signer)
+            }
         };
-        let set_cookie = self
-            .signer
+        let set_cookie = signer
             .as_ref()
             .filter(|_| !keep)
             .and_then(|signer| signer.set_cookie(backend.cookie?, now));
@@ -157,17 +159,40 @@ impl Inner {
         Some(Picked { backend: Rc::clone(backend), lease, sticky, set_cookie })
     }
 
-    /// The backend that the client belongs to, or why it belongs to none.
+    /// The pools for a client that belongs to no backend, in the order in which they are tried: the one that it was in,
+    /// if it is in any, else one by the shares.
+    fn of_newcomers(&self, shares: &[Share], home: Option<u16>) -> impl Iterator<Item = &Group> {
+        let first = match shares {
+            [_] => 0,
+            _ => shares::place_of(shares, home).unwrap_or_else(|| self.turns.next(shares)),
+        };
+        self.groups_from(shares, first)
+    }
+
+    /// The pools of some shares, one of them first. Those where somebody is up come before those that fail open.
+    fn groups_from(&self, shares: &[Share], first: usize) -> impl Iterator<Item = &Group> {
+        let of = move |up| {
+            let groups = shares::from(shares, first).filter_map(|it| self.group(it));
+            groups.filter(move |it| it.up == up)
+        };
+        of(true).chain(of(false))
+    }
+
+    fn group(&self, share: &Share) -> Option<&Group> {
+        self.groups.get(usize::from(share.pool))
+    }
+
+    /// The backend that the client belongs to, or why it belongs to none, and then which pool it was in.
     fn claim(
         &self,
         ask: &Ask<'_>,
         was_tried: &impl Fn(&Rc<Backend>) -> bool,
         now: SystemTime,
-    ) -> Result<Claim<'_>, Sticky> {
+    ) -> Result<(&Group, Claim<'_>), (Sticky, Option<u16>)> {
         let source;
         let value = match &self.affinity {
-            Affinity::None => return Err(Sticky::Off),
-            Affinity::Cookie(_) => return self.by_cookie(ask.headers, was_tried, now),
+            Affinity::None => return Err((Sticky::Off, None)),
+            Affinity::Cookie(_) => return self.by_cookie(ask, was_tried, now),
             Affinity::Source => {
                 source = ring::source_bytes(ask.client);
                 Some(&source[..])
@@ -176,103 +201,46 @@ impl Inner {
             Affinity::Header { name } => ask.headers.get(name).map(HeaderValue::as_bytes),
             Affinity::Query { name } => parameter(ask.uri, name),
         };
-        let value = value.filter(|value| !value.is_empty()).ok_or(Sticky::Missing)?;
-        let found = self.ring.get(value, |backend| !was_tried(backend));
-        let backend = found.ok_or(Sticky::Failed)?;
-        Ok(Claim { backend, sticky: Sticky::Keyed, keep: true })
+        let value = value.filter(|value| !value.is_empty()).ok_or((Sticky::Missing, None))?;
+        let first = match (ask.pools, self.groups.first()) {
+            ([_], _) | (_, None) => 0,
+            (shares, Some(group)) => shares::at(shares, group.ring.point(value)),
+        };
+        let mut groups = self.groups_from(ask.pools, first);
+        let found = groups.find_map(|group| Some((group, group.by_value(value, was_tried)?)));
+        let (group, backend) = found.ok_or((Sticky::Failed, None))?;
+        Ok((group, Claim { backend, sticky: Sticky::Keyed, keep: true }))
     }
 
-    /// The first cookie decides that holds and whose backend takes the request; without any, the first one says why.
-    ///
-    /// Not simply the first that holds: a browser may have two of different paths or domains, of which one can no more
-    /// be replaced. Were its backend gone, the client would move with each request.
+    /// By the cookies of the pools, in their order; without any that decides, the first one says why.
     fn by_cookie(
-        &self,
-        headers: &HeaderMap,
-        was_tried: &impl Fn(&Rc<Backend>) -> bool,
-        now: SystemTime,
-    ) -> Result<Claim<'_>, Sticky> {
-        let signer = self.signer.as_ref().ok_or(Sticky::Off)?;
-        let mut first = None;
-        for value in cookies::values(headers, signer.name()).take(MOST_COOKIES) {
-            let claim = signer.read(value, now).and_then(|read| {
-                let backend = self.holder(read.backend, now)?;
-                match was_tried(backend) {
-                    true => Err(Sticky::Failed),
-                    false => Ok(Claim { backend, sticky: Sticky::Hit, keep: !read.stale }),
-                }
-            });
-            match claim {
-                Ok(claim) => return Ok(claim),
-                Err(reason) => _ = first.get_or_insert(reason),
-            }
-        }
-        Err(first.unwrap_or(Sticky::Missing))
-    }
-
-    /// The backend of an id, if it still takes its own clients.
-    fn holder(&self, id: cookie::Id, now: SystemTime) -> Result<&Rc<Backend>, Sticky> {
-        let mut backends = self.backends.iter();
-        let found = backends.find(|backend| backend.cookie == Some(id));
-        let backend = found.ok_or(Sticky::UnknownBackend)?;
-        match backend.state() {
-            State::Up | State::Spare => Ok(backend),
-            State::Draining { until } if millis(now) < until => Ok(backend),
-            State::Draining { .. } => Err(Sticky::Drained),
-            State::Down | State::Forced if takes_new(backend, self.open) => Ok(backend),
-            State::Down | State::Forced => Err(Sticky::Down),
-        }
-    }
-
-    fn balanced(
         &self,
         ask: &Ask<'_>,
         was_tried: &impl Fn(&Rc<Backend>) -> bool,
-    ) -> Option<&Rc<Backend>> {
-        let may = |backend: &&Rc<Backend>| takes_new(backend, self.open) && !was_tried(backend);
-        let candidates = self.backends.iter().filter(may);
-        let found = match self.balance {
-            Balance::RoundRobin => balance::round_robin(candidates),
-            Balance::LeastConnections => balance::least_connections(candidates, &self.turn),
-            Balance::Maglev => {
-                let client = ring::bytes_of(ask.client);
-                let found = self.ring.get(&client, |backend| !was_tried(backend));
-                found.or_else(|| balance::least_connections(candidates, &self.turn))
+        now: SystemTime,
+    ) -> Result<(&Group, Claim<'_>), (Sticky, Option<u16>)> {
+        let groups = || ask.pools.iter().filter_map(|it| Some((it, self.group(it)?)));
+        let open = !groups().any(|(share, group)| group.up && share.weight > 0);
+        let (mut why, mut home) = (Sticky::Missing, None);
+        for (share, group) in groups() {
+            match group.by_cookie(ask.headers, open, was_tried, now) {
+                Ok(claim) => return Ok((group, claim)),
+                Err(unclaimed) => {
+                    if why == Sticky::Missing {
+                        why = unclaimed.sticky;
+                    }
+                    if unclaimed.is_ours && home.is_none() {
+                        home = Some(share.pool);
+                    }
+                }
             }
-        };
-        found.or_else(|| {
-            let spare = |it: &&Rc<Backend>| it.state() == State::Spare && it.weight() > 0;
-            let spares = self.backends.iter().filter(spare).filter(|it| !was_tried(it));
-            balance::least_connections(spares, &self.turn)
-        })
+        }
+        Err((why, home))
     }
-}
-
-/// A client that belongs to a backend.
-struct Claim<'a> {
-    backend: &'a Rc<Backend>,
-    sticky: Sticky,
-    /// Whether what the client has shows that well enough.
-    keep: bool,
-}
-
-/// Whether a backend gets clients that belong to nobody.
-fn takes_new(backend: &Backend, open: bool) -> bool {
-    let up = match backend.state() {
-        State::Up | State::Forced => true,
-        State::Down => open,
-        State::Spare | State::Draining { .. } => false,
-    };
-    up && backend.weight() > 0
 }
 
 /// The value of a parameter of the query, as it is written; the first one of the name.
 fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a [u8]> {
     let mut pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value.as_bytes())
-}
-
-fn millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

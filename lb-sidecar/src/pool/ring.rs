@@ -18,6 +18,9 @@ use super::backend::Backend;
 /// Further places of the ring where a value is looked up after its own backend failed.
 const PROBES: u8 = 8;
 
+/// Stands where the number of a probe does, for [`Ring::point`].
+const POINT: u8 = u8::MAX;
+
 /// A ring over some backends, made when it is first asked: that is milliseconds of work. So it is kept for as long as
 /// nothing changes that it depends on.
 pub struct Ring {
@@ -64,12 +67,20 @@ impl Ring {
 
     /// Keyed: nobody who does not know the seed can aim at a backend.
     fn slot(&self, probe: u8, value: &[u8]) -> usize {
+        (self.hash(probe, value) % SLOTS as u64) as usize
+    }
+
+    /// Where a value lies in the whole, which does not depend on backends.
+    pub fn point(&self, value: &[u8]) -> u32 {
+        (self.hash(POINT, value) >> 32) as u32
+    }
+
+    fn hash(&self, probe: u8, value: &[u8]) -> u64 {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&[probe]);
         context.update(value);
         let tag = context.sign();
-        let hash = tag.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
-        (hash % SLOTS as u64) as usize
+        tag.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
     }
 
     /// What was made so far.

@@ -43,6 +43,7 @@ pub fn backend_settings() -> settings::Backend {
         address: SocketAddr::from(([127, 0, 0, 1], 9)),
         weight: 100,
         state: State::Up,
+        pool: 0,
     }
 }
 

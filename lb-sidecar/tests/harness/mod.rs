@@ -133,6 +133,8 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
         splice: false,
         log_sample: 0.0,
         backends: backends.iter().enumerate().map(|(i, address)| backend(i, *address)).collect(),
+        pools: Vec::new(),
+        routes: Vec::new(),
         tls: None,
         backend_tls: None,
         redirect_https: false,
@@ -140,7 +142,14 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
 }
 
 pub fn backend(i: usize, address: SocketAddr) -> Backend {
-    Backend { name: format!("b{i}"), id: format!("{i:016x}"), address, weight: 1, state: State::Up }
+    Backend {
+        name: format!("b{i}"),
+        id: format!("{i:016x}"),
+        address,
+        weight: 1,
+        state: State::Up,
+        pool: 0,
+    }
 }
 
 /// A raw client.

@@ -105,6 +105,8 @@ pub struct ServiceConfig {
     pub fail_open: bool,
     pub health: HealthConfig,
     pub backends: Vec<BackendConfig>,
+    /// Further tables, as they stand in the file: pools and routes.
+    pub tables: String,
 }
 
 impl ServiceConfig {
@@ -122,6 +124,7 @@ impl ServiceConfig {
             fail_open: true,
             health: HealthConfig::default(),
             backends: Vec::new(),
+            tables: String::new(),
         }
     }
 
@@ -248,7 +251,7 @@ impl fmt::Display for ServiceConfig {
                 writeln!(f, "drain = true")?;
             }
         }
-        Ok(())
+        f.write_str(&self.tables)
     }
 }
 

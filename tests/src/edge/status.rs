@@ -154,6 +154,20 @@ impl Status {
         self.workers().into_iter().filter(Worker::is_serving).collect()
     }
 
+    /// How many requests a route of a service has had.
+    #[must_use]
+    pub fn route(&self, service: &str, route: &str) -> u64 {
+        let routes = self.service(service).and_then(|it| it["routes"].as_array());
+        let found = routes.into_iter().flatten().find(|it| it["name"] == route);
+        found.and_then(|it| it["requests"].as_u64()).unwrap_or_default()
+    }
+
+    /// How many configurations the agent has taken over.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.0["config_generation"].as_u64().unwrap_or_default()
+    }
+
     /// Why the last change of the file was refused, if it was.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {

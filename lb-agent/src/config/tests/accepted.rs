@@ -73,6 +73,7 @@ fn every_default_is_applied() {
                 weight: 100,
                 drain: false,
                 zone: None,
+                pool: 0,
                 asked: None,
             }],
             panic_threshold: 0,
@@ -111,7 +112,10 @@ fn the_example_means_what_it_says() {
 
     assert!(config.l4().eq([chat, uploads]));
     assert!(config.l7().eq([rooms, rooms_tls, rooms_plain]));
-    assert_eq!(rooms.pool(socket("[2001:db8::12]:80")).count(), 2);
+    assert_eq!(rooms.pool(socket("[2001:db8::12]:80")).count(), 4);
+    let pools = rooms.l7().unwrap().pools.iter().map(|pool| pool.name.as_str());
+    assert_eq!(pools.collect::<Vec<_>>(), ["canary", "api"]);
+    assert_eq!(rooms.l7().unwrap().routes.len(), 7);
     assert_eq!(config.edge.sidecar.cookie_keys, Some(PathBuf::from("/etc/sluice/cookie.keys")));
 }
 

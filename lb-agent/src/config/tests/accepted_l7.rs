@@ -61,6 +61,8 @@ fn every_default_is_applied() {
         drain: Drain { deadline: seconds(300), rate: 100 },
         splice: true,
         access_log: Share::ALL,
+        pools: Vec::new(),
+        routes: Vec::new(),
         outlier: None,
         tls: None,
         backend_tls: None,

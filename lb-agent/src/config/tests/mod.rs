@@ -10,6 +10,7 @@ mod refused_health;
 mod refused_l7;
 mod refused_pool;
 mod refused_tls;
+mod routes;
 
 use super::*;
 

@@ -123,6 +123,23 @@ fn with_line(section: &Section, line: &str) -> String {
         "[[service.backend]]" => {
             with(&text, "[[service.backend]]\n", &format!("[[service.backend]]\n{line}\n"))
         }
+        "[[service.pool]]" => {
+            let pool = format!(
+                "[[service.pool]]\nname = \"p\"\n{line}\n[[service.pool.backend]]\naddress = \"10.2.0.9:9000\"\n"
+            );
+            format!("{}{pool}[[service.route]]\npool = \"p\"\n", minimal_l7())
+        }
+        "[[service.route]]" => {
+            format!("{}[[service.route]]\npool = \"default\"\n{line}\n", minimal_l7())
+        }
+        "[service.route.redirect]" => {
+            let redirect = format!("[service.route.redirect]\nscheme = \"https\"\n{line}\n");
+            format!("{}[[service.route]]\n{redirect}", minimal_l7())
+        }
+        "[service.route.answer]" => {
+            let status = if line.starts_with("status") { "" } else { "status = 200\n" };
+            format!("{}[[service.route]]\n[service.route.answer]\n{status}{line}\n", minimal_l7())
+        }
         other => panic!("{other}"),
     }
 }
@@ -152,6 +169,14 @@ fn required_keys_are_required_and_the_others_are_not() {
         ("[service.zones]", vec![]),
         ("[service.health]", vec!["kind"]),
         ("[[service.backend]]", vec!["address"]),
+        ("[[service.pool]]", vec!["name", "backend"]),
+        ("[[service.route]]", vec![]),
+        ("[[service.route.header]]", vec!["name"]),
+        ("[[service.route.query]]", vec!["name"]),
+        ("[service.route.redirect]", vec![]),
+        ("[service.route.answer]", vec!["status"]),
+        ("[service.route.request_headers]", vec![]),
+        ("[service.route.response_headers]", vec![]),
         ("[service.tls]", vec!["certificates"]),
         ("[[service.tls.certificates]]", vec!["certificate", "key"]),
         ("[service.backend_tls]", vec![]),
@@ -241,6 +266,9 @@ fn the_example_shows_most_keys() {
         "http",
         "forwarded",
         "backend",
+        "route",
+        "request_headers",
+        "response_headers",
         "outlier",
         "zones",
         "tls",

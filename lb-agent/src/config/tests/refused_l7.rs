@@ -27,6 +27,8 @@ fn keys_of_the_other_mode() {
         ("http = { colour = 1 }", "http { colour = 1 }"),
         ("forwarded = {}", "forwarded {}"),
         ("drain = {}", "drain {}"),
+        ("pool = []", "pool []"),
+        ("route = []", "route []"),
     ] {
         let text = with(&minimal(), "name = \"chat\"", &format!("name = \"chat\"\n{line}"));
         assert_eq!(

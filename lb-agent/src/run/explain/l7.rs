@@ -5,10 +5,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header::COOKIE};
+use axum::http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri,
+    header::{COOKIE, UPGRADE},
+    request::Parts,
+};
 use lb_sidecar::{
-    pool::{Ask, Pool, Sticky},
-    settings::{self, Balance, Settings, State},
+    pool::{Ask, ONLY_DEFAULT, Pool, Sticky},
+    routing::Routes,
+    settings::{self, Balance, Settings, Share, State},
 };
 
 use super::{Client, Explanation, Question, seed};
@@ -38,10 +43,11 @@ pub fn pick(
         services: vec![told.clone()],
         ..Settings::default()
     };
-    let (headers, uri) = request(question)?;
+    let head = request(question)?;
+    let Some(pools) = pools(answer, told, &head) else { return Ok(None) };
     // An affinity by address does not look at the port.
     let address = SocketAddr::new(client.ip, client.port.unwrap_or(0));
-    let ask = Ask { client: address, headers: &headers, uri: &uri };
+    let ask = Ask { client: address, headers: &head.headers, uri: &head.uri, pools: &pools };
     let Some(picked) = Pool::new(&settings, told).pick(&ask, &[], SystemTime::now()) else {
         answer.step("balance", "no backend takes clients: they are answered with 503");
         return Ok(None);
@@ -49,11 +55,11 @@ pub fn pick(
     answer.step("affinity", format!("{}: {}", picked.sticky.label(), means(picked.sticky)));
     let decided = match (picked.sticky, told.balance) {
         (Sticky::Hit | Sticky::Keyed, _) => true,
-        (_, Balance::Maglev) => client.port.is_some(),
-        _ => takers(told).count() == 1,
+        (_, Balance::Maglev) => client.port.is_some() && pools.len() == 1,
+        _ => takers(told, &pools).count() == 1,
     };
     if !matches!(picked.sticky, Sticky::Hit | Sticky::Keyed) {
-        let names: Vec<_> = takers(told).map(|it| it.name.as_str()).collect();
+        let names: Vec<_> = takers(told, &pools).map(|it| it.name.as_str()).collect();
         answer.step("balance", format!("{} of {}", rule(told.balance), names.join(", ")));
     }
     let place = told.backends.iter().position(|it| it.id == picked.backend.id());
@@ -64,7 +70,31 @@ pub fn pick(
     Ok(place)
 }
 
-fn request(question: &Question) -> Result<(HeaderMap, Uri), Refusal> {
+/// The pools that the request may go to; none if it needs no backend, or gets none.
+fn pools(answer: &mut Explanation, told: &settings::Service, head: &Parts) -> Option<Vec<Share>> {
+    if told.routes.is_empty() {
+        return Some(ONLY_DEFAULT.to_vec());
+    }
+    let routes = Routes::new(&told.routes, None);
+    let route = match routes.find(head, head.headers.contains_key(UPGRADE)) {
+        Ok(Some(route)) => route,
+        Ok(None) => {
+            answer.step("route", "none matches: it goes to the default pool");
+            return Some(ONLY_DEFAULT.to_vec());
+        }
+        Err(outcome) => {
+            let why = outcome.answer().map_or(outcome.label(), |(_, text)| text);
+            answer.step("route", format!("it is refused: {why}"));
+            return None;
+        }
+    };
+    let pools = route.pools();
+    let goes = if pools.is_empty() { ", and answers it" } else { "" };
+    answer.step("route", format!("{:?} matches{goes}", route.name));
+    (!pools.is_empty()).then(|| pools.to_vec())
+}
+
+fn request(question: &Question) -> Result<Parts, Refusal> {
     let invalid = |what: &str, value: &str, remedy: &str| {
         Refusal::invalid(format!("{what} {value:?} cannot stand in a request"), remedy.to_owned())
     };
@@ -81,19 +111,28 @@ fn request(question: &Question) -> Result<(HeaderMap, Uri), Refusal> {
         headers.insert(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
     }
     let path = question.path.as_deref().unwrap_or("/");
-    let uri = path.parse().map_err(|_| invalid("path", path, "write e.g. \"/chat?room=7\""))?;
-    Ok((headers, uri))
+    let uri: Uri =
+        path.parse().map_err(|_| invalid("path", path, "write e.g. \"/chat?room=7\""))?;
+    let mut request = Request::new(());
+    (*request.headers_mut(), *request.uri_mut()) = (headers, uri);
+    Ok(request.into_parts().0)
 }
 
-/// Who gets clients that belong to nobody.
-fn takers(told: &settings::Service) -> impl Iterator<Item = &settings::Backend> {
+/// Who of these pools gets clients that belong to nobody.
+fn takers<'a>(
+    told: &'a settings::Service,
+    pools: &[Share],
+) -> impl Iterator<Item = &'a settings::Backend> {
+    let pools: Vec<u16> = pools.iter().filter(|it| it.weight > 0).map(|it| it.pool).collect();
     let takes = |it: &settings::Backend, open: bool| match it.state {
         State::Up | State::Forced => it.weight > 0,
         State::Down => open && it.weight > 0,
         State::Spare | State::Draining { .. } => false,
     };
-    let open = told.fail_open && !told.backends.iter().any(|it| takes(it, false));
-    told.backends.iter().filter(move |it| takes(it, open))
+    let backends = told.backends.iter().filter(|it| pools.contains(&it.pool));
+    let backends: Vec<_> = backends.collect();
+    let open = told.fail_open && !backends.iter().any(|it| takes(it, false));
+    backends.into_iter().filter(move |it| takes(it, open))
 }
 
 const fn rule(balance: Balance) -> &'static str {

@@ -203,7 +203,7 @@ proptest! {
         let mut headers = HeaderMap::new();
         headers.insert(COOKIE, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         let uri = Uri::from_static("/");
-        let ask = Ask { client: CLIENT.parse().unwrap(), headers: &headers, uri: &uri };
+        let ask = Ask { client: CLIENT.parse().unwrap(), headers: &headers, uri: &uri, pools: ONLY_DEFAULT };
         prop_assert!(case.pool.pick(&ask, &[], case.now).is_some());
     }
 }

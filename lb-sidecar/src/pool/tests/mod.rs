@@ -3,8 +3,12 @@
 mod balancing;
 mod cookie_rules;
 mod rings;
+mod several;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::header::{COOKIE, HeaderName};
@@ -12,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::settings::{
-    Cookie, CookieKey, Drain, Forwarded, ForwardedMode, Http, Service, Settings,
+    Balance, Cookie, CookieKey, Drain, Forwarded, ForwardedMode, Http, Service, Settings, State,
 };
 
 const CLIENT: &str = "198.51.100.7:40000";
@@ -24,6 +28,7 @@ fn backend(number: u8) -> settings::Backend {
         address: SocketAddr::from(([10, 2, 0, number], 9000)),
         weight: 100,
         state: State::Up,
+        pool: 0,
     }
 }
 
@@ -70,6 +75,8 @@ fn settings(affinity: Affinity, balance: Balance) -> Settings {
         splice: false,
         log_sample: 0.0,
         backends: vec![backend(1), backend(2), backend(3)],
+        pools: Vec::new(),
+        routes: Vec::new(),
         tls: None,
         backend_tls: None,
         redirect_https: false,
@@ -90,13 +97,19 @@ struct Case {
     settings: Settings,
     pool: Rc<Pool>,
     now: SystemTime,
+    shares: Vec<Share>,
 }
 
 impl Case {
     fn new(affinity: Affinity, balance: Balance) -> Self {
         let settings = settings(affinity, balance);
         let pool = Pool::new(&settings, &settings.services[0]);
-        Self { settings, pool, now: UNIX_EPOCH + Duration::from_secs(1_800_000_000) }
+        Self {
+            settings,
+            pool,
+            now: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            shares: ONLY_DEFAULT.to_vec(),
+        }
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Service)) {
@@ -113,7 +126,8 @@ impl Case {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
         let uri = uri.parse().unwrap();
-        let ask = Ask { client: CLIENT.parse().unwrap(), headers: &headers, uri: &uri };
+        let pools = &self.shares;
+        let ask = Ask { client: CLIENT.parse().unwrap(), headers: &headers, uri: &uri, pools };
         self.pool.pick(&ask, tried, self.now)
     }
 
@@ -131,6 +145,6 @@ impl Case {
     }
 
     fn millis(&self) -> u64 {
-        millis(self.now)
+        group::millis(self.now)
     }
 }

@@ -59,7 +59,7 @@ fn a_source_address_keeps_its_backend_whatever_the_port() {
     for n in 0..200_u8 {
         for port in [1_000, 2_000] {
             let client = SocketAddr::from(([198, 51, 100, n], port));
-            let ask = Ask { client, headers: &headers, uri: &uri };
+            let ask = Ask { client, headers: &headers, uri: &uri, pools: ONLY_DEFAULT };
             let picked = case.pool.pick(&ask, &[], case.now).unwrap();
             let name = picked.backend.name();
             assert_eq!(*by_address.entry(n).or_insert_with(|| Rc::clone(&name)), name);
@@ -99,7 +99,7 @@ fn one_that_moves_keeps_its_values() {
 
 /// What the pool's ring has made: all of it, and the slots.
 fn made(case: &Case) -> (Option<Rc<Maglev>>, Option<Rc<Slots>>) {
-    case.pool.0.borrow().ring.made()
+    case.pool.0.borrow().groups[0].ring.made()
 }
 
 #[test]
@@ -119,7 +119,12 @@ fn a_ring_is_made_anew_only_when_it_changes() {
     assert!(made(&case).1.is_none());
     let _second = case.newcomer().unwrap();
     let afresh = Pool::new(&case.settings, &case.settings.services[0]);
-    let afresh = Case { pool: afresh, settings: case.settings.clone(), now: case.now };
+    let afresh = Case {
+        pool: afresh,
+        settings: case.settings.clone(),
+        now: case.now,
+        shares: ONLY_DEFAULT.to_vec(),
+    };
     let _third = afresh.newcomer().unwrap();
     assert_eq!(made(&case).1, made(&afresh).1);
 
