@@ -16,6 +16,7 @@ use crate::{
     entry::{Entry, Lines},
     framing::Violation,
     life::Life,
+    limits::pace::Pace,
     outcome::{Outcome, Reason},
     service::{Plan, Service},
     splice::tcp::Peer,
@@ -58,6 +59,8 @@ pub struct Client {
     /// Where its log lines go, if it is in the sample.
     pub lines: Option<Lines>,
     entry: RefCell<Option<Box<Entry>>>,
+    /// Of bodies: from the client, and to it.
+    pub pace: [Option<Pace>; 2],
 }
 
 impl Client {
@@ -89,6 +92,7 @@ impl Client {
             fitting: Cell::new(None),
             lines,
             entry: RefCell::new(None),
+            pace: [(); 2].map(|()| Pace::new(plan.settings.limits.bytes_per_second)),
         }
     }
 
@@ -139,6 +143,11 @@ impl Client {
             None => Reason::Outcome(Outcome::BodyCut),
         };
         self.body_failed.set(Some(reason));
+    }
+
+    /// The request's body is longer than it may be.
+    pub fn body_grew(&self) {
+        self.body_failed.set(Some(Outcome::BodyTooLarge.into()));
     }
 
     pub fn body_failed(&self) -> Option<Reason> {

@@ -14,15 +14,19 @@ use hyper::{
     header::CONTENT_LENGTH, http::request::Parts,
 };
 use hyper_util::rt::TokioIo;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{
     body::{BackendBody, Gate, RequestBody, ResponseBody},
     client::Client,
     deadline::Wait,
+    limits::pace::Pause,
     outcome::{Outcome, Reason},
     pool::{Ask, Backend, Picked},
+    proxy_protocol::header,
     request, response,
     service::Plan,
+    settings::SendProxy,
     splice::{Splicing, tcp::Peer},
     upgrade,
     upstream::{Connected, Sender, connect},
@@ -47,6 +51,7 @@ pub async fn answer(
     let mut asks_upgrade = true;
     let result = match request::check(&mut head, has_body, &plan.settings.upgrades) {
         Err(outcome) => Err(outcome.into()),
+        Ok(_) if is_too_large(&head, &plan) => Err(Outcome::BodyTooLarge.into()),
         Ok(checked) => {
             asks_upgrade = checked.asks_upgrade;
             let until_close = head.version == Version::HTTP_10;
@@ -83,6 +88,13 @@ pub async fn answer(
         client.answered();
     }
     response
+}
+
+/// Whether a request says itself that its body is larger than it may be.
+fn is_too_large(head: &Parts, plan: &Plan) -> bool {
+    let most = u64::from(plan.settings.limits.body_bytes);
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    most > 0 && length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|it| it > most)
 }
 
 /// A request on its way.
@@ -126,6 +138,44 @@ impl Exchange<'_> {
             entry.retries = tried.backends.len();
         });
         Ok(picked)
+    }
+
+    /// Chooses a backend and waits until it has room.
+    pub async fn choose(&self, head: &Parts, tried: &Tried) -> Result<Picked, Outcome> {
+        let picked = self.pick(head, tried)?;
+        let limits = &self.plan.settings.limits;
+        let (most, backend) = (limits.connections_per_backend, &picked.backend);
+        if most == 0 || backend.queue.is_empty() && backend.active() <= most {
+            return Ok(picked);
+        }
+        let place = backend.queue.enter(limits.queue).ok_or(Outcome::BackendFull)?;
+        self.client.service.count(Outcome::Queued);
+        self.client.deadline.set(Wait::Connect, limits.queue_timeout);
+        // Who has its turn does not wait any more, and so counts as one more.
+        let turn = self.in_time(place.turn(|| backend.active() < most)).await;
+        drop(place);
+        turn.map_err(|_| Outcome::QueueTimeout)?;
+        Ok(picked)
+    }
+
+    /// Whether connections to backends can carry another client's requests: not if they begin with this one's address.
+    fn keeps(&self) -> bool {
+        self.plan.settings.proxy_protocol.send == SendProxy::Off
+    }
+
+    /// What a connection to a backend begins with, for this client.
+    pub fn preamble(&self) -> Vec<u8> {
+        let Client { peer, local, .. } = **self.client;
+        header::write(self.plan.settings.proxy_protocol.send, peer, local)
+    }
+
+    /// Connects, and says who the client is where that is wanted.
+    async fn connect_as_client(&self, backend: &Backend) -> Result<TcpStream, Outcome> {
+        let Connected { mut stream, .. } = self.connect(backend, None).await?;
+        // A new socket has room for it.
+        let written = stream.write_all(&self.preamble()).await;
+        written.map_err(|_| Outcome::ConnectFailed)?;
+        Ok(stream)
     }
 
     /// Connects within the time for it; for a connection that may be spliced, so that it fits the client's.
@@ -172,12 +222,13 @@ impl Exchange<'_> {
         }
         let mut tried = Tried::none();
         loop {
-            let picked = self.pick(&head, &tried)?;
+            let picked = self.choose(&head, &tried).await?;
             if !tried.backends.is_empty() {
                 service.count(Outcome::RetryConnect);
             }
             body.goes_to(&picked.backend);
-            if let Some(sender) = service.kept.take(picked.backend.address()) {
+            let kept = self.keeps().then(|| service.kept.take(picked.backend.address())).flatten();
+            if let Some(sender) = kept {
                 service.count(Outcome::Reused);
                 match self.send(sender, head, body, &gate, true).await {
                     Ok((sender, response)) => return self.pass(response, Some(sender), picked),
@@ -188,10 +239,13 @@ impl Exchange<'_> {
                     }
                 }
             }
-            let failed = match self.connect(&picked.backend, None).await {
-                Ok(Connected { stream, .. }) => match open(TokioIo::new(stream)).await {
+            let failed = match self.connect_as_client(&picked.backend).await {
+                Ok(stream) => match open(TokioIo::new(stream)).await {
                     Ok(sender) => match self.send(sender, head, body, &gate, false).await {
-                        Ok((sender, response)) => return self.pass(response, Some(sender), picked),
+                        Ok((sender, response)) => {
+                            let sender = self.keeps().then_some(sender);
+                            return self.pass(response, sender, picked);
+                        }
                         Err(Failed::Over(outcome)) => {
                             picked.backend.failed.set(picked.backend.failed.get() + 1);
                             return Err(outcome);
@@ -296,6 +350,7 @@ impl Exchange<'_> {
             lease: Some(picked.lease),
             sender: sender.map(|sender| (sender, kept)),
             until_close: self.until_close && !head.headers.contains_key(CONTENT_LENGTH),
+            pause: Pause::default(),
         };
         Ok(Response::from_parts(head, ResponseBody::Backend(body)))
     }

@@ -104,6 +104,6 @@ async fn linger(mut stream: TcpStream) {
 }
 
 /// Whoever reads until the end must not take this for it.
-fn reset(stream: &TcpStream) {
+pub fn reset(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

@@ -10,6 +10,7 @@ use hyper::{header::HeaderName, server::conn::http1};
 use crate::{
     control::{BackendReport, ServiceReport},
     forwarded::Trusted,
+    limits,
     outcome::{Outcomes, Reason},
     pool::Pool,
     relay::registry::Registry,
@@ -27,6 +28,8 @@ pub struct Plan {
     pub request_id: Option<HeaderName>,
     pub sources: Rc<Sources>,
     pub http: http1::Builder,
+    /// Who speaks the PROXY protocol to this service.
+    pub proxies: Trusted,
 }
 
 impl Plan {
@@ -49,6 +52,7 @@ impl Plan {
                 service.http.tcp_user_timeout,
             )),
             http,
+            proxies: Trusted::new(&service.proxy_protocol.accept),
         }
     }
 }
@@ -67,6 +71,8 @@ pub struct Service {
     pub pacing: Cell<bool>,
     /// It is not among the settings any more: its connections end with their next answer.
     pub removed: Cell<bool>,
+    /// What each source has open.
+    pub sources: limits::sources::Sources,
 }
 
 impl Service {
@@ -86,6 +92,7 @@ impl Service {
             relays: Rc::default(),
             pacing: Cell::new(false),
             removed: Cell::new(false),
+            sources: limits::sources::Sources::default(),
         })
     }
 

@@ -59,12 +59,12 @@ pub async fn handshake(
     let mut tried = Tried::none();
     head.headers.remove(TE);
     head.headers.remove(CONNECTION);
-    let request = serialize(&head, protocol);
+    let request = [to.preamble(), serialize(&head, protocol)].concat();
     let mut chosen = None;
     loop {
         let mut picked = match chosen.take() {
             Some(picked) => picked,
-            None => to.pick(&head, &tried)?,
+            None => to.choose(&head, &tried).await?,
         };
         if !tried.backends.is_empty() {
             service.count(match tried.last {
@@ -267,16 +267,20 @@ pub fn hand_over(
     let entry = service.relays.enter(backend.clone());
     let plan = service.plan();
     let settings = &plan.settings;
-    if settings.splice && !port_is_checked {
+    let rate = settings.limits.bytes_per_second;
+    if settings.splice && rate > 0 {
+        service.count(Outcome::SpliceLimited);
+    } else if settings.splice && !port_is_checked {
         service.count(Outcome::SpliceUncheckedPort);
     }
-    let fitting = client.fitting.get().filter(|_| settings.splice && port_is_checked);
+    let fitting = client.fitting.get().filter(|_| settings.splice && rate == 0 && port_is_checked);
     let splice = fitting.map(|peer| Means {
         desk: service.splicing.desk.clone(),
         outcomes: service.outcomes.clone(),
         round_trip: peer.rtt,
     });
-    let options = Options { idle_timeout: settings.http.idle_timeout, websocket, entry, splice };
+    let idle_timeout = settings.http.idle_timeout;
+    let options = Options { idle_timeout, websocket, entry, splice, bytes_per_second: rate };
     let lines = client.lines.clone();
     let client = End { stream, read_ahead };
     tokio::task::spawn_local(async move {

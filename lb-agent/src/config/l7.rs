@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
-use lb_sidecar::settings::{Affinity, Balance, Forwarded, Http};
+use lb_sidecar::settings::{Affinity, Balance, Forwarded, Http, Limits, ProxyProtocol};
 
 use super::affinity;
 use super::error::Problems;
 use super::forwarded;
 use super::http;
+use super::limits;
+use super::proxy_protocol;
 use super::reader::{Reader, Section};
 use super::share::Share;
 use super::token::token;
@@ -37,6 +39,10 @@ pub struct L7 {
     pub splice: bool,
     /// Share of the connections that the access log tells of.
     pub access_log: Share,
+    /// Who says who clients are, and who is told.
+    pub proxy_protocol: ProxyProtocol,
+    /// Of the service, whatever the number of workers.
+    pub limits: Limits,
 }
 
 /// How a backend that drains, or an edge, loses its clients.
@@ -73,6 +79,11 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
             .field("access_log")
             .and_then(|field| field.share("1.0"))
             .unwrap_or(Share::ALL),
+        proxy_protocol: proxy_protocol::read(
+            &reader.table_or_empty("proxy_protocol", &proxy_protocol::PROXY_PROTOCOL),
+            problems,
+        ),
+        limits: limits::read(&reader.table_or_empty("limits", &limits::LIMITS)),
     }
 }
 

@@ -15,8 +15,10 @@ mod forwarded;
 mod health;
 mod http;
 mod l7;
+mod limits;
 mod nearest;
 mod pool;
+mod proxy_protocol;
 mod reader;
 mod service;
 mod share;
@@ -74,7 +76,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 12] = [
+static SECTIONS: [&Section; 14] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -87,6 +89,8 @@ static SECTIONS: [&Section; 12] = [
     &backend::BACKEND,
     &access::EDGE_ACCESS,
     &access::SERVICE_ACCESS,
+    &limits::LIMITS,
+    &proxy_protocol::PROXY_PROTOCOL,
 ];
 
 /// Reads and checks a configuration file; warnings go to the log.

@@ -58,6 +58,8 @@ pub fn settings(
             splice: l7.splice,
             log_sample: l7.access_log.get(),
             backends: backends.collect(),
+            proxy_protocol: l7.proxy_protocol.clone(),
+            limits: l7.limits.clone(),
         })
     });
     Settings {

@@ -10,7 +10,8 @@ use std::{
 
 use lb_sidecar::{
     settings::{
-        Affinity, Backend, Balance, Drain, Forwarded, ForwardedMode, Http, Service, Settings, State,
+        Affinity, Backend, Balance, Drain, Forwarded, ForwardedMode, Http, Limits, ProxyProtocol,
+        Service, Settings, State,
     },
     worker::Worker,
 };
@@ -128,6 +129,8 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
         splice: false,
         log_sample: 0.0,
         backends: backends.iter().enumerate().map(|(i, address)| backend(i, *address)).collect(),
+        proxy_protocol: ProxyProtocol::default(),
+        limits: Limits::default(),
     }
 }
 

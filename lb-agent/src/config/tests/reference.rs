@@ -58,11 +58,25 @@ fn with_line(section: &Section, line: &str) -> String {
                 &format!("[service.affinity]\nkind = \"cookie\"\n{line}\n[[service.backend]]"),
             )
         }
-        "[service.http]" | "[service.forwarded]" | "[service.drain]" => with(
+        "[service.http]" | "[service.forwarded]" | "[service.drain]" | "[service.limits]" => with(
             &minimal_l7(),
             "[[service.backend]]",
             &format!("{}\n{line}\n[[service.backend]]", section.heading),
         ),
+        "[service.proxy_protocol]" => {
+            // Proxies are trusted only where they are listened to.
+            let other = match key {
+                "accept" if line.contains("off") => "",
+                "accept" => "trusted = [\"10.0.0.0/8\"]\n",
+                "trusted" => "accept = \"required\"\n",
+                _ => "",
+            };
+            with(
+                &minimal_l7(),
+                "[[service.backend]]",
+                &format!("{}\n{other}{line}\n[[service.backend]]", section.heading),
+            )
+        }
         "[edge]" => with(&text, "[edge]\n", &format!("[edge]\n{line}\n")),
         "[edge.access]" => {
             with(&text, "[[service]]", &format!("[edge.access]\n{line}\n[[service]]"))

@@ -68,6 +68,8 @@ fn settings(affinity: Affinity, balance: Balance) -> Settings {
         splice: false,
         log_sample: 0.0,
         backends: vec![backend(1), backend(2), backend(3)],
+        proxy_protocol: Default::default(),
+        limits: Default::default(),
     };
     let key = CookieKey { id: "k1".to_owned(), secret: STANDARD.encode([1; 32]) };
     Settings {
