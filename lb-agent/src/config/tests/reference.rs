@@ -214,7 +214,8 @@ fn the_example_is_valid_without_warnings() {
 #[test]
 fn the_example_shows_most_keys() {
     let left_out = ["port", "verify", "ca", "sni"];
-    let tables = ["tables", "sidecar", "http", "forwarded", "backend"];
+    let tables =
+        ["tables", "sidecar", "http", "forwarded", "backend", "proxy_protocol", "limits"];
     for key in SECTIONS
         .iter()
         .flat_map(|section| section.keys)
