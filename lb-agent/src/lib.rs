@@ -5,13 +5,17 @@
 //! ```
 
 pub mod bpf;
+pub mod choice;
 pub mod config;
 pub mod decap;
+pub mod doctor;
+pub mod events;
 pub mod flows;
 pub mod health;
 pub mod netlink;
 pub mod nexthop;
 pub mod object;
+pub mod overrides;
 pub mod reset;
 pub mod run;
 pub mod sidecar;

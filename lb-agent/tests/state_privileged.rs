@@ -11,6 +11,7 @@ use std::{
 use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use lb_agent::{
     bpf::specs::names,
+    choice::Rule,
     state::{
         Capacity, Prefix,
         access::Access,
@@ -84,6 +85,8 @@ fn input() -> Input {
         next_hop,
         tunnel_source: None,
         mss_clamp: 1400,
+        whole_weight: 100,
+        local: false,
     };
     let hop = |n| NextHop { ifindex: 2, mtu: 1500, dst: [2, 0, 0, 0, 0, n], ..NextHop::default() };
     Input {
@@ -104,11 +107,11 @@ fn input() -> Input {
                 backend("10.2.0.3:9000", 2),
                 backend("[2001:db8:2::2]:9000", 0),
             ],
-            fail_open: true,
             access: Access {
                 allow: [Prefix::new("2001:db8::".parse().unwrap(), 32)].into(),
                 deny: BTreeSet::new(),
             },
+            rule: Rule { fail_open: true, ..Rule::default() },
         }],
         xdp_only: BTreeSet::from(["203.0.113.10".parse().unwrap()]),
         next_hops: BTreeMap::from([(1, hop(1)), (2, hop(2))]),

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    fmt,
+    fmt, io,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -20,8 +20,10 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use crate::{
     client::Client,
     deadline::Wait,
+    framing::Violation,
+    http2::Received,
     limits::pace::Pause,
-    outcome::Outcome,
+    outcome::{Outcome, Reason},
     pool::{Backend, Lease},
     upstream::{Kept, Sender},
 };
@@ -49,7 +51,7 @@ pub enum RequestBody {
 
 /// A client's body. Whoever waits for the response watches the time.
 pub struct ClientBody {
-    incoming: Incoming,
+    incoming: Source,
     client: Rc<Client>,
     gate: Option<Arc<Gate>>,
     /// Who gets it.
@@ -59,11 +61,29 @@ pub struct ClientBody {
     pause: Pause,
 }
 
+/// Where a client's body comes from.
+enum Source {
+    Http1(Incoming),
+    Http2(Received),
+}
+
 impl RequestBody {
     pub fn new(incoming: Incoming, client: &Rc<Client>) -> Self {
-        if incoming.is_end_stream() {
-            return RequestBody::Empty;
+        match incoming.is_end_stream() {
+            true => RequestBody::Empty,
+            false => Self::of(Source::Http1(incoming), client),
         }
+    }
+
+    /// Of a stream of HTTP/2.
+    pub fn http2(received: Received, client: &Rc<Client>) -> Self {
+        match received.is_end_stream() {
+            true => RequestBody::Empty,
+            false => Self::of(Source::Http2(received), client),
+        }
+    }
+
+    fn of(incoming: Source, client: &Rc<Client>) -> Self {
         RequestBody::Client(ClientBody {
             incoming,
             client: client.clone(),
@@ -93,6 +113,44 @@ impl RequestBody {
     }
 }
 
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
+        match self {
+            Source::Http1(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(frame.map(|it| it.map_err(|error| why_broken(&error))))
+            }
+            Source::Http2(received) => Pin::new(received).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Source::Http1(incoming) => incoming.is_end_stream(),
+            Source::Http2(received) => received.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Source::Http1(incoming) => incoming.size_hint(),
+            Source::Http2(received) => received.size_hint(),
+        }
+    }
+}
+
+/// Why the body of an HTTP/1.1 request could not be read.
+fn why_broken(error: &hyper::Error) -> Reason {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.and_then(|cause| cause.get_ref()?.downcast_ref::<Violation>()) {
+        Some(violation) => Reason::Violation(*violation),
+        None if cause.is_some_and(|it| it.kind() == io::ErrorKind::InvalidInput) => {
+            Outcome::BadBody.into()
+        }
+        None => Outcome::BodyCut.into(),
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = Cut;
@@ -115,7 +173,7 @@ impl Body for RequestBody {
             body.client.deadline.set(Wait::Body, LONGEST_PAUSE + timeouts.body);
             return Poll::Pending;
         }
-        match Pin::new(&mut body.incoming).poll_frame(cx) {
+        match body.incoming.poll_frame(cx) {
             Poll::Pending => {
                 if body.client.deadline.wait() != Wait::Body {
                     body.client.deadline.set(Wait::Body, timeouts.body);
@@ -137,8 +195,8 @@ impl Body for RequestBody {
                 body.client.deadline.set(Wait::Response, timeouts.response);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                body.client.body_broke(&error);
+            Poll::Ready(Some(Err(reason))) => {
+                body.client.body_broke(reason);
                 Poll::Ready(Some(Err(Cut(Outcome::BodyCut))))
             }
             Poll::Ready(None) => {

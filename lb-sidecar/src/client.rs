@@ -1,9 +1,10 @@
 //! What the parts of a client's connection know of each other: its task, its requests, their bodies, and its end.
+//!
+//! Of HTTP/1.1 a connection is one client, request after request. Of HTTP/2 the connection is one, with its life and its
+//! timer, and each stream another, with all that is of one request.
 
 use std::{
     cell::{Cell, RefCell},
-    error::Error as _,
-    io,
     net::SocketAddr,
     rc::Rc,
     time::Duration,
@@ -14,7 +15,6 @@ use hyper::http::request::Parts;
 use crate::{
     deadline::{Deadline, Wait},
     entry::{Entry, Lines},
-    framing::Violation,
     life::Life,
     limits::pace::Pace,
     outcome::{Outcome, Reason},
@@ -33,7 +33,7 @@ pub struct Timeouts {
     pub head: Duration,
 }
 
-/// What the parts of a connection know of each other.
+/// What the parts of a connection, or of a stream, know of each other.
 pub struct Client {
     pub peer: SocketAddr,
     pub local: SocketAddr,
@@ -60,7 +60,9 @@ pub struct Client {
     pub lines: Option<Lines>,
     entry: RefCell<Option<Box<Entry>>>,
     /// Of bodies: from the client, and to it.
-    pub pace: [Option<Pace>; 2],
+    pub pace: Rc<[Option<Pace>; 2]>,
+    /// It speaks HTTP/2.
+    pub http2: bool,
 }
 
 impl Client {
@@ -92,7 +94,33 @@ impl Client {
             fitting: Cell::new(None),
             lines,
             entry: RefCell::new(None),
-            pace: [(); 2].map(|()| Pace::new(plan.settings.limits.bytes_per_second)),
+            pace: Rc::new([(); 2].map(|()| Pace::new(plan.settings.limits.bytes_per_second))),
+            http2: false,
+        }
+    }
+
+    /// A stream of this connection, whose head has come.
+    pub fn stream(&self) -> Self {
+        Self {
+            peer: self.peer,
+            local: self.local,
+            service: self.service.clone(),
+            life: self.life.clone(),
+            deadline: Deadline::new(Wait::Response, self.timeouts().response),
+            timeouts: self.timeouts.clone(),
+            busy: Cell::new(false),
+            heard: Cell::new(true),
+            unread: Cell::new(false),
+            body_failed: Cell::new(None),
+            cut: Cell::new(None),
+            closing: Cell::new(false),
+            handover: RefCell::new(None),
+            // What is relayed over a stream is never spliced.
+            fitting: Cell::new(None),
+            lines: self.lines.clone(),
+            entry: RefCell::new(None),
+            pace: self.pace.clone(),
+            http2: true,
         }
     }
 
@@ -132,16 +160,7 @@ impl Client {
     }
 
     /// The request's body could not be read.
-    pub fn body_broke(&self, error: &hyper::Error) {
-        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-        let violation = cause.and_then(|e| e.get_ref()?.downcast_ref::<Violation>());
-        let reason = match violation {
-            Some(violation) => Reason::Violation(*violation),
-            None if cause.is_some_and(|e| e.kind() == io::ErrorKind::InvalidInput) => {
-                Reason::Outcome(Outcome::BadBody)
-            }
-            None => Reason::Outcome(Outcome::BodyCut),
-        };
+    pub fn body_broke(&self, reason: Reason) {
         self.body_failed.set(Some(reason));
     }
 

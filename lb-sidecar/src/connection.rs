@@ -32,6 +32,7 @@ use crate::{
     exchange,
     farewell::{End, finish, reset},
     framing::{Guarded, Limits},
+    http2,
     life::{Life, Open},
     limits::{self, sources::Permit},
     proxy_protocol::{self, Ends},
@@ -65,6 +66,11 @@ pub async fn serve(
         client.fitting.set(Peer::of(&stream));
     }
     let first = shortcut::first_bytes(&stream);
+    if plan.settings.http.h2c && http2::begins(&first) {
+        drop(plan);
+        http2::serve(http2::Ahead { io: stream, ahead: first }, client, open).await;
+        return;
+    }
     let prepared = match shortcut::upgrade(&first, limits) {
         Some((head, length)) => {
             let answer = exchange::answer(&client, head, RequestBody::Empty);

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use hyper::{
-    Method,
+    Method, Version,
     header::{HOST, HeaderValue},
     http::request::Parts,
 };
@@ -41,6 +41,9 @@ pub struct Entry {
     pub retries: usize,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    version: Version,
+    /// The connection, or the stream, goes on in another protocol.
+    pub upgraded: bool,
 }
 
 impl Entry {
@@ -49,7 +52,7 @@ impl Entry {
             started: Instant::now(),
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
-            host: head.headers.get(HOST).cloned(),
+            host: head.headers.get(HOST).cloned().or_else(|| authority(head)),
             request_id: None,
             client: peer,
             status: 0,
@@ -59,8 +62,15 @@ impl Entry {
             retries: 0,
             bytes_in: 0,
             bytes_out: 0,
+            version: head.version,
+            upgraded: false,
         }
     }
+}
+
+/// HTTP/2 has it in place of `Host`.
+fn authority(head: &Parts) -> Option<HeaderValue> {
+    HeaderValue::from_str(head.uri.authority()?.as_str()).ok()
 }
 
 impl Lines {
@@ -95,10 +105,15 @@ impl Lines {
             backend: name.as_deref(),
             sticky: entry.sticky,
             retries: entry.retries,
-            upgraded: entry.status == 101,
+            upgraded: entry.upgraded,
             bytes_in: entry.bytes_in,
             bytes_out: entry.bytes_out,
             duration: entry.started.elapsed(),
+            protocol: match entry.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            },
         });
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -76,10 +77,15 @@ pub async fn answer(
         }
         response::refusal(reason)
     });
-    let status = response.status();
-    client.note(|entry| entry.status = status.as_u16());
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // What HTTP/2 says in place of a 101 (RFC 8441, section 4).
+    let status = if upgraded && client.http2 { StatusCode::OK } else { response.status() };
+    client.note(|entry| {
+        entry.status = status.as_u16();
+        entry.upgraded = upgraded;
+    });
     client.service.count(Outcome::of_status(status));
-    if asks_upgrade && status != StatusCode::SWITCHING_PROTOCOLS {
+    if asks_upgrade && !upgraded {
         // What follows the head may be of the other protocol.
         client.leave_unread();
         response::close(response.headers_mut());
@@ -189,9 +195,20 @@ impl Exchange<'_> {
         let Splicing { flows, ports, .. } = &*self.client.service.splicing;
         let connecting = connect(backend.address(), &self.plan.sources, (flows, ports), fitting);
         match self.in_time(connecting).await {
-            Ok(Ok(connected)) => Ok(connected),
-            Ok(Err(_)) => Err(Outcome::ConnectFailed),
-            Err(_) => Err(Outcome::ConnectTimeout),
+            Ok(Ok(connected)) => {
+                backend.connects.note(true);
+                Ok(connected)
+            }
+            Ok(Err(error)) => {
+                if is_the_peers(&error) {
+                    backend.connects.note(false);
+                }
+                Err(Outcome::ConnectFailed)
+            }
+            Err(_) => {
+                backend.connects.note(false);
+                Err(Outcome::ConnectTimeout)
+            }
         }
     }
 
@@ -230,7 +247,7 @@ impl Exchange<'_> {
             let kept = self.keeps().then(|| service.kept.take(picked.backend.address())).flatten();
             if let Some(sender) = kept {
                 service.count(Outcome::Reused);
-                match self.send(sender, head, body, &gate, true).await {
+                match self.send(&picked.backend, sender, head, body, &gate, true).await {
                     Ok((sender, response)) => return self.pass(response, Some(sender), picked),
                     Err(Failed::Over(outcome)) => return Err(outcome),
                     Err(Failed::Again(again)) => {
@@ -241,20 +258,22 @@ impl Exchange<'_> {
             }
             let failed = match self.connect_as_client(&picked.backend).await {
                 Ok(stream) => match open(TokioIo::new(stream)).await {
-                    Ok(sender) => match self.send(sender, head, body, &gate, false).await {
-                        Ok((sender, response)) => {
-                            let sender = self.keeps().then_some(sender);
-                            return self.pass(response, sender, picked);
+                    Ok(sender) => {
+                        match self.send(&picked.backend, sender, head, body, &gate, false).await {
+                            Ok((sender, response)) => {
+                                let sender = self.keeps().then_some(sender);
+                                return self.pass(response, sender, picked);
+                            }
+                            Err(Failed::Over(outcome)) => {
+                                picked.backend.failed.set(picked.backend.failed.get() + 1);
+                                return Err(outcome);
+                            }
+                            Err(Failed::Again(again)) => {
+                                (head, body) = *again;
+                                Outcome::BackendClosed
+                            }
                         }
-                        Err(Failed::Over(outcome)) => {
-                            picked.backend.failed.set(picked.backend.failed.get() + 1);
-                            return Err(outcome);
-                        }
-                        Err(Failed::Again(again)) => {
-                            (head, body) = *again;
-                            Outcome::BackendClosed
-                        }
-                    },
+                    }
                     Err(_) => Outcome::ConnectFailed,
                 },
                 Err(outcome) => outcome,
@@ -269,6 +288,7 @@ impl Exchange<'_> {
     /// just before, so that a request without effect may be sent again (RFC 9110, section 9.2.2).
     async fn send(
         &self,
+        backend: &Backend,
         mut sender: Sender,
         head: Parts,
         body: RequestBody,
@@ -298,17 +318,27 @@ impl Exchange<'_> {
                     gate.open();
                 }
                 (Err(Wait::Body), _) => return Err(Failed::Over(Outcome::BodyTimeout.into())),
-                (Err(_), _) => return Err(Failed::Over(Outcome::ResponseTimeout.into())),
+                (Err(_), _) => {
+                    backend.answers.note(false);
+                    return Err(Failed::Over(Outcome::ResponseTimeout.into()));
+                }
             }
         };
         if let Some(gate) = gate {
             gate.shut();
         }
         match answer {
-            Ok(response) => Ok((sender, response)),
+            Ok(response) => {
+                backend.answers.note(!response.status().is_server_error());
+                Ok((sender, response))
+            }
             Err(mut failed) => {
                 if let Some(outcome) = client.body_failed() {
                     return Err(Failed::Over(outcome));
+                }
+                // One that was kept may simply be over.
+                if !reused || failed.error().is_parse() {
+                    backend.answers.note(false);
                 }
                 if let Some(request) = failed.take_message() {
                     return Err(Failed::Again(Box::new(request.into_parts())));
@@ -362,6 +392,23 @@ enum Failed {
     Over(Reason),
     /// It may be sent again.
     Again(Box<(Parts, RequestBody)>),
+}
+
+/// Whether a connect has failed for what the peer or the way to it did, and not for want of something of the edge's own.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        TimedOut,
+    };
+    [
+        ConnectionAborted,
+        ConnectionRefused,
+        ConnectionReset,
+        HostUnreachable,
+        NetworkUnreachable,
+        TimedOut,
+    ]
+    .contains(&error.kind())
 }
 
 fn is_idempotent(method: &Method) -> bool {

@@ -1,9 +1,13 @@
 //! How a connection that was not upgraded ends: counted, answered where that is due, and closed so that the client can
 //! read the answer.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     client::Client,
@@ -83,7 +87,8 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
     }
 }
 
-async fn linger(mut stream: TcpStream) {
+/// Closes a connection whose client may still have to read what it was told.
+pub async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let (time, bytes) = LINGER;
     if stream.shutdown().await.is_err() {
         return;
@@ -91,12 +96,10 @@ async fn linger(mut stream: TcpStream) {
     let _ = timeout(time, async {
         let mut scratch = [0; 4096];
         let mut left = bytes;
-        while left > 0 && stream.readable().await.is_ok() {
-            match stream.try_read(&mut scratch) {
-                Ok(0) => break,
+        while left > 0 {
+            match stream.read(&mut scratch).await {
+                Ok(0) | Err(_) => break,
                 Ok(n) => left = left.saturating_sub(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => break,
             }
         }
     })

@@ -35,6 +35,7 @@ mod exchange;
 mod farewell;
 mod forwarded;
 mod headers;
+mod http2;
 mod listener;
 mod request;
 mod response;

@@ -126,6 +126,39 @@ outcomes! {
     QueueTimeout "queue_timeout" => SERVICE_UNAVAILABLE "the backend had no room in time",
 
     UnaskedSwitch "unasked_switch" => BAD_GATEWAY "the backend switched to a protocol that was not asked for",
+
+    HostDiffers "host_differs" => BAD_REQUEST "the request's Host is not its :authority",
+    UnlistedProtocol "unlisted_protocol" => NOT_IMPLEMENTED "the :protocol is not served here",
+    UpgradeIgnored "upgrade_ignored" => BAD_GATEWAY "the backend answered an upgrade as a plain request",
+    WrongAccept "wrong_accept" => BAD_GATEWAY "the backend's Sec-WebSocket-Accept does not answer the key",
+
+    /// A client connection speaks HTTP/2.
+    Http2Connection "http2_connection",
+    /// An upgraded connection is relayed for good: it is a stream of HTTP/2.
+    SpliceHttp2 "splice_http2",
+    /// A stream was reset (PROTOCOL_ERROR): pseudo-header fields missing, twice, unknown or misplaced, or fields that
+    /// HTTP/2 does not have.
+    Http2BadHead "http2_bad_head",
+    /// A stream was reset (REFUSED_STREAM): more than `max_streams`.
+    Http2TooManyStreams "http2_too_many_streams",
+    /// A connection was ended (GOAWAY): what came is not HTTP/2, or breaks its rules.
+    Http2ProtocolError "http2_protocol_error",
+    /// A connection was ended (ENHANCE_YOUR_CALM): streams reset as soon as they are opened.
+    Http2RapidReset "http2_rapid_reset",
+    /// Likewise: SETTINGS without end.
+    Http2SettingsFlood "http2_settings_flood",
+    /// Likewise: PINGs.
+    Http2PingFlood "http2_ping_flood",
+    /// Likewise: WINDOW_UPDATEs.
+    Http2WindowFlood "http2_window_flood",
+    /// Likewise: DATA with nothing in it.
+    Http2EmptyDataFlood "http2_empty_data_flood",
+    /// Likewise: PRIORITY and frames without a meaning.
+    Http2PriorityFlood "http2_priority_flood",
+    /// Likewise: a head in ever more CONTINUATIONs.
+    Http2ContinuationFlood "http2_continuation_flood",
+    /// Likewise: another excess (heads far beyond `head_bytes`, very small DATA, malformed heads without end).
+    Http2Excess "http2_excess",
 }
 
 impl Outcome {

@@ -8,7 +8,7 @@ use hyper::{
     http::{request::Parts, uri::Authority},
 };
 
-use crate::{forwarded, headers, outcome::Outcome, service::Plan};
+use crate::{forwarded, headers, http2, outcome::Outcome, service::Plan};
 
 /// A request that may go on.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,8 +22,11 @@ pub struct Checked {
 }
 
 /// Whether the request is served, and as what. Brings the target into origin form, with the authority in `Host`
-/// (RFC 9112, section 3.2).
+/// (RFC 9112, section 3.2), and a head of HTTP/2 into that of HTTP/1.1.
 pub fn check(head: &mut Parts, has_body: bool, upgrades: &[String]) -> Result<Checked, Outcome> {
+    if head.version == Version::HTTP_2 {
+        http2::to_http1(head, &[])?;
+    }
     if head.method == Method::CONNECT {
         return Err(Outcome::ConnectMethod);
     }
@@ -37,7 +40,7 @@ pub fn check(head: &mut Parts, has_body: bool, upgrades: &[String]) -> Result<Ch
         Some(_) => return Err(Outcome::UnknownExpectation),
     };
     let asks_upgrade = head.headers.contains_key(UPGRADE)
-        && head.version == Version::HTTP_11
+        && head.version >= Version::HTTP_11
         && headers::lists(&head.headers, CONNECTION, "upgrade");
     let upgrade = if asks_upgrade { listed_upgrade(&head.headers, upgrades) } else { None };
     if upgrade.is_some() && has_body {

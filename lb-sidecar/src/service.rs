@@ -129,6 +129,9 @@ impl Service {
                     failed: b.failed.get(),
                     bytes_in: b.bytes_in.get(),
                     bytes_out: b.bytes_out.get(),
+                    connects: b.connects.report(),
+                    answers: b.answers.report(),
+                    handshakes: b.handshakes.report(),
                 })
                 .collect(),
         }

@@ -143,6 +143,10 @@ pub struct Http {
     pub tcp_keepalive: Duration,
     /// TCP_USER_TIMEOUT (RFC 5482): how long sent data may stay unacknowledged; zero for the kernel's default.
     pub tcp_user_timeout: Duration,
+    /// Whether a client may begin with HTTP/2 on a listener without TLS (RFC 9113, section 3.3).
+    pub h2c: bool,
+    /// Streams that a client of HTTP/2 may have open on a connection.
+    pub max_streams: u32,
 }
 
 /// Headers that tell backends about clients.
@@ -241,6 +245,10 @@ pub enum State {
     Up,
     /// None.
     Down,
+    /// Those that belong to it, and who finds nobody else: backends that are nearer to the edge get the others.
+    Spare,
+    /// All, as if it were up: it is down, and so are too many others.
+    Forced,
     /// Only those that belong to it, until the deadline in milliseconds of Unix time; then none, and what is relayed is
     /// closed at [`Drain::rate`].
     Draining { until: u64 },

@@ -24,7 +24,7 @@ use crate::{
     client::Client,
     deadline::Wait,
     exchange::{Exchange, RESPONSE_HEAD_BYTES, Tried, open},
-    headers,
+    headers, http2,
     life::Open,
     outcome::{Outcome, Reason},
     pool::{Backend, Lease},
@@ -78,14 +78,19 @@ pub async fn handshake(
                 to.client.deadline.set(Wait::Response, to.client.timeouts().response);
                 match to.in_time(ask(stream, &request)).await {
                     Err(_) => {
-                        fail(&picked.backend);
+                        refuses(&picked.backend);
                         return Err(Outcome::ResponseTimeout.into());
                     }
                     Ok(Answer::Switched(mut headers, end)) => {
                         if !switches_to(&headers, protocol) {
-                            fail(&picked.backend);
+                            refuses(&picked.backend);
                             return Err(Outcome::UnaskedSwitch.into());
                         }
+                        if to.client.http2 && !http2::accepts(&head.headers, &headers) {
+                            refuses(&picked.backend);
+                            return Err(Outcome::WrongAccept.into());
+                        }
+                        picked.backend.handshakes.note(true);
                         let upgrade = headers.get(UPGRADE).cloned();
                         headers::remove_hop_by_hop(&mut headers);
                         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -106,10 +111,17 @@ pub async fn handshake(
                         return Ok(response);
                     }
                     Ok(Answer::Other(status, end)) => {
+                        // What is wrong with the request is none of its failures.
+                        picked.backend.handshakes.note(status < 500);
                         tried.backends.push(picked.backend.clone());
                         tried.last = Outcome::BackendClosed;
                         let refused = status == StatusCode::SERVICE_UNAVAILABLE.as_u16();
                         chosen = if refused { to.pick(&head, &tried).ok() } else { None };
+                        if chosen.is_none() && to.client.http2 && (200..300).contains(&status) {
+                            // To the client this would be the switch itself (RFC 8441, section 5).
+                            fail(&picked.backend);
+                            return Err(Outcome::UpgradeIgnored.into());
+                        }
                         if chosen.is_none() {
                             // Nobody else is there: the client may know what to make of it.
                             return answered_otherwise(to, &head, end, picked).await;
@@ -117,9 +129,12 @@ pub async fn handshake(
                         fail(&picked.backend);
                         continue;
                     }
-                    Ok(Answer::Closed) => Outcome::BackendClosed,
+                    Ok(Answer::Closed) => {
+                        picked.backend.handshakes.note(false);
+                        Outcome::BackendClosed
+                    }
                     Ok(Answer::Garbage) => {
-                        fail(&picked.backend);
+                        refuses(&picked.backend);
                         return Err(Outcome::BackendGarbage.into());
                     }
                 }
@@ -129,6 +144,12 @@ pub async fn handshake(
         tried.last = failed;
         tried.backends.push(picked.backend);
     }
+}
+
+/// It accepted the connection, and then it did not answer as asked.
+fn refuses(backend: &Backend) {
+    backend.handshakes.note(false);
+    fail(backend);
 }
 
 fn fail(backend: &Backend) {

@@ -1,10 +1,14 @@
 //! The command line: one file per subcommand. Nothing here decides anything about packets.
 
+mod change;
 mod check;
+mod client;
 mod decap;
+mod doctor;
 mod flows;
 mod log;
 mod run;
+mod show;
 mod sidecar;
 mod status;
 mod unload;
@@ -27,6 +31,8 @@ enum Command {
     Run(run::Arguments),
     /// Say everything that is wrong with a configuration file
     Check(check::Arguments),
+    /// Look for what on this host would keep an edge from its work; exit code 1 if there is a problem
+    Doctor(doctor::Arguments),
     /// Remove every trace of an edge from the kernel; its flows end
     Unload(unload::Arguments),
     /// Show what a running agent knows of its edge
@@ -36,6 +42,25 @@ enum Command {
     /// On a backend: take packets out of the tunnels of `forward = "ipip"`
     #[command(subcommand)]
     Decap(decap::Action),
+    /// Show the services of a running edge
+    Services(show::Services),
+    /// Show the backends of a running edge, with their health
+    Backends(show::Backends),
+    /// Give a backend no new clients, and take those that it has away at a pace; or all clients of an edge
+    Drain(change::Drain),
+    /// Give it clients again, after a drain or maintenance
+    Undrain(change::Undrain),
+    /// Give a backend no clients at all, and take those that it has away at a pace, without waiting for a deadline
+    Maintenance(change::Maintenance),
+    /// Change a backend's share of new clients
+    Weight(change::Weight),
+    /// Add a backend to a service
+    AddBackend(change::Add),
+    /// Take a backend out of a service
+    RemoveBackend(change::Remove),
+    /// Compare the running edge with its file
+    #[command(subcommand)]
+    Config(show::Config),
     /// One worker of the sidecar; `run` starts them
     #[command(hide = true)]
     Sidecar(sidecar::Arguments),
@@ -63,6 +88,21 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::status(&arguments),
         Command::Flows(arguments) => flows::flows(&arguments),
         Command::Decap(action) => decap::decap(&action),
+        Command::Services(arguments) => show::services(&arguments),
+        Command::Backends(arguments) => show::backends(&arguments),
+        Command::Drain(arguments) => change::drain(&arguments),
+        Command::Undrain(arguments) => change::undrain(&arguments),
+        Command::Maintenance(arguments) => change::maintenance(&arguments),
+        Command::Weight(arguments) => change::weight(&arguments),
+        Command::AddBackend(arguments) => change::add(&arguments),
+        Command::RemoveBackend(arguments) => change::remove(&arguments),
+        Command::Config(action) => show::config(&action),
+        Command::Doctor(arguments) => {
+            return doctor::doctor(&arguments).unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            });
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,7 +13,9 @@ use hyper::{Request, body::Bytes, client::conn::http1::handshake, header::HOST};
 use hyper_util::rt::TokioIo;
 use lb_agent::run::{
     self,
-    status::{Backend, Draining, Outcomes, Requests, Service, Sidecar, Status, Traffic, Worker},
+    status::{
+        Backend, Draining, Ejected, Outcomes, Requests, Service, Sidecar, Status, Traffic, Worker,
+    },
 };
 use tokio::{net::TcpStream, time::timeout};
 
@@ -187,9 +189,10 @@ fn shown_service(service: &Service) -> String {
 }
 
 fn shown_backend(backend: &Backend) -> String {
-    let state = match backend.draining_until {
-        Some(_) => "draining",
-        None => backend.health.state.as_str(),
+    let state = match (&backend.ejected, backend.draining_until) {
+        (Some(_), _) => "ejected",
+        (None, Some(_)) => "draining",
+        (None, None) => backend.health.state.as_str(),
     };
     let mut text = format!(
         "  {:<20} {:<26} {:<8} {:>6}",
@@ -206,6 +209,9 @@ fn shown_backend(backend: &Backend) -> String {
         text += &format!(" {:>6.1} % {connections:>11} {opened:>8} {reset:>8}", 100.0 * share);
     }
     text += "\n";
+    if let Some(Ejected { seconds_left, times, reason }) = &backend.ejected {
+        text += &format!("  {:<20} for {seconds_left:.0} s, time {times}: {reason}\n", "");
+    }
     let error = backend.health.last.as_ref().and_then(|last| last.error.as_ref());
     if let Some(error) = error {
         text += &format!("  {:<20} {error}\n", "");

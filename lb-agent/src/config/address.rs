@@ -72,7 +72,7 @@ pub(super) fn ip_address(field: &Field<'_>, example: &str) -> Option<IpAddr> {
 }
 
 /// Why packets to or from this address cannot be forwarded.
-fn unusable(ip: IpAddr) -> Option<&'static str> {
+pub(crate) fn unusable(ip: IpAddr) -> Option<&'static str> {
     let (link_local, broadcast) = match ip {
         IpAddr::V4(ip) => (ip.is_link_local(), ip.is_broadcast()),
         IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => {
@@ -98,13 +98,18 @@ pub(super) fn family(ip: IpAddr) -> &'static str {
 /// Reads a name that may stand in logs, metric labels and URLs: 1 to 63 of `A-Za-z0-9` and `extra`.
 pub(super) fn name(field: &Field<'_>, extra: &str, example: &str) -> Option<String> {
     let text = field.string(example)?;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || extra.contains(c);
-    if !(1..=63).contains(&text.len()) || !text.chars().all(allowed) {
+    if !is_name(text, extra) {
         let remedy = format!("write 1 to 63 letters, digits and {extra}, e.g. {example}");
         field.refuse("is not a name", remedy);
         return None;
     }
     Some(text.to_owned())
+}
+
+/// Whether it is 1 to 63 of `A-Za-z0-9` and `extra`.
+pub(crate) fn is_name(text: &str, extra: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || extra.contains(c);
+    (1..=63).contains(&text.len()) && text.chars().all(allowed)
 }
 
 /// Reads a text of 1 to `most` bytes.

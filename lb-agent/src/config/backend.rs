@@ -1,6 +1,7 @@
 //! `[[service.backend]]`: one server.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::address;
 use super::error::{Place, Problems};
@@ -27,6 +28,19 @@ pub struct Backend {
     pub drain: bool,
     /// Where it stands: 1 to 63 of `A-Za-z0-9._-`. Nothing depends on it yet.
     pub zone: Option<String>,
+    /// How it loses its clients, if it drains because somebody asked for it while the edge ran. Never from a file.
+    pub asked: Option<Asked>,
+}
+
+/// A drain that somebody asked for: what counts in the place of the service's [`Drain`](super::Drain).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// When, in milliseconds of Unix time.
+    pub since: u64,
+    /// How long clients that belong to it may stay.
+    pub deadline: Duration,
+    /// Connections closed each second afterwards.
+    pub rate: u32,
 }
 
 /// The backends of a service, each with the place of its address. `None` if an address is wrong or
@@ -96,5 +110,5 @@ fn read_one(
             name
         }
     };
-    Some((Backend { name, address, weight, drain, zone }, place))
+    Some((Backend { name, address, weight, drain, zone, asked: None }, place))
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use super::access::{self, Access, EDGE_ACCESS};
 use super::address;
@@ -27,6 +28,8 @@ pub(super) static EDGE: Section = Section {
         "tables",
         "sidecar",
         "access",
+        "admin_token_file",
+        "zone",
     ],
 };
 
@@ -68,6 +71,10 @@ pub struct Edge {
     pub sidecar: Sidecar,
     /// Who may send to any service.
     pub access: Access,
+    /// The file with the token that allows changes over [`Edge::admin`]; without one they need the Unix socket.
+    pub admin_token_file: Option<PathBuf>,
+    /// Where the host stands: 1 to 63 of `A-Za-z0-9._-`.
+    pub zone: Option<String>,
 }
 
 /// How the XDP program is attached.
@@ -154,6 +161,10 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
         tables: tables(&reader.table_or_empty("tables", &TABLES)),
         sidecar: sidecar::read(&sidecar),
         access: access::read(&reader.table_or_empty("access", &EDGE_ACCESS), problems),
+        admin_token_file: reader
+            .field("admin_token_file")
+            .and_then(|field| address::absolute_path(&field, r#""/etc/sluice/admin.token""#)),
+        zone: reader.field("zone").and_then(|field| address::name(&field, "._-", r#""rack-1""#)),
     };
     let keys_written = sidecar.field("cookie_keys").is_some();
     ReadEdge { edge, sources_complete, keys_written }

@@ -19,6 +19,8 @@ pub(super) static HTTP: Section = Section {
         "pool",
         "tcp_keepalive",
         "tcp_user_timeout",
+        "h2c",
+        "max_streams",
     ],
 };
 
@@ -41,6 +43,8 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration) -> Http {
         pool: reader.integer("pool", 0..=1_024, 32),
         tcp_keepalive: tcp_keepalive(reader, minute),
         tcp_user_timeout: reader.duration("tcp_user_timeout", Duration::ZERO..=hour, seconds(30)),
+        h2c: reader.flag("h2c", false),
+        max_streams: reader.integer("max_streams", 1..=1_000, 128),
     }
 }
 

@@ -11,6 +11,7 @@ use super::error::Problems;
 use super::forwarded;
 use super::http;
 use super::limits;
+use super::outlier::{self, Outlier};
 use super::proxy_protocol;
 use super::reader::{Reader, Section};
 use super::share::Share;
@@ -43,6 +44,8 @@ pub struct L7 {
     pub proxy_protocol: ProxyProtocol,
     /// Of the service, whatever the number of workers.
     pub limits: Limits,
+    /// When backends are ejected; none: never.
+    pub outlier: Option<Outlier>,
 }
 
 /// How a backend that drains, or an edge, loses its clients.
@@ -84,6 +87,7 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
             problems,
         ),
         limits: limits::read(&reader.table_or_empty("limits", &limits::LIMITS)),
+        outlier: reader.table("outlier", &outlier::OUTLIER).map(|table| outlier::read(&table)),
     }
 }
 

@@ -17,6 +17,7 @@ mod http;
 mod l7;
 mod limits;
 mod nearest;
+mod outlier;
 mod pool;
 mod proxy_protocol;
 mod reader;
@@ -28,6 +29,7 @@ mod status;
 mod tests;
 mod token;
 mod unique;
+mod zones;
 
 use std::fs::File;
 use std::io::Read;
@@ -39,15 +41,21 @@ use error::Problems;
 use reader::{Reader, Section};
 
 pub use access::Access;
-pub use backend::Backend;
+pub use backend::{Asked, Backend};
 pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
 pub use health::{Health, HttpProbe, Probe, Target, TlsProbe, Verify};
 pub use l7::{Drain, L7};
+pub use outlier::Outlier;
 pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
+pub use zones::Zones;
+
+pub(crate) use address::{is_name, unusable};
+pub(crate) use duration::parse as parse_duration;
+pub(crate) use nearest::nearest;
 
 /// A configuration that can be put to work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +84,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 14] = [
+static SECTIONS: [&Section; 16] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -85,6 +93,8 @@ static SECTIONS: [&Section; 14] = [
     &http::HTTP,
     &forwarded::FORWARDED,
     &l7::DRAIN,
+    &outlier::OUTLIER,
+    &zones::ZONES,
     &health::HEALTH,
     &backend::BACKEND,
     &access::EDGE_ACCESS,

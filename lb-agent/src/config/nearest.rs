@@ -1,7 +1,7 @@
 //! "Did you mean": the known word nearest to a mistyped one.
 
 /// The candidate which a few slips of the finger turn into `word`, if there is one.
-pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     // Nobody mistypes a word this long, and the distance takes time in proportion to the length.
     if word.len() > 64 {
         return None;

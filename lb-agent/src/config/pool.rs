@@ -24,6 +24,7 @@ pub(super) fn check(edge: &ReadEdge, services: &[ReadService], problems: &Proble
             sources_exist(read, edge, problems);
         }
         weights_are_given(read, problems);
+        zones_are_there(edge, read, problems);
     }
     cookies_are_signed(edge, services, problems);
     tables_hold_all(edge, services, problems);
@@ -47,6 +48,20 @@ impl ReadService {
     fn first_of_each_version(&self) -> impl Iterator<Item = (SocketAddr, &Place)> {
         let first = |v4| self.listeners().find(move |(listener, _)| listener.is_ipv4() == v4);
         [first(true), first(false)].into_iter().flatten()
+    }
+}
+
+/// Zones can be preferred only where it is known which one is near.
+fn zones_are_there(edge: &ReadEdge, read: &ReadService, problems: &Problems<'_>) {
+    let Some(place) = read.zones.as_ref().filter(|_| read.service.zones.is_some()) else { return };
+    let Some(zone) = &edge.edge.zone else {
+        let remedy = "write e.g. zone = \"rack-1\" in [edge], or prefer = false";
+        problems.error(place, "prefers the edge's own zone, and [edge] has none", remedy);
+        return;
+    };
+    if !read.service.backends.iter().any(|backend| backend.zone.as_ref() == Some(zone)) {
+        let what = format!("prefers zone {zone:?}, in which there is no backend");
+        problems.warn(place, what, "write the zone of each backend, as [edge] zone is written");
     }
 }
 

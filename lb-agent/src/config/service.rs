@@ -11,6 +11,7 @@ use super::health::{self, HEALTH, Health};
 use super::l7::{self, L7};
 use super::reader::{Reader, Section};
 use super::unique::Unique;
+use super::zones::{self, ZONES, Zones};
 
 pub(super) static SERVICE: Section = Section {
     heading: "[[service]]",
@@ -36,13 +37,16 @@ pub(super) static SERVICE: Section = Section {
         "access",
         "proxy_protocol",
         "limits",
+        "outlier",
+        "panic_threshold",
+        "zones",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 9] = [
+pub(super) const L7_ONLY: [&str; 10] = [
     "balance",
     "upgrades",
     "splice",
@@ -52,6 +56,7 @@ pub(super) const L7_ONLY: [&str; 9] = [
     "drain",
     "proxy_protocol",
     "limits",
+    "outlier",
 ];
 
 /// Listeners with their pool of backends.
@@ -81,6 +86,10 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// Who may send to it, of those whom the edge admits.
     pub access: Access,
+    /// Percent of the pool's weight: with less of it up, all backends get traffic; 0 to 100, and 0 without `fail_open`.
+    pub panic_threshold: u32,
+    /// Whether backends of the edge's own zone are preferred; only if the edge has a zone.
+    pub zones: Option<Zones>,
 }
 
 /// What is balanced.
@@ -158,6 +167,8 @@ pub(super) struct ReadService {
     pub backends: Vec<Place>,
     /// The place of its affinity.
     pub affinity: Place,
+    /// The place of its zones, if it says anything of them.
+    pub zones: Option<Place>,
     /// False if `forward` or an address could not be read: conclusions from the rest would mislead.
     pub complete: bool,
 }
@@ -215,6 +226,7 @@ fn read_one(
         // What may stand elsewhere depends on it.
         None => (Mode::L4, Affinity::None),
     };
+    let zones = reader.table("zones", &ZONES);
     let service = Service {
         name: name.unwrap_or_default(),
         listen,
@@ -230,11 +242,14 @@ fn read_one(
             .map_or_else(Health::default, |table| health::read(&table)),
         backends,
         access: access::read(&reader.table_or_empty("access", &SERVICE_ACCESS), problems),
+        panic_threshold: panic_threshold(&reader),
+        zones: zones.as_ref().and_then(zones::read),
     };
     let affinity = reader.field("affinity").map_or_else(|| reader.place.clone(), |it| it.place);
     ReadService {
         service,
         affinity,
+        zones: zones.map(|table| table.place),
         place: reader.place,
         listen: listen_places,
         backends: backend_places,
@@ -295,6 +310,17 @@ fn forward(reader: &Reader<'_>) -> Option<Forward> {
             field.choice(&[("nat", Forward::Nat), ("dsr", Forward::Dsr), ("ipip", Forward::Ipip)])
         }
     }
+}
+
+fn panic_threshold(reader: &Reader<'_>) -> u32 {
+    let percent = reader.integer("panic_threshold", 0..=100, 0);
+    if percent > 0
+        && !reader.flag("fail_open", true)
+        && let Some(field) = reader.field("panic_threshold")
+    {
+        field.refuse("is without use while fail_open = false", "remove one of the two");
+    }
+    percent
 }
 
 /// `None` if a listener is wrong or there is none.

@@ -13,7 +13,8 @@ use tokio::{
 use super::{
     admin,
     alarms::Alarms,
-    checks,
+    changes::Ask,
+    checks, chronicle,
     dataplane::DataPlane,
     ended::Log,
     input::{self, World},
@@ -26,12 +27,13 @@ use super::{
     signals::{Request, Signals},
     start::Refused,
     sweeper::{self, Report},
-    view::{self, Picture, ServicePicture, Sources, View},
+    view::{self, MadeOf, Picture, ServicePicture, Sources, View},
 };
 use crate::{
     bpf::Lock,
     config::Config,
-    health::{HealthEvent, Prober, Runner},
+    events::{Kind, News},
+    health::{HealthEvent, Prober, Runner, outlier::Outliers},
     netlink::NetEvent,
     sidecar::Supervisor,
     splice,
@@ -42,12 +44,18 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// What an agent has before it touches the data plane.
 pub struct Parts {
+    /// In force.
     pub config: Arc<Config>,
+    /// The file that it was made of, and what was changed at runtime.
+    pub made_of: Arc<MadeOf>,
     /// What the file said when it was last looked at; empty after it could not be read.
     pub text: String,
     pub path: PathBuf,
     pub view: View,
     pub server: admin::Server,
+    /// At the Unix socket.
+    #[expect(dead_code, reason = "it serves for as long as the agent runs")]
+    pub local: admin::Local,
     #[expect(dead_code, reason = "held for as long as the agent runs")]
     pub lock: Lock,
 }
@@ -81,6 +89,9 @@ pub struct Agent {
     /// That of the workers, for what was spliced.
     pub(super) log: Log,
     pub(super) shown: Arc<Vec<ServicePicture>>,
+    pub(super) outliers: Outliers,
+    /// What operators ask for.
+    pub(super) asks: mpsc::Receiver<Ask>,
 }
 
 impl Agent {
@@ -94,6 +105,7 @@ impl Agent {
         let mut punts = self.punts.take().context("nobody sends packets without a next hop")?;
         loop {
             let due = self.next_due();
+            let edge_drain = self.edge_drain_due();
             tokio::select! {
                 request = signals.next() => match request {
                     Request::Reload => self.reload(true).await,
@@ -110,6 +122,10 @@ impl Agent {
                     self.swept(&report);
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.update(),
+                Some(ask) = self.asks.recv() => self.asked(ask).await,
+                () = sleep_until(edge_drain.unwrap_or_else(Instant::now)), if edge_drain.is_some() => {
+                    self.begin_edge_drain().await;
+                }
                 ended = &mut punts => return Err(unread(ended)),
                 _ = refresh.tick() => self.refresh().await,
             }
@@ -140,6 +156,12 @@ impl Agent {
         self.sidecar.wait_serving().await;
         self.show();
         self.parts.view.set_ready();
+        let adopted = match self.plane.loaded.adopted() {
+            true => ", with the flows of an earlier agent",
+            false => "",
+        };
+        let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+        self.note(News::new(Kind::AgentStarted, format!("lb-agent {version}, pid {pid}{adopted}")));
         let Config { edge, services, .. } = &*self.parts.config;
         tracing::info!(
             edge = edge.name,
@@ -179,7 +201,7 @@ impl Agent {
         let ids = &self.plane.ids;
         let roster = Roster::new(self.generation, world, &drains, ids, &desired, &before);
         self.alarms.tell(world, &desired);
-        self.shown = Arc::new(view::services(world, &self.plane.ids, &desired));
+        self.shown = Arc::new(view::services(world, &drains, &self.plane.ids, &desired));
         self.network.wrote(next_hops);
         let hurry = roster.dooms_more_than(&before);
         // First: a walk that begins with the new roster must not miss a splice to a backend that is none any more.
@@ -195,7 +217,8 @@ impl Agent {
     }
 
     /// The same where an error can only be told, and tried again.
-    fn update(&mut self) {
+    pub(super) fn update(&mut self) {
+        self.judge_outliers();
         self.retry_at = None;
         if let Err(error) = self.reconcile() {
             tracing::error!("the maps are not up to date, next try in {RETRY:?}: {error:#}");
@@ -208,17 +231,30 @@ impl Agent {
     /// When something is to be done that nobody will announce.
     fn next_due(&self) -> Option<Instant> {
         let weight = self.liveness.next_change(&self.parts.config, Instant::now());
-        [weight, self.retry_at, self.drain_at].into_iter().flatten().min()
+        let due = [weight, self.retry_at, self.drain_at, self.outliers.next_return()];
+        due.into_iter().flatten().min()
     }
 
     fn judged(&mut self, event: HealthEvent) {
-        let mut changed = self.liveness.observe(&event.key, event.state, event.at);
+        let mut changed = self.take_in(&event);
         while let Ok(event) = self.events.try_recv() {
-            changed |= self.liveness.observe(&event.key, event.state, event.at);
+            changed |= self.take_in(&event);
         }
         if changed {
             self.update();
         }
+    }
+
+    fn take_in(&mut self, event: &HealthEvent) -> bool {
+        if self.liveness.knows(&event.key) {
+            chronicle::health(event).into_iter().for_each(|news| self.note(news));
+        }
+        self.liveness.observe(&event.key, event.state, event.at)
+    }
+
+    /// Notes something for whoever asks later.
+    pub(super) fn note(&self, news: News) {
+        self.parts.view.events().add(news);
     }
 
     async fn network_changed(&mut self, event: NetEvent) {
@@ -286,7 +322,9 @@ impl Agent {
                 health: self.runner.view(),
                 reports,
                 config: Arc::clone(&self.parts.config),
+                made_of: Arc::clone(&self.parts.made_of),
             }),
+            withdrawing: self.edge_drain_due().is_some(),
         });
     }
 }

@@ -1,19 +1,18 @@
-//! Says it when pools lose their last backend or get one back, and when tunnels do not fit. Once, not with each change.
+//! Says it when pools lose their last backend or get one back, when zones help each other, and when tunnels do not fit. Once, not with each change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use lb_sidecar::settings::Settings;
-
-use super::{
-    input::{World, mtu_towards, tunnel_overhead, tunnel_source},
-    view_l7::{Nobody, nobody},
-};
+use super::input::{World, mtu_towards, tunnel_overhead, tunnel_source};
 use crate::{
-    config::Forward,
-    state::desired::{Desired, Pool},
+    choice::Mode,
+    config::{Config, Forward},
+    events::{Events, Kind, News},
+    netlink::NetState,
+    nexthop::NextHops,
+    state::{Family, desired::Desired},
 };
 
 /// Smallest MTU that IPv6 allows (RFC 8200 section 5), and what IPv4 hosts at least take (RFC 791 section 3.1).
@@ -22,73 +21,126 @@ const LEAST_MTU: [(&str, u32); 2] = [("IPv4", 576), ("IPv6", 1_280)];
 /// What was said last.
 #[derive(Debug, Default)]
 pub struct Alarms {
-    fail_open: BTreeSet<Pool>,
-    empty: BTreeSet<Pool>,
+    /// By service, and by the clients' IP version where that makes a difference.
+    pools: BTreeMap<(String, Option<Family>), Mode>,
     tunnels: BTreeSet<String>,
-    sidecar: BTreeMap<String, Nobody>,
+    events: Events,
 }
 
 impl Alarms {
+    /// Nothing has been said yet.
+    #[must_use]
+    pub fn new(events: Events) -> Self {
+        Self { events, ..Self::default() }
+    }
+
     /// Compares with last time, and logs the difference.
     pub fn tell(&mut self, world: World<'_>, desired: &Desired) {
-        let fail_open: BTreeSet<_> = desired.fail_open.iter().cloned().collect();
-        let empty: BTreeSet<_> = desired.empty.iter().cloned().collect();
-        for pool in fail_open.difference(&self.fail_open) {
-            tracing::error!(
-                service = pool.service,
-                clients = %pool.clients,
-                "ALL BACKENDS ARE DOWN: failing open, new connections go to all of them as if they were up"
-            );
-        }
-        for pool in self.fail_open.difference(&fail_open) {
-            tracing::info!(service = pool.service, clients = %pool.clients, "no longer failing open");
-        }
-        for pool in empty.difference(&self.empty) {
-            tracing::error!(
-                service = pool.service,
-                clients = %pool.clients,
-                "NO BACKEND IS LEFT: new connections are turned away (all are down with fail_open = false, or have \
-                 weight 0)"
-            );
-        }
-        for pool in self.empty.difference(&empty) {
-            tracing::info!(service = pool.service, clients = %pool.clients, "has a backend again");
-        }
-        let tunnels = tunnel_problems(world);
+        let lists = [
+            (&desired.fail_open, Mode::Panic),
+            (&desired.empty, Mode::Nobody),
+            (&desired.spilling, Mode::Spill),
+        ];
+        let pools = lists.into_iter().flat_map(|(pools, mode)| {
+            pools.iter().map(move |pool| ((pool.service.clone(), Some(pool.clients)), mode))
+        });
+        self.tell_pools(pools.collect(), true);
+        let tunnels = tunnel_problems(world.config, world.network, world.next_hops);
         for problem in tunnels.difference(&self.tunnels) {
             tracing::warn!("{problem}");
         }
-        (self.fail_open, self.empty, self.tunnels) = (fail_open, empty, tunnels);
+        self.tunnels = tunnels;
     }
 
     /// The same for the services of the sidecar.
-    pub fn tell_l7(&mut self, told: &Settings) {
-        let now = told.services.iter().filter_map(|it| Some((it.name.clone(), nobody(it)?)));
-        let now: BTreeMap<_, _> = now.collect();
-        for (service, nobody) in &now {
-            match nobody {
-                _ if self.sidecar.get(service) == Some(nobody) => {}
-                Nobody::FailingOpen => tracing::error!(
-                    service,
-                    "ALL BACKENDS ARE DOWN: failing open, new clients go to all of them as if they were up"
-                ),
-                Nobody::TurnedAway => tracing::error!(
-                    service,
-                    "NO BACKEND IS LEFT: new clients are turned away (all are down with fail_open = false, drain, or \
-                     have weight 0)"
-                ),
+    pub fn tell_l7(&mut self, modes: BTreeMap<String, Mode>) {
+        let pools = modes.into_iter().map(|(service, mode)| ((service, None), mode));
+        self.tell_pools(pools.filter(|(_, mode)| is_worth_a_word(*mode)).collect(), false);
+    }
+
+    /// Of l4 services or of l7 services.
+    fn tell_pools(&mut self, now: BTreeMap<(String, Option<Family>), Mode>, l4: bool) {
+        let mut before = std::mem::take(&mut self.pools);
+        let others = before.extract_if(.., |(_, clients), _| clients.is_some() != l4).collect();
+        for (pool, mode) in before.iter().filter(|(pool, mode)| now.get(*pool) != Some(*mode)) {
+            tell_end(pool, *mode);
+            self.note(pool, *mode, false);
+        }
+        for (pool, mode) in now.iter().filter(|(pool, mode)| before.get(*pool) != Some(*mode)) {
+            tell_begin(pool, *mode);
+            self.note(pool, *mode, true);
+        }
+        self.pools = others;
+        self.pools.extend(now);
+    }
+}
+
+impl Alarms {
+    fn note(&self, (service, clients): &(String, Option<Family>), mode: Mode, begins: bool) {
+        let (kind, text) = match (mode, begins) {
+            (Mode::Panic, true) => (Kind::PanicBegan, "too few backends are up: all get clients"),
+            (Mode::Panic, false) => (Kind::PanicEnded, "enough backends are up"),
+            (Mode::Nobody, true) => {
+                (Kind::TurningAwayBegan, "no backend is left: clients are turned away")
             }
-        }
-        for service in self.sidecar.keys().filter(|service| !now.contains_key(*service)) {
-            tracing::info!(service, "has a backend again");
-        }
-        self.sidecar = now;
+            (Mode::Nobody, false) => (Kind::TurningAwayEnded, "there is a backend again"),
+            (Mode::Spill, true) => {
+                (Kind::SpillBegan, "too little of the own zone is up: others help")
+            }
+            (Mode::Spill, false) => (Kind::SpillEnded, "the own zone needs no help any more"),
+            (Mode::All | Mode::Local, _) => return,
+        };
+        let text = match clients {
+            Some(clients) => format!("{clients} clients: {text}"),
+            None => text.to_owned(),
+        };
+        self.events.add(News::new(kind, text).of(service));
+    }
+}
+
+fn is_worth_a_word(mode: Mode) -> bool {
+    matches!(mode, Mode::Panic | Mode::Nobody | Mode::Spill)
+}
+
+fn tell_begin((service, clients): &(String, Option<Family>), mode: Mode) {
+    let clients = clients.map(tracing::field::display);
+    match mode {
+        Mode::Panic => tracing::error!(
+            service,
+            clients,
+            "TOO FEW BACKENDS ARE UP: failing open, new clients go to all of them as if they were up"
+        ),
+        Mode::Nobody => tracing::error!(
+            service,
+            clients,
+            "NO BACKEND IS LEFT: new clients are turned away (all are down with fail_open = false, drain, or \
+             have weight 0)"
+        ),
+        Mode::Spill => tracing::warn!(
+            service,
+            clients,
+            "too little of the own zone is up: backends of other zones get newcomers, too"
+        ),
+        Mode::All | Mode::Local => {}
+    }
+}
+
+fn tell_end((service, clients): &(String, Option<Family>), mode: Mode) {
+    let clients = clients.map(tracing::field::display);
+    match mode {
+        Mode::Panic => tracing::info!(service, clients, "no longer failing open"),
+        Mode::Nobody => tracing::info!(service, clients, "has a backend again"),
+        Mode::Spill => tracing::info!(service, clients, "the own zone needs no help any more"),
+        Mode::All | Mode::Local => {}
     }
 }
 
 /// Tunnels that cannot start, or leave too little room for packets.
-fn tunnel_problems(world: World<'_>) -> BTreeSet<String> {
-    let World { config, network, next_hops, .. } = world;
+pub fn tunnel_problems(
+    config: &Config,
+    network: &NetState,
+    next_hops: &NextHops,
+) -> BTreeSet<String> {
     let mut problems = BTreeSet::new();
     let tunnelled = config.l4().filter(|service| service.forward == Forward::Ipip);
     for service in tunnelled {

@@ -1,16 +1,17 @@
-//! Which backends drain, or whether the edge does, and what that means for their spliced connections. Pure.
+//! Which backends drain, or whether the edge does, and what that means for their connections in
+//! the flow tables: spliced ones, and those of services that XDP alone serves. Pure.
 //!
 //! The workers give up what they relay by the same rules: see `lb_sidecar`'s `drain`.
 
 use std::collections::BTreeMap;
 
 use crate::{
-    config::{Config, Service},
+    config::{Backend, Config, Service},
     flows::Doom,
     sidecar::{Memory, settings},
 };
 
-/// All drains of l7 services under way. Times are in milliseconds of Unix time.
+/// All drains under way. Times are in milliseconds of Unix time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drains {
     /// When the edge's drain is over.
@@ -26,27 +27,37 @@ impl Drains {
     pub fn new(config: &Config, memory: &Memory, now: u64) -> Self {
         let edge = memory.edge_drains.and_then(|since| settings::edge_until(config, since));
         let mut backends = BTreeMap::new();
-        for (service, l7) in config.l7().filter_map(|it| Some((it, it.l7()?))) {
-            for (backend, since) in memory.drains.get(&service.name).into_iter().flatten() {
-                let until = settings::until(l7, *since);
-                backends.insert((service.name.clone(), backend.clone()), until);
+        for service in &config.services {
+            let drained = memory.drains.get(&service.name);
+            for backend in service.backends.iter().filter(|it| it.drain) {
+                let Some(since) = drained.and_then(|it| it.get(&backend.name)) else { continue };
+                let Some(until) = settings::backend_until(service, backend, *since) else {
+                    continue;
+                };
+                backends.insert((service.name.clone(), backend.name.clone()), until);
             }
         }
         Self { edge, backends, now }
     }
 
-    /// What a drain does to the spliced connections of a backend now. `id` is the service's.
+    /// What a drain does to the connections of a backend in the flow tables now. `id` is the service's.
     #[must_use]
-    pub fn doom(&self, service: &Service, backend: &str, id: u16) -> Option<Doom> {
-        let rate = service.l7()?.drain.rate;
-        let drain = Doom::Drain { service: id, rate };
-        match self.edge {
-            Some(until) if until <= self.now => return Some(Doom::Deadline),
-            Some(_) => return Some(drain),
-            None => {}
+    pub fn doom(&self, service: &Service, backend: &Backend, id: u16) -> Option<Doom> {
+        let of_service = service.l7().map(|l7| l7.drain.rate);
+        match (self.edge, of_service) {
+            (Some(until), Some(_)) if until <= self.now => return Some(Doom::Deadline),
+            (Some(_), Some(rate)) => return Some(Doom::Drain { service: id, rate }),
+            _ => {}
         }
-        let until = self.backends.get(&(service.name.clone(), backend.to_owned()))?;
-        (*until <= self.now).then_some(drain)
+        let until = self.until(&service.name, &backend.name)?;
+        let rate = of_service.or(backend.asked.map(|asked| asked.rate))?;
+        (until <= self.now).then_some(Doom::Drain { service: id, rate })
+    }
+
+    /// Until when the clients of a backend that drains may stay.
+    #[must_use]
+    pub fn until(&self, service: &str, backend: &str) -> Option<u64> {
+        self.backends.get(&(service.to_owned(), backend.to_owned())).copied()
     }
 
     /// In how many milliseconds something changes by itself.
@@ -95,8 +106,10 @@ mod tests {
         let [chat, rooms] = config.services.as_slice() else { panic!() };
         for (now, doom, next) in [(10_999, None, Some(1)), (11_000, PACED, None)] {
             let drains = Drains::new(&config, &memory, now);
-            assert_eq!(drains.doom(chat, "a", 1), doom);
-            assert_eq!((drains.doom(chat, "b", 1), drains.doom(rooms, "a", 2)), (None, None));
+            let [a, b] = chat.backends.as_slice() else { panic!() };
+            assert_eq!(drains.doom(chat, a, 1), doom);
+            assert_eq!(drains.doom(chat, b, 1), None);
+            assert_eq!(drains.doom(rooms, &rooms.backends[0], 2), None);
             assert_eq!(drains.next_change(), next);
         }
     }
@@ -107,11 +120,14 @@ mod tests {
         let memory = Memory { edge_drains: Some(1_000), ..Memory::default() };
         let [chat, rooms] = config.services.as_slice() else { panic!() };
         let drains = Drains::new(&config, &memory, 1_000);
-        assert_eq!(drains.doom(chat, "b", 1), PACED);
-        assert_eq!(drains.doom(rooms, "a", 2), Some(Doom::Drain { service: 2, rate: 8 }));
+        assert_eq!(drains.doom(chat, &chat.backends[1], 1), PACED);
+        assert_eq!(
+            drains.doom(rooms, &rooms.backends[0], 2),
+            Some(Doom::Drain { service: 2, rate: 8 })
+        );
         assert_eq!(drains.next_change(), Some(20_000));
         let drains = Drains::new(&config, &memory, 21_000);
-        assert_eq!(drains.doom(chat, "b", 1), Some(Doom::Deadline));
+        assert_eq!(drains.doom(chat, &chat.backends[1], 1), Some(Doom::Deadline));
         assert_eq!(drains.next_change(), None);
     }
 }

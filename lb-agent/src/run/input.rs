@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{checks::key, liveness::Liveness};
 use crate::{
+    choice::{Rule, is_local},
     config::{self, Config, VipAddresses},
     netlink::{
         NetState, Route,
@@ -123,8 +124,8 @@ fn service_input(world: World<'_>, service: &config::Service) -> ServiceInput {
             config::Affinity::Source => Affinity::Source,
         },
         backends: service.backends.iter().map(|it| backend_input(world, service, it)).collect(),
-        fail_open: service.fail_open,
         access: access(&service.access),
+        rule: Rule::of(&world.config.edge, service),
     }
 }
 
@@ -162,6 +163,8 @@ fn backend_input(
             config::Forward::Ipip => tunnel_mss(service, ip, mtu_towards(network, next_hops, ip)),
             config::Forward::Nat | config::Forward::Dsr => 0,
         },
+        whole_weight: backend.weight,
+        local: is_local(&config.edge, backend),
     }
 }
 
@@ -191,7 +194,9 @@ pub fn mtu_towards(network: &NetState, next_hops: &NextHops, to: IpAddr) -> u32 
     known.or_else(by_route).unwrap_or(USUAL_MTU)
 }
 
-fn route_towards(network: &NetState, to: IpAddr) -> Option<&Route> {
+/// The route that a packet to an address takes, by the main table.
+#[must_use]
+pub fn route_towards(network: &NetState, to: IpAddr) -> Option<&Route> {
     let routes = network.routes.iter().filter(|route| route.prefix.contains(to));
     routes.max_by_key(|route| (route.prefix.len(), Reverse(route.metric)))
 }

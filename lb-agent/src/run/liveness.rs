@@ -4,7 +4,10 @@
 //! the maps; else live in a pool that begins, and not live when it joins a pool which others serve. One that moves
 //! to another address joins.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -18,6 +21,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Liveness {
     backends: BTreeMap<TargetKey, Entry>,
+    /// They are live, and get no clients for a while.
+    ejected: BTreeSet<TargetKey>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,10 +70,28 @@ impl Liveness {
         true
     }
 
+    /// Whether the backend is one of the configuration.
+    #[must_use]
+    pub fn knows(&self, key: &TargetKey) -> bool {
+        self.backends.contains_key(key)
+    }
+
     /// Whether the backend counts as live.
     #[must_use]
     pub fn is_live(&self, key: &TargetKey) -> bool {
         self.backends.get(key).is_some_and(|entry| entry.live)
+    }
+
+    /// Whether it gets clients, too.
+    #[must_use]
+    pub fn serves(&self, key: &TargetKey) -> bool {
+        self.is_live(key) && !self.ejected.contains(key)
+    }
+
+    /// Who is ejected from now on; whether it is somebody else than before.
+    pub fn eject(&mut self, ejected: BTreeSet<TargetKey>) -> bool {
+        let before = std::mem::replace(&mut self.ejected, ejected);
+        before != self.ejected
     }
 
     /// The weight of a backend at this time.

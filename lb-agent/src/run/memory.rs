@@ -11,18 +11,24 @@ pub fn memory(config: &Config, liveness: &Liveness, before: &Memory, now: u64) -
     if config.edge.drain {
         memory.edge_drains = Some(before.edge_drains.unwrap_or(now));
     }
-    for service in config.l7() {
-        memory.vips.extend(service.listen.iter().map(|addr| addr.ip()));
+    for service in &config.services {
+        let is_l7 = service.l7().is_some();
+        if is_l7 {
+            memory.vips.extend(service.listen.iter().map(|addr| addr.ip()));
+        }
         let drained = before.drains.get(&service.name);
         let mut drains = BTreeMap::new();
         for backend in &service.backends {
             let known = (service.name.clone(), backend.address);
+            // What XDP gives clients to is remembered by the maps.
             match liveness.is_live(&key(&service.name, backend)) {
+                _ if !is_l7 => false,
                 true => memory.up.insert(known),
                 false => memory.down.insert(known),
             };
             if backend.drain {
-                let since = drained.and_then(|it| it.get(&backend.name)).copied().unwrap_or(now);
+                let before = drained.and_then(|it| it.get(&backend.name)).copied();
+                let since = backend.asked.map(|asked| asked.since).or(before).unwrap_or(now);
                 drains.insert(backend.name.clone(), since);
             }
         }

@@ -166,8 +166,12 @@ metrics! {
             of_services(it, |service| Some(truth(service.turned_away)))
         };
     Gauge "sluice_service_failing_open" ["service"]
-        "1 while all backends are down and all of them get clients nevertheless": |it| {
+        "1 while too few backends are up and all of them get clients nevertheless": |it| {
             of_services(it, |service| Some(truth(service.fail_open)))
+        };
+    Gauge "sluice_service_spilling" ["service"]
+        "1 while too little of the own zone is up and other zones get newcomers, too": |it| {
+            of_services(it, |service| service.spilling.map(truth))
         };
     Gauge "sluice_backend_up" ["service" "backend"]
         "1 if its health checks succeed": |it| of_backends(it, |it| Some(truth(it.health.state == "up")));
@@ -178,6 +182,12 @@ metrics! {
         |it| of_backends(it, |it| Some(it.effective_weight.into()));
     Gauge "sluice_backend_draining" ["service" "backend"]
         "1 while it drains": |it| of_backends(it, |it| Some(truth(it.draining_until.is_some())));
+    Gauge "sluice_backend_ejected" ["service" "backend"]
+        "1 while it is ejected for what its clients met": |it| {
+            of_backends(it, |it| it.ejections.map(|_| truth(it.ejected.is_some())))
+        };
+    Counter "sluice_backend_ejections" ["service" "backend"]
+        "Ejections since the agent's start": |it| of_backends(it, |it| it.ejections.map(|it| it as f64));
     Gauge "sluice_backend_connections" ["service" "backend"]
         "Connections now; with mode = \"l7\", connections and requests that count as load": |it| {
             of_backends(it, |it| Some(it.connections as f64))

@@ -12,7 +12,9 @@
 pub mod admin;
 mod agent;
 mod alarms;
+pub mod changes;
 pub mod checks;
+mod chronicle;
 mod datalog;
 mod dataplane;
 mod drains;
@@ -23,6 +25,7 @@ mod liveness;
 mod memory;
 mod metrics;
 mod network;
+mod outliers;
 mod ports;
 mod punts;
 mod reload;
@@ -37,11 +40,15 @@ mod sweeper;
 mod takeover;
 mod view;
 mod view_l7;
+mod why;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 
+pub(crate) use alarms::tunnel_problems;
+pub(crate) use input::route_towards;
+pub(crate) use ports::warning as port_warning;
 pub use start::{Refused, load_config};
 
 /// What to run.

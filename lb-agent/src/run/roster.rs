@@ -12,10 +12,12 @@ use std::{
 use lb_common::abi::ticks_from_millis;
 
 use super::{
+    checks::key,
     drains::Drains,
     input::{World, tunnel_source},
 };
 use crate::{
+    choice::{self, Mode},
     config::{Backend, Forward, Service},
     flows::{Doom, Policy, aging::MAX_TICKS},
     netlink::Mac,
@@ -108,7 +110,7 @@ impl Roster {
             let reset_on_death = service.reset_on_backend_death;
             let doomed = match reset_on_death && !spared {
                 true => Some(Doom::Dead),
-                false => drains.doom(service, &backend.name, service_id),
+                false => drains.doom(service, backend, service_id),
             };
             let (policy, way) = (policy(service, doomed), way(world, addr.ip()));
             let label = Arc::new(label(service, &backend.name));
@@ -187,15 +189,19 @@ fn serves_anyway(world: World<'_>, fail_open: &[Pool], service: &Service, backen
     })
 }
 
-/// Whether the workers give clients to backends that are down: see their `pool`.
+/// Whether the workers give clients to backends that are down.
 fn sidecar_fails_open(world: World<'_>, service: &Service) -> bool {
-    let weighty = || service.backends.iter().filter(|backend| backend.weight > 0);
-    let is_up = |backend: &Backend| !backend.drain && is_live(world, service, backend);
-    service.fail_open && !weighty().any(is_up)
+    let World { config, liveness, now, .. } = world;
+    let seen = |backend: &Backend| {
+        let key = key(&service.name, backend);
+        let weight = liveness.weight(&key, backend.weight, service.health.slow_start, now);
+        (liveness.serves(&key), weight)
+    };
+    choice::of_l7(&config.edge, service, seen) == Mode::Panic
 }
 
 fn is_live(world: World<'_>, service: &Service, backend: &Backend) -> bool {
-    world.liveness.is_live(&super::checks::key(&service.name, backend))
+    world.liveness.is_live(&key(&service.name, backend))
 }
 
 fn label(service: &Service, backend: &str) -> Label {
@@ -266,7 +272,6 @@ mod tests {
         netlink::NetState,
         nexthop::NextHops,
         run::{
-            checks::key,
             input::{input, skeleton},
             liveness::Liveness,
         },
@@ -448,5 +453,28 @@ mod tests {
         assert_eq!(roster.policy(77).doomed, Some(Doom::Dead));
         assert_eq!(roster.label(1).map(|it| it.backend.as_str()), Some("b2"), "and not forgotten");
         assert_eq!(roster.label(77), None);
+    }
+
+    #[test]
+    fn nobody_is_reset_in_panic() {
+        for mode in ["", "mode = \"l7\"\naffinity = \"none\"\n"] {
+            for (threshold, wanted) in [(0, Some(Doom::Dead)), (60, None)] {
+                let lines = format!("{mode}panic_threshold = {threshold}");
+                let (mut edge, config) = (Edge::new(), config(&lines, &[2, 3]));
+                edge.roster(&config);
+                edge.down(&config, "b2");
+                assert_eq!(doomed(&edge.roster(&config)), [wanted, None], "{lines}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_ejected_is_not_dead() {
+        let (mut edge, config) =
+            (Edge::new(), config("mode = \"l7\"\naffinity = \"none\"", &[2, 3]));
+        edge.roster(&config);
+        let ejected = config.services[0].backends.iter().map(|backend| key("chat", backend));
+        assert!(edge.liveness.eject(ejected.collect()));
+        assert_eq!(doomed(&edge.roster(&config)), [None, None]);
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{
     agent::Agent,
     checks::key,
+    chronicle,
     drains::Drains,
     memory::memory,
     reload::FileWatch,
@@ -27,7 +28,8 @@ use super::{
     view_l7::{Drain, L7Picture},
 };
 use crate::{
-    config::{AccessLog, Config},
+    choice::{self, Mode},
+    config::{AccessLog, Config, Service},
     sidecar::{Account, Event, Plan, Prepared, Supervisor, keys, settings},
 };
 
@@ -206,7 +208,7 @@ impl Agent {
                 let slow_start = service.health.slow_start;
                 let now = Instant::now();
                 settings::Seen {
-                    up: self.liveness.is_live(&key),
+                    up: self.liveness.serves(&key),
                     weight: self.liveness.weight(&key, backend.weight, slow_start, now),
                 }
             },
@@ -215,9 +217,22 @@ impl Agent {
                 since.copied().unwrap_or_else(unix_millis)
             },
         );
+        let drains = chronicle::drains(before, &memory);
         self.sidecar.remember(memory);
-        self.alarms.tell_l7(&settings);
+        drains.into_iter().for_each(|news| self.note(news));
+        let modes = config.l7().map(|service| (service.name.clone(), self.mode(service)));
+        self.alarms.tell_l7(modes.collect());
         (settings, deadline)
+    }
+
+    /// Who gets newcomers of an l7 service now.
+    fn mode(&self, service: &Service) -> Mode {
+        choice::of_l7(&self.parts.config.edge, service, |backend| {
+            let key = key(&service.name, backend);
+            let slow_start = service.health.slow_start;
+            let weight = self.liveness.weight(&key, backend.weight, slow_start, Instant::now());
+            (self.liveness.serves(&key), weight)
+        })
     }
 
     /// Whether the edge drains, and until when.
@@ -238,6 +253,8 @@ impl Agent {
                 backends: service.backends.iter().map(|it| ids.backend(id, it.address)).collect(),
                 told: told.iter().find(|it| it.name == service.name)?.clone(),
                 on_host: view::on_host(service, &self.network.state),
+                mode: self.mode(service),
+                outliers: self.records(service),
             })
         });
         Arc::new(pictures.collect())
@@ -245,12 +262,13 @@ impl Agent {
 
     /// Handles what happens to the workers.
     pub(super) fn supervise(&mut self, event: Event) {
+        let judged = self.observe_outliers(&event);
         self.sidecar.handle(event);
-        self.show();
+        if judged { self.update() } else { self.show() }
     }
 }
 
-fn unix_millis() -> u64 {
+pub(super) fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

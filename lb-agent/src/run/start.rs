@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::{
     Options, admin,
     agent::{Agent, Parts},
+    changes::Ask,
     checks, datalog,
     dataplane::DataPlane,
     ended::{Log, Teller},
@@ -25,20 +26,23 @@ use super::{
     punts::Punts,
     reload::FileWatch,
     roster::Current,
-    sidecar, sweeper,
-    view::View,
+    sidecar::{self, unix_millis},
+    sweeper,
+    view::{MadeOf, View},
 };
 use crate::{
     bpf::{self, Lock, PinDir, TableSizes, lock::RUN_DIR, pins},
     config::{self, Config, Tables},
     health::{Prober, Runner, SourcePorts},
-    object,
-    sidecar::Supervisor,
+    object, overrides,
+    sidecar::{Directory, Supervisor},
     splice::Splicer,
 };
 
 /// Health events that wait for the agent; more of them would be merged.
 const EVENTS: usize = 1_024;
+/// Operators who wait for the agent; more of them wait before they are heard.
+const ASKS: usize = 16;
 
 /// A configuration, and the text that it was read from.
 pub struct LoadedConfig {
@@ -77,19 +81,34 @@ pub fn load_config(path: &Path) -> Result<LoadedConfig, Refused> {
 
 /// Brings an edge up, or leaves nothing behind that was not there before.
 pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agent> {
-    let LoadedConfig { config, warnings, text } = loaded;
+    let LoadedConfig { config: file, warnings, text } = loaded;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let lock = Lock::acquire(RUN_DIR.as_ref(), &file.edge.name)?;
+    let directory = Directory::of_edge(RUN_DIR.as_ref(), &file.edge.name);
+    let mut overrides = overrides::file::read(directory.path())?;
+    let (config, dropped) = overrides.applied(&file, unix_millis());
+    dropped.iter().for_each(|dropped| tracing::warn!("{dropped}"));
+    if !overrides.is_empty() {
+        tracing::warn!(
+            "operators have changed this edge at runtime: `lb-agent config diff` shows how"
+        );
+    }
     let edge = &config.edge;
-    let lock = Lock::acquire(RUN_DIR.as_ref(), &edge.name)?;
     let view = View::new(&edge.name);
-    let server = admin::bind(edge.admin)?.serve(view.clone())?;
+    let (asker, asks) = mpsc::channel(ASKS);
+    let state = admin::State { view: view.clone(), asks: asker };
+    let local = admin::Local::serve(&directory, state.clone())?;
+    let server = admin::bind(edge.admin)?.serve(state)?;
     tracing::info!(edge = edge.name, admin = %server.address, "starting");
     pins::mount_bpffs()?;
 
     let pins = PinDir::of_edge(&edge.name);
     let was_loaded = pins.program_path().exists();
-    let parts = Parts { config: Arc::new(config), text, path: options.config, view, server, lock };
-    let result = bring_up(parts, &pins, options.object, options.worker_arguments).await;
+    let made_of = Arc::new(MadeOf { file, text: text.clone(), overrides });
+    let config = Arc::new(config);
+    let path = options.config;
+    let parts = Parts { config, made_of, text, path, view, server, local, lock };
+    let result = bring_up(parts, &pins, options.object, options.worker_arguments, asks).await;
     if result.is_err() && !was_loaded {
         // Maps that no packet has met are only memory.
         if let Err(error) = bpf::unload(&pins) {
@@ -104,9 +123,12 @@ async fn bring_up(
     pins: &PinDir,
     object: Option<PathBuf>,
     worker_arguments: Vec<OsString>,
+    asks: mpsc::Receiver<Ask>,
 ) -> Result<Agent> {
     let edge = &parts.config.edge.name;
     let mut sidecar = Supervisor::new(RUN_DIR.as_ref(), edge, worker_arguments)?;
+    sidecar.note_to(parts.view.events().clone());
+    let alarms = super::alarms::Alarms::new(parts.view.events().clone());
     sidecar.adopt().await?;
     let opened = sidecar::open(&sidecar, &parts.config)?;
     let sizes = table_sizes(&parts.config.edge.tables);
@@ -140,13 +162,15 @@ async fn bring_up(
         key_watch: None,
         sweeper: None,
         punts: None,
-        alarms: super::alarms::Alarms::default(),
+        alarms,
         generation: 0,
         refused: None,
         retry_at: None,
         drain_at: None,
         log: Log::default(),
         shown: Default::default(),
+        outliers: Default::default(),
+        asks,
     };
     let config = Arc::clone(&agent.parts.config);
     // What packets will ask for is there before packets come.

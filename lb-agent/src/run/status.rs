@@ -125,7 +125,7 @@ pub struct Service {
     pub forward: Option<String>,
     pub affinity: String,
     pub listeners: Vec<Listener>,
-    /// All backends are down and all of them get clients nevertheless.
+    /// Too few backends are up, and all of them get clients nevertheless.
     pub fail_open: bool,
     /// No backend can be picked: clients are turned away.
     pub turned_away: bool,
@@ -145,6 +145,9 @@ pub struct Service {
     /// What became of packets; of an l7 service, also of connections and requests.
     pub outcomes: Outcomes,
     pub backends: Vec<Backend>,
+    /// With zones: too little of the own one is up, and others get newcomers, too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spilling: Option<bool>,
 }
 
 /// Where a service listens.
@@ -188,6 +191,24 @@ pub struct Backend {
     /// In an l7 service.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub requests: Option<Requests>,
+    /// With outlier detection: how often it was ejected since the agent's start.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ejections: Option<u64>,
+    /// While it is ejected.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ejected: Option<Ejected>,
+    /// Why it gets clients, or gets none: for people.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// A backend that failed its clients, and gets none for a while.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ejected {
+    pub seconds_left: f64,
+    /// The how manieth ejection it is, as far as they are not forgotten.
+    pub times: u32,
+    pub reason: String,
 }
 
 /// What the sidecar had to do with a backend, since each worker's start.

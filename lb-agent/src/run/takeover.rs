@@ -8,10 +8,15 @@ use tokio::{task::block_in_place, time::Instant};
 use super::{
     admin,
     agent::{Agent, RETRY},
-    input, sidecar,
+    input,
+    sidecar::{self, unix_millis},
     start::{LoadedConfig, Refused, load_config},
+    view::MadeOf,
 };
-use crate::config::{Config, Edge};
+use crate::{
+    config::{Config, Edge},
+    events::{Kind, News},
+};
 
 impl Agent {
     /// Makes a configuration, whose ids are assigned, the one that counts from now on.
@@ -50,6 +55,7 @@ impl Agent {
                     file = %self.parts.path.display(),
                     "the new configuration is refused; the edge goes on with the one before"
                 );
+                self.note(News::new(Kind::ConfigRefused, refused.to_string()));
                 self.refused = Some(refused);
             }
         }
@@ -57,8 +63,53 @@ impl Agent {
     }
 
     async fn take_over(&mut self, loaded: LoadedConfig) -> Result<(), Refused> {
-        let LoadedConfig { config, warnings, .. } = loaded;
+        let LoadedConfig { config: file, warnings, text } = loaded;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let before = Arc::clone(&self.parts.made_of);
+        let mut overrides = before.overrides.clone();
+        let (config, dropped) = overrides.applied(&file, unix_millis());
+        self.parts.made_of = Arc::new(MadeOf { file, text, overrides });
+        if let Err(refused) = self.put_in_force(config).await {
+            self.parts.made_of = before;
+            return Err(refused);
+        }
+        if !dropped.is_empty() {
+            dropped.iter().for_each(|dropped| tracing::warn!("{dropped}"));
+            if let Err(error) = self.keep(&self.parts.made_of.overrides) {
+                tracing::error!("{error:#}");
+            }
+        }
+        tracing::info!(
+            file = %self.parts.path.display(),
+            generation = self.generation,
+            services = self.parts.config.services.len(),
+            "the new configuration is in force"
+        );
+        let text = format!("generation {} is in force", self.generation);
+        self.note(News::new(Kind::ConfigLoaded, text));
+        Ok(())
+    }
+
+    /// Follows a configuration that operators have changed.
+    pub(super) async fn adjust(&mut self, config: Config) -> Result<(), Refused> {
+        if config.edge != self.parts.config.edge {
+            let result = self.put_in_force(config).await;
+            self.show();
+            return result;
+        }
+        // The host has no part in it, and what may be wrong with it is not in the way of a drain.
+        let old = Arc::clone(&self.parts.config);
+        if let Err(error) = self.switch(Arc::new(config)) {
+            self.go_back(old);
+            return Err(Refused(vec![format!("{error:#}")]));
+        }
+        self.follow_up().await;
+        self.tell_sidecar();
+        self.show();
+        Ok(())
+    }
+
+    async fn put_in_force(&mut self, config: Config) -> Result<(), Refused> {
         let old = Arc::clone(&self.parts.config);
         fixed_keys(&old.edge, &config.edge)?;
         let refused = |error: anyhow::Error| Refused(vec![format!("{error:#}")]);
@@ -66,7 +117,7 @@ impl Agent {
             true => None,
             false => {
                 let bound = admin::bind(config.edge.admin).map_err(refused)?;
-                Some(bound.serve(self.parts.view.clone()).map_err(refused)?)
+                Some(bound.serve(self.parts.server.state.clone()).map_err(refused)?)
             }
         };
         let opened = sidecar::open(&self.sidecar, &config)?;
@@ -85,12 +136,6 @@ impl Agent {
         }
         self.follow_up().await;
         self.feed(opened);
-        tracing::info!(
-            file = %self.parts.path.display(),
-            generation = self.generation,
-            services = self.parts.config.services.len(),
-            "the new configuration is in force"
-        );
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     checks::key,
+    drains::Drains,
     ended::Log,
     input::World,
     interfaces,
@@ -27,12 +28,15 @@ use super::{
     },
     sweeper::Report,
     view_l7::{self, Drain, L7Picture},
+    why::{Around, why},
 };
 use crate::{
     bpf::{Counters, Mode, PinDir, counters, specs::names},
     config::{self, Affinity, Config, Forward},
+    events::Events,
     health::{self, StatusView},
     netlink::NetState,
+    overrides::Overrides,
     sidecar::Sidecar,
     state::{
         Ring,
@@ -49,6 +53,7 @@ struct Shared {
     start: Instant,
     edge: String,
     ready: AtomicBool,
+    events: Events,
     picture: Mutex<Arc<Picture>>,
 }
 
@@ -66,6 +71,8 @@ pub struct Picture {
     pub drain: Option<Drain>,
     pub log: Log,
     pub sources: Option<Sources>,
+    /// Clients are still taken, and routers are told not to send more.
+    pub withdrawing: bool,
 }
 
 /// Where the numbers are.
@@ -74,7 +81,18 @@ pub struct Sources {
     pub pins: PinDir,
     pub health: StatusView,
     pub reports: watch::Receiver<Arc<Report>>,
+    /// In force.
     pub config: Arc<Config>,
+    /// What it was made of.
+    pub made_of: Arc<MadeOf>,
+}
+
+/// The file and what was changed while the edge ran.
+pub struct MadeOf {
+    pub file: Config,
+    /// As it stands in the file.
+    pub text: String,
+    pub overrides: Overrides,
 }
 
 /// A service as it was last written to the maps.
@@ -85,8 +103,12 @@ pub struct ServicePicture {
     pub rings: [Option<Ring>; 2],
     pub fail_open: bool,
     pub turned_away: bool,
+    /// With zones.
+    pub spilling: Option<bool>,
     /// Id and weight of each backend, in the order of the configuration.
     pub backends: Vec<(u16, u32)>,
+    /// Until when those of them that drain do, likewise.
+    pub draining: Vec<Option<u64>>,
 }
 
 impl View {
@@ -97,8 +119,15 @@ impl View {
             start: Instant::now(),
             edge: edge.to_owned(),
             ready: AtomicBool::new(false),
+            events: Events::default(),
             picture: Mutex::default(),
         }))
+    }
+
+    /// What has happened.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     /// The data plane is attached and has the configuration.
@@ -112,13 +141,16 @@ impl View {
         self.0.ready.load(Ordering::Acquire)
     }
 
-    /// Whether the edge gives its clients up.
+    /// Whether the edge gives its clients up, or is going to.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.picture().drain.is_some()
+        let picture = self.picture();
+        picture.drain.is_some() || picture.withdrawing
     }
 
-    fn picture(&self) -> Arc<Picture> {
+    /// What is shown now.
+    #[must_use]
+    pub fn picture(&self) -> Arc<Picture> {
         self.0.picture.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -186,7 +218,12 @@ impl View {
 
 /// The services as the maps have them from now on.
 #[must_use]
-pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePicture> {
+pub fn services(
+    world: World<'_>,
+    drains: &Drains,
+    ids: &Ids,
+    desired: &Desired,
+) -> Vec<ServicePicture> {
     let World { config, liveness, network, now, .. } = world;
     let in_any = |pools: &[Pool], name: &str| pools.iter().any(|pool| pool.service == name);
     let services = config.l4().filter_map(|service| {
@@ -200,12 +237,15 @@ pub fn services(world: World<'_>, ids: &Ids, desired: &Desired) -> Vec<ServicePi
             };
             Some((ids.backend(id, backend.address)?, weight))
         });
+        let until = |backend: &config::Backend| drains.until(&service.name, &backend.name);
         Some(ServicePicture {
             id,
+            draining: service.backends.iter().map(until).collect(),
             on_host: on_host(service, network),
             rings: desired.services.get(&id).map(|it| it.rings.clone()).unwrap_or_default(),
             fail_open: in_any(&desired.fail_open, &service.name),
             turned_away: in_any(&desired.empty, &service.name),
+            spilling: service.zones.map(|_| in_any(&desired.spilling, &service.name)),
             backends: backends.collect(),
             config: service.clone(),
         })
@@ -248,27 +288,38 @@ fn service_status(
     let config = &picture.config;
     let shares = picture.rings.each_ref().map(|ring| ring.as_deref().map(slots_by_backend));
     let mut backends = Vec::new();
-    for (backend, &(id, effective_weight)) in config.backends.iter().zip(&picture.backends) {
+    let numbers = picture.backends.iter().zip(&picture.draining);
+    for (configured, (&(id, effective_weight), &draining_until)) in
+        config.backends.iter().zip(numbers)
+    {
         let versions = ["ipv4", "ipv6"].into_iter().zip(&shares);
         let share = versions.filter_map(|(version, slots)| {
             let slots = slots.as_ref()?.get(&id).copied().unwrap_or(0);
             Some((version.to_owned(), slots as f64 / SLOTS as f64))
         });
-        backends.push(Backend {
-            name: backend.name.clone(),
+        let mut backend = Backend {
+            name: configured.name.clone(),
             id: Some(id),
             key: None,
-            address: backend.address.to_string(),
-            health: health_status(health.get(&key(&config.name, backend))),
-            weight: backend.weight,
+            address: configured.address.to_string(),
+            health: health_status(health.get(&key(&config.name, configured))),
+            weight: configured.weight,
             effective_weight,
-            draining_until: None,
+            draining_until,
             share: share.collect(),
             connections: report.connections.get(&id).copied().unwrap_or(0),
             spliced: None,
             traffic: Some(traffic(counters.backend(id)?)),
             requests: None,
-        });
+            ejections: None,
+            ejected: None,
+            why: String::new(),
+        };
+        let no_share = !backend.share.is_empty() && backend.share.values().all(|it| *it == 0.0);
+        let spare = config.zones.is_some() && no_share;
+        let asked = configured.asked.is_some();
+        backend.why = why(&backend, Around { panic: picture.fail_open, spare, asked });
+        backends.push(backend);
     }
     Ok(Service {
         name: config.name.clone(),
@@ -296,6 +347,7 @@ fn service_status(
         ended: BTreeMap::new(),
         outcomes: outcomes(&counters.service(picture.id)?),
         backends,
+        spilling: picture.spilling,
     })
 }
 

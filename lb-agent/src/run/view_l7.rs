@@ -6,16 +6,21 @@ use std::{
 };
 
 use lb_sidecar::settings::{self, State};
+use tokio::time::Instant;
 
 use super::{
     checks::key,
     status::{
-        Backend, Draining, Histogram, Listener, Outcomes, Requests, Service, Sidecar, Worker,
+        Backend, Draining, Ejected, Histogram, Listener, Outcomes, Requests, Service, Sidecar,
+        Worker,
     },
     view::{HealthOfAll, health_status},
+    why::{Around, why},
 };
 use crate::{
+    choice::Mode,
     config,
+    health::outlier::{Ejection, Record},
     sidecar::{self, ServiceSum},
     splice::{BOUNDS_MICROS, Timings},
 };
@@ -28,6 +33,10 @@ pub struct L7Picture {
     pub backends: Vec<Option<u16>>,
     pub told: settings::Service,
     pub on_host: BTreeSet<IpAddr>,
+    /// Who gets newcomers.
+    pub mode: Mode,
+    /// Of each backend, with outlier detection.
+    pub outliers: Option<Vec<Record>>,
 }
 
 /// The whole edge gives its clients up.
@@ -77,27 +86,31 @@ pub fn service_status(
     sidecar: &sidecar::Sidecar,
     health: &HealthOfAll,
 ) -> Service {
-    let L7Picture { config, id, backends: ids, told, on_host } = picture;
+    let L7Picture { config, id, backends: ids, told, on_host, mode, outliers } = picture;
     let nothing = ServiceSum::default();
     let sum = sidecar.sums.services.get(&config.name).unwrap_or(&nothing);
     let spliced_of = |told: &settings::Backend| -> u64 {
         sidecar.spliced.get(&told.id).copied().unwrap_or(0).into()
     };
     let spliced: u64 = told.backends.iter().map(spliced_of).sum();
-    let backends = config.backends.iter().zip(&told.backends).zip(ids);
-    let backends = backends.map(|((backend, told), id)| {
+    let backends = config.backends.iter().zip(&told.backends).zip(ids).enumerate();
+    let backends = backends.map(|(n, ((backend, told), id))| {
+        let record = outliers.as_ref().and_then(|it| it.get(n)).copied();
         let counts = sum.backends.get(&told.id).cloned().unwrap_or_default();
-        Backend {
+        let mut shown = Backend {
             name: backend.name.clone(),
             id: *id,
             key: Some(told.id.clone()),
             address: backend.address.to_string(),
             health: health_status(health.get(&key(&config.name, backend))),
             weight: backend.weight,
-            effective_weight: if told.state == State::Up { told.weight } else { 0 },
+            effective_weight: match told.state {
+                State::Up | State::Forced => told.weight,
+                State::Spare | State::Down | State::Draining { .. } => 0,
+            },
             draining_until: match told.state {
                 State::Draining { until } => Some(until),
-                State::Up | State::Down => None,
+                State::Up | State::Spare | State::Forced | State::Down => None,
             },
             share: Default::default(),
             connections: u64::from(counts.live) + spliced_of(told),
@@ -109,9 +122,18 @@ pub fn service_status(
                 bytes_in: counts.bytes_in,
                 bytes_out: counts.bytes_out,
             }),
-        }
+            ejections: record.map(|record| record.total),
+            ejected: record.and_then(|record| record.ejection).map(ejected),
+            why: String::new(),
+        };
+        let around = Around {
+            panic: *mode == Mode::Panic,
+            spare: told.state == State::Spare,
+            asked: backend.asked.is_some(),
+        };
+        shown.why = why(&shown, around);
+        shown
     });
-    let nobody = nobody(told);
     Service {
         name: config.name.clone(),
         mode: "l7".to_owned(),
@@ -119,31 +141,24 @@ pub fn service_status(
         forward: None,
         affinity: affinity(&told.affinity).to_owned(),
         listeners: listeners(config, on_host),
-        fail_open: nobody == Some(Nobody::FailingOpen),
-        turned_away: nobody == Some(Nobody::TurnedAway),
+        fail_open: *mode == Mode::Panic,
+        turned_away: *mode == Mode::Nobody,
         connections: Some(sum.connections + spliced),
         relayed: Some(sum.relayed),
         spliced: Some(spliced),
         ended: BTreeMap::new(),
         outcomes: Outcomes { events: sum.outcomes.clone(), drops: Default::default() },
         backends: backends.collect(),
+        spilling: config.zones.map(|_| *mode == Mode::Spill),
     }
 }
 
-/// What becomes of clients that belong to nobody while no backend is up for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Nobody {
-    FailingOpen,
-    TurnedAway,
-}
-
-/// None if a backend is up.
-pub fn nobody(told: &settings::Service) -> Option<Nobody> {
-    let any = |state| told.backends.iter().any(|it| it.state == state && it.weight > 0);
-    match (any(State::Up), any(State::Down) && told.fail_open) {
-        (true, _) => None,
-        (false, true) => Some(Nobody::FailingOpen),
-        (false, false) => Some(Nobody::TurnedAway),
+fn ejected(ejection: Ejection) -> Ejected {
+    let left = ejection.until.saturating_duration_since(Instant::now());
+    Ejected {
+        seconds_left: left.as_secs_f64(),
+        times: ejection.times,
+        reason: ejection.reason.to_string(),
     }
 }
 
@@ -172,6 +187,7 @@ mod tests {
     use lb_sidecar::control::{BackendReport, Report, ServiceReport};
 
     use super::*;
+    use crate::choice;
     use crate::sidecar::{
         Reports,
         settings::{Seen, settings},
@@ -203,12 +219,18 @@ mod tests {
             weight: backend.weight,
         };
         let told = settings(&config, &[], 2, seen, |_, _| 1_000);
+        let mode = choice::of_l7(&config.edge, &config.services[0], |backend| {
+            let Seen { up, weight } = seen(&config.services[0], backend);
+            (up, weight)
+        });
         L7Picture {
             config: config.services[0].clone(),
             id: 5,
             backends: vec![Some(7), Some(8)],
             told: told.services[0].clone(),
             on_host: ["203.0.113.10".parse().unwrap()].into(),
+            mode,
+            outliers: None,
         }
     }
 
@@ -241,6 +263,7 @@ mod tests {
                 failed: 1,
                 bytes_in: 100,
                 bytes_out: 1_000,
+                ..BackendReport::default()
             };
             let service = ServiceReport {
                 name: "chat".into(),

@@ -27,6 +27,7 @@ mod supervisor;
 pub use confine::confine;
 pub use directory::Directory;
 pub use end::end_all;
+pub use link::Heard;
 pub use memory::Memory;
 pub use reports::{Reports, ServiceSum, Sums};
 pub use start::Account;

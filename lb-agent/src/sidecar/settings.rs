@@ -1,15 +1,20 @@
 //! From the configuration and what is known of its backends to what a worker is told. Pure: no clock, no I/O.
 
+use std::time::Duration;
+
 use lb_common::hash;
 use lb_sidecar::settings::{self, CookieKey, Settings, State};
 use ring::hmac;
 
-use crate::config::{Backend, Config, L7, Service};
+use crate::{
+    choice::{self, Mode, is_local},
+    config::{Backend, Config, L7, Service},
+};
 
 /// What is known of a backend at this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Whether it counts as live.
+    /// Whether it counts as live, and is not ejected.
     pub up: bool,
     /// Its weight, slow start included.
     pub weight: u32,
@@ -29,6 +34,10 @@ pub fn settings(
     let ids = Ids::new(&edge.hash_seed);
     let services = config.l7().filter_map(|service| {
         let l7 = service.l7()?;
+        let mode = choice::of_l7(edge, service, |backend| {
+            let Seen { up, weight } = seen(service, backend);
+            (up, weight)
+        });
         let backends = service.backends.iter().map(|backend| {
             let Seen { up, weight } = seen(service, backend);
             settings::Backend {
@@ -37,10 +46,17 @@ pub fn settings(
                 address: backend.address,
                 weight,
                 state: match (up, backend.drain) {
-                    (false, _) => State::Down,
+                    (false, true) => State::Down,
+                    (false, false) if mode == Mode::Panic => State::Forced,
+                    (false, false) => State::Down,
+                    (true, false) if mode == Mode::Local && !is_local(edge, backend) => {
+                        State::Spare
+                    }
                     (true, false) => State::Up,
                     (true, true) => {
-                        State::Draining { until: until(l7, draining_since(service, backend)) }
+                        let since = draining_since(service, backend);
+                        let until = backend_until(service, backend, since).unwrap_or(since);
+                        State::Draining { until }
                     }
                 },
             }
@@ -50,7 +66,7 @@ pub fn settings(
             listen: service.listen.clone(),
             affinity: l7.affinity.clone(),
             balance: l7.balance,
-            fail_open: service.fail_open,
+            fail_open: mode == Mode::Panic,
             upgrades: l7.upgrades.clone(),
             http: l7.http.clone(),
             forwarded: l7.forwarded.clone(),
@@ -77,11 +93,23 @@ pub fn edge_until(config: &Config, since: u64) -> Option<u64> {
     config.l7().filter_map(Service::l7).map(|l7| until(l7, since)).max()
 }
 
+/// When the clients of a backend must go, if it drains since then. None where nobody has said how: in a service of XDP's
+/// whose file cannot.
+pub fn backend_until(service: &Service, backend: &Backend, since: u64) -> Option<u64> {
+    match backend.asked {
+        Some(asked) => Some(after(since, asked.deadline)),
+        None => service.l7().map(|l7| until(l7, since)),
+    }
+}
+
 /// When those must go who may stay for a while, if the drain began then.
-pub fn until(l7: &L7, since: u64) -> u64 {
-    // At most 7 days.
-    let deadline = u64::try_from(l7.drain.deadline.as_millis()).unwrap_or(u64::MAX);
-    since.saturating_add(deadline)
+fn until(l7: &L7, since: u64) -> u64 {
+    after(since, l7.drain.deadline)
+}
+
+/// At most 7 days later.
+fn after(since: u64, deadline: Duration) -> u64 {
+    since.saturating_add(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Makes [`settings::Backend::id`]: opaque, so that cookies tell clients nothing of the pool, and the same on every edge

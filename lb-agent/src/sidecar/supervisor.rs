@@ -34,7 +34,10 @@ use super::{
     start::{self, Account, Start},
     status::{Sidecar, Worker},
 };
-use crate::splice::Splicer;
+use crate::{
+    events::{Events, Kind, News},
+    splice::Splicer,
+};
 
 /// How long a start waits for workers: those of an earlier agent to be found, new ones to serve.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -87,6 +90,7 @@ pub struct Supervisor {
     others_at: Option<Instant>,
     heard: Mailbox<(Generation, Heard)>,
     exits: Mailbox<(Name, String)>,
+    events: Events,
 }
 
 type Mailbox<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
@@ -123,7 +127,13 @@ impl Supervisor {
             others_at: None,
             heard: mpsc::channel(1_024),
             exits: mpsc::channel(16),
+            events: Events::default(),
         })
+    }
+
+    /// Notes there what happens from now on.
+    pub fn note_to(&mut self, events: Events) {
+        self.events = events;
     }
 
     /// Finds the workers that outlived an earlier agent, and takes over their listening sockets.
@@ -315,8 +325,15 @@ impl Supervisor {
                     pid,
                     "a worker has ended ({why}); the next one starts in {wait:?}"
                 );
+                let text =
+                    format!("worker {index}, pid {pid}: {why}; the next one starts in {wait:?}");
+                self.events.add(News::new(Kind::WorkerEnded, text));
             }
-            None => tracing::info!(index, pid, "a retired worker has ended"),
+            None => {
+                tracing::info!(index, pid, "a retired worker has ended");
+                let text = format!("worker {index}, pid {pid}, which had retired");
+                self.events.add(News::new(Kind::WorkerEnded, text));
+            }
         }
     }
 
@@ -364,6 +381,8 @@ impl Supervisor {
         match self.try_start(name) {
             Ok(pid) => {
                 tracing::info!(index = name.index, pid, "worker started");
+                let text = format!("worker {}, pid {pid}", name.index);
+                self.events.add(News::new(Kind::WorkerStarted, text));
                 false
             }
             Err(error) => {

@@ -22,6 +22,7 @@ use super::{
     ids::Ids,
     words_of,
 };
+use crate::choice::{Candidate, Mode, Rule};
 
 /// How packets reach the backends of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +82,10 @@ pub struct ServiceInput {
     pub forward: Forward,
     pub affinity: Affinity,
     pub backends: Vec<BackendInput>,
-    /// With all backends down, whether to take all for live rather than none.
-    pub fail_open: bool,
     /// On top of the edge's.
     pub access: Access,
+    /// Who gets newcomers.
+    pub rule: Rule,
 }
 
 /// A backend as it is now.
@@ -101,6 +102,10 @@ pub struct BackendInput {
     pub tunnel_source: Option<IpAddr>,
     /// 0: no clamp.
     pub mss_clamp: u16,
+    /// As configured.
+    pub whole_weight: u32,
+    /// Whether it stands in the edge's own zone.
+    pub local: bool,
 }
 
 /// What the maps should hold.
@@ -119,10 +124,12 @@ pub struct Desired {
     pub routes: BTreeMap<Prefix, u16>,
     /// By scope and prefix: whether sources in it are admitted.
     pub access: BTreeMap<(u16, Prefix), bool>,
-    /// The pools of which all backends are down and are taken for live: worth a warning.
+    /// The pools of which too few backends are up, so that all are taken for live: worth a warning.
     pub fail_open: Vec<Pool>,
     /// The pools of which no backend can be picked: their clients are turned away.
     pub empty: Vec<Pool>,
+    /// The pools of which too little is up in the own zone, so that others help.
+    pub spilling: Vec<Pool>,
 }
 
 /// A service whose rings have no numbers yet.
@@ -338,30 +345,39 @@ fn ring(
 ) -> Option<Ring> {
     let (service_id, clients) = pool;
     // Who has no weight gets no client, and does not count as live: an operator wants it so.
-    let backends: Vec<(Member, bool)> = service
+    let backends: Vec<(Member, Candidate)> = service
         .backends
         .iter()
         .filter(|backend| backend.weight > 0)
         .filter(|backend| reaches(service.forward, clients, Family::of(backend.addr.ip())))
         .filter_map(|backend| {
             let id = ids.backend(service_id, backend.addr)?;
-            Some((Member { key: key(backend.addr), weight: backend.weight, id }, backend.up))
+            let member = Member { key: key(backend.addr), weight: backend.weight, id };
+            Some((member, candidate(backend)))
         })
         .collect();
     let members: Vec<Member> = backends.iter().map(|&(member, _)| member).collect();
-    let mut live: BTreeSet<u16> =
-        backends.iter().filter(|(_, up)| *up).map(|(member, _)| member.id).collect();
+    let candidates: Vec<Candidate> = backends.iter().map(|&(_, candidate)| candidate).collect();
+    let mode = service.rule.mode(&candidates);
+    let taken = backends.iter().filter(|(_, candidate)| mode.takes(*candidate));
+    let live: BTreeSet<u16> = taken.map(|(member, _)| member.id).collect();
 
     let name = Pool { service: service.name.clone(), clients };
-    if live.is_empty() && !members.is_empty() && service.fail_open {
-        live = members.iter().map(|member| member.id).collect();
-        desired.fail_open.push(name.clone());
-    }
-    if live.is_empty() {
-        desired.empty.push(name);
-        return None;
+    match mode {
+        Mode::All | Mode::Local => {}
+        Mode::Spill => desired.spilling.push(name),
+        Mode::Panic => desired.fail_open.push(name),
+        Mode::Nobody => {
+            desired.empty.push(name);
+            return None;
+        }
     }
     Some(cache.ring(pool, seed, members, live))
+}
+
+fn candidate(backend: &BackendInput) -> Candidate {
+    let &BackendInput { weight, whole_weight, up, local, .. } = backend;
+    Candidate { weight: whole_weight, weight_now: weight, up, local }
 }
 
 impl RingCache {

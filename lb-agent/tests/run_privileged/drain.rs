@@ -41,7 +41,7 @@ fn unix_millis() -> u64 {
 }
 
 /// The head of an answer.
-fn head(stream: &mut TcpStream) -> String {
+pub fn head(stream: &mut TcpStream) -> String {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).unwrap();
@@ -51,7 +51,7 @@ fn head(stream: &mut TcpStream) -> String {
 }
 
 /// A client that chats.
-fn chat(edge: &Edge) -> TcpStream {
+pub fn chat(edge: &Edge) -> TcpStream {
     let mut stream = edge.client.connect(VIP);
     let ask = "GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";

@@ -4,13 +4,18 @@
 //! Every test has an edge of its own, with a client before it and a server behind it, and removes all of it.
 
 mod commands;
+mod doctor;
 mod drain;
 mod edge;
+mod events;
 mod lifecycle;
 mod network;
+mod operate;
+mod outlier;
 mod reload;
 mod sidecar;
 mod splice;
 mod spliced;
 mod traffic;
 mod tunnel;
+mod zones;

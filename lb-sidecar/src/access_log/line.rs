@@ -41,6 +41,8 @@ pub struct Request<'a> {
     pub bytes_out: u64,
     /// From the request's head to the end of the answer, or to the 101.
     pub duration: Duration,
+    /// `HTTP/1.1`.
+    pub protocol: &'a str,
 }
 
 /// The end of an upgraded connection.
@@ -94,6 +96,8 @@ pub struct Line<'a> {
     duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_by: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'a str>,
 }
 
 impl Close<'_> {
@@ -127,6 +131,7 @@ impl<'a> Line<'a> {
             bytes_out: request.bytes_out,
             duration_ms: millis(request.duration),
             ended_by: None,
+            protocol: Some(request.protocol),
         }
     }
 
@@ -152,6 +157,7 @@ impl<'a> Line<'a> {
             bytes_out: close.bytes_out,
             duration_ms: millis(close.duration),
             ended_by: Some(close.ended_by),
+            protocol: None,
         }
     }
 
@@ -215,6 +221,7 @@ pub mod tests {
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::from_micros(1_500),
+            protocol: "HTTP/1.1",
         }
     }
 
@@ -250,7 +257,7 @@ pub mod tests {
                 "service": "chat", "connection": "00000000000000ab", "client": "198.51.100.7:40000",
                 "method": "GET", "path": "/chat?room=1", "host": "chat.example",
                 "request_id": "r-1", "status": 101, "backend": "chat-1", "sticky": "hit",
-                "bytes_in": 0, "bytes_out": 0, "duration_ms": 1.5,
+                "bytes_in": 0, "bytes_out": 0, "duration_ms": 1.5, "protocol": "HTTP/1.1",
             })
         );
     }

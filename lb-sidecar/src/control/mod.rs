@@ -17,7 +17,7 @@ use crate::settings::Settings;
 pub use channel::{MOST_BYTES, Receiver, Sender, channel};
 
 /// Of this description. Raised with every change that an older side would misread.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// From the agent to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,4 +115,22 @@ pub struct BackendReport {
     pub bytes_in: u64,
     /// Bytes relayed from the backend to clients.
     pub bytes_out: u64,
+    /// Connections that it was to accept.
+    #[serde(default)]
+    pub connects: Tally,
+    /// Requests that it was to answer, but for upgrades.
+    #[serde(default)]
+    pub answers: Tally,
+    /// Upgrades that it was to agree to.
+    #[serde(default)]
+    pub handshakes: Tally,
+}
+
+/// How a backend did one of the things that are asked of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    pub successes: u64,
+    pub failures: u64,
+    /// Failures since the last success.
+    pub row: u32,
 }

@@ -12,11 +12,12 @@ mod guarded;
 mod tests;
 mod violation;
 
+pub(crate) use self::grammar::forbidden_in_trailer;
 pub use self::{guarded::Guarded, violation::Violation};
 
 use self::{
     fields::{Field, Fields, Word},
-    grammar::{TARGET, TOKEN, VALUE, forbidden_in_trailer, span},
+    grammar::{TARGET, TOKEN, VALUE, span},
 };
 
 /// Most fields in a head or in a trailer; hyper's limit, too.

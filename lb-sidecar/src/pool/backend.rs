@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use super::cookie;
+use super::{cookie, tally::Tally};
 use crate::{
     limits::queue::Queue,
     settings::{self, State},
@@ -37,6 +37,12 @@ pub struct Backend {
     pub bytes_out: Cell<u64>,
     /// Who waits for room.
     pub queue: Queue,
+    /// Connections that it was to accept.
+    pub connects: Tally,
+    /// Requests that it was to answer; with a status of 5xx it has not.
+    pub answers: Tally,
+    /// Upgrades that it was to agree to, or to refuse as the client's mistake.
+    pub handshakes: Tally,
 }
 
 impl Backend {
@@ -56,6 +62,9 @@ impl Backend {
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
             queue: Queue::default(),
+            connects: Tally::default(),
+            answers: Tally::default(),
+            handshakes: Tally::default(),
         })
     }
 

@@ -8,6 +8,7 @@ mod cookie;
 mod cookies;
 mod ring;
 mod sticky;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use backend::{Backend, Lease};
 use cookie::Signer;
 use ring::Ring;
 pub use sticky::Sticky;
+pub use tally::Tally;
 
 use crate::settings::{self, Affinity, Balance, State};
 
@@ -118,8 +120,7 @@ impl Inner {
         let backends: Vec<Rc<Backend>> = backends.collect();
         balance::settle(&backends);
         let gone = known.values().map(Rc::downgrade).collect();
-        let up = |backend: &Rc<Backend>| backend.state() == State::Up && backend.weight() > 0;
-        let open = service.fail_open && !backends.iter().any(up);
+        let open = service.fail_open && !backends.iter().any(|backend| takes_new(backend, false));
         let members = backends.iter().filter(|it| !matches!(it.state(), State::Draining { .. }));
         let members = members.map(|backend| (Rc::clone(backend), takes_new(backend, open)));
         let ring = Ring::new(settings.hash_seed, members.collect(), before.map(|it| &it.ring));
@@ -215,11 +216,11 @@ impl Inner {
         let found = backends.find(|backend| backend.cookie == Some(id));
         let backend = found.ok_or(Sticky::UnknownBackend)?;
         match backend.state() {
-            State::Up => Ok(backend),
+            State::Up | State::Spare => Ok(backend),
             State::Draining { until } if millis(now) < until => Ok(backend),
             State::Draining { .. } => Err(Sticky::Drained),
-            State::Down if takes_new(backend, self.open) => Ok(backend),
-            State::Down => Err(Sticky::Down),
+            State::Down | State::Forced if takes_new(backend, self.open) => Ok(backend),
+            State::Down | State::Forced => Err(Sticky::Down),
         }
     }
 
@@ -230,7 +231,7 @@ impl Inner {
     ) -> Option<&Rc<Backend>> {
         let may = |backend: &&Rc<Backend>| takes_new(backend, self.open) && !was_tried(backend);
         let candidates = self.backends.iter().filter(may);
-        match self.balance {
+        let found = match self.balance {
             Balance::RoundRobin => balance::round_robin(candidates),
             Balance::LeastConnections => balance::least_connections(candidates, &self.turn),
             Balance::Maglev => {
@@ -238,7 +239,12 @@ impl Inner {
                 let found = self.ring.get(&client, |backend| !was_tried(backend));
                 found.or_else(|| balance::least_connections(candidates, &self.turn))
             }
-        }
+        };
+        found.or_else(|| {
+            let spare = |it: &&Rc<Backend>| it.state() == State::Spare && it.weight() > 0;
+            let spares = self.backends.iter().filter(spare).filter(|it| !was_tried(it));
+            balance::least_connections(spares, &self.turn)
+        })
     }
 }
 
@@ -253,9 +259,9 @@ struct Claim<'a> {
 /// Whether a backend gets clients that belong to nobody.
 fn takes_new(backend: &Backend, open: bool) -> bool {
     let up = match backend.state() {
-        State::Up => true,
+        State::Up | State::Forced => true,
         State::Down => open,
-        State::Draining { .. } => false,
+        State::Spare | State::Draining { .. } => false,
     };
     up && backend.weight() > 0
 }

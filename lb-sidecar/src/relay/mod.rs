@@ -229,7 +229,7 @@ impl Relay {
         let attempts = self.attempts.as_mut()?;
         if attempts.due().is_some_and(|due| due <= now) {
             // A relay that ends with its backend's drain gets a Close frame; what is spliced, a RST.
-            let resting = self.entry.backend().state() == State::Up
+            let resting = matches!(self.entry.backend().state(), State::Up | State::Spare)
                 && self.inward.is_at_rest()
                 && self.outward.is_at_rest();
             let active = if resting { self.active } else { now };

@@ -1,6 +1,8 @@
 //! A worker in this process, raw clients, and backends that do as they are told.
 #![allow(dead_code)]
 
+pub mod http2;
+
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
@@ -123,6 +125,8 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
             pool: 8,
             tcp_keepalive: Duration::ZERO,
             tcp_user_timeout: Duration::ZERO,
+            h2c: false,
+            max_streams: 128,
         },
         forwarded: Forwarded { mode: ForwardedMode::Append, trusted: Vec::new(), request_id: None },
         drain: Drain { rate: 100 },

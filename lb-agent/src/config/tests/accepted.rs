@@ -43,6 +43,8 @@ fn every_default_is_applied() {
                 access_log: AccessLog::Stdout,
             },
             access: Access::default(),
+            admin_token_file: None,
+            zone: None,
         },
         services: vec![Service {
             name: "chat".to_owned(),
@@ -70,8 +72,11 @@ fn every_default_is_applied() {
                 weight: 100,
                 drain: false,
                 zone: None,
+                asked: None,
             }],
             access: Access::default(),
+            panic_threshold: 0,
+            zones: None,
         }],
     };
     assert_eq!(config, expected);
@@ -268,4 +273,21 @@ fn access_lists_are_of_the_edge_and_of_services_of_both_modes() {
         assert_eq!(config.services[0].access, access);
         assert_eq!(config.edge.access, Access::default());
     }
+}
+
+#[test]
+fn zones_are_preferred_where_the_table_stands() {
+    let of = |zones: &str| {
+        let text = with(&minimal(), "[edge]\n", "[edge]\nzone = \"a\"\n");
+        let text = with(&text, "[[service.backend]]\n", "[[service.backend]]\nzone = \"a\"\n");
+        let service =
+            &valid(&with(&text, "[[service]]\n", &format!("[[service]]\n{zones}\n"))).services[0];
+        service.zones.map(|zones| zones.min_healthy_percent)
+    };
+    assert_eq!(of(""), None);
+    assert_eq!(of("zones = {}"), Some(70));
+    assert_eq!(of("zones = { prefer = true, min_healthy_percent = 0 }"), Some(0));
+    assert_eq!(of("zones = { prefer = false, min_healthy_percent = 50 }"), None);
+    let text = with(&minimal(), "[[service]]\n", "[[service]]\nzones = { prefer = false }\n");
+    assert_eq!(valid(&text).services[0].zones, None, "and no zone is needed");
 }

@@ -50,6 +50,8 @@ fn every_default_is_applied() {
             pool: 32,
             tcp_keepalive: seconds(60),
             tcp_user_timeout: seconds(30),
+            h2c: false,
+            max_streams: 128,
         },
         forwarded: Forwarded {
             mode: ForwardedMode::Append,
@@ -68,6 +70,7 @@ fn every_default_is_applied() {
             queue_timeout: seconds(5),
             ..Limits::default()
         },
+        outlier: None,
     };
     assert_eq!(*valid(&minimal_l7()).services[0].l7().unwrap(), expected);
     let tables = "affinity = \"none\"\nhttp = {}\nforwarded = {}\ndrain = {}";
@@ -272,4 +275,21 @@ fn limits_of_all_kinds() {
         body_bytes: 9,
     };
     assert_eq!(l7.limits, expected);
+}
+
+#[test]
+fn an_empty_table_switches_outlier_detection_on() {
+    let of = |lines: &str| {
+        let text =
+            with(&minimal_l7(), "[[service.backend]]", &format!("{lines}\n[[service.backend]]"));
+        valid(&text).services[0].l7().unwrap().outlier
+    };
+    assert_eq!(of(""), None);
+    let outlier = of("[service.outlier]").unwrap();
+    assert_eq!((outlier.consecutive_5xx, outlier.max_ejection_percent), (5, 50));
+    assert_eq!(outlier.max_ejection_time, Duration::from_secs(300));
+    // The default is never shorter than the first ejection.
+    let outlier = of("outlier = { consecutive_5xx = 0, base_ejection_time = \"10m\" }").unwrap();
+    assert_eq!((outlier.consecutive_5xx, outlier.consecutive_connect_failures), (0, 5));
+    assert_eq!(outlier.max_ejection_time, Duration::from_secs(600));
 }

@@ -58,6 +58,28 @@ fn with_line(section: &Section, line: &str) -> String {
                 &format!("[service.affinity]\nkind = \"cookie\"\n{line}\n[[service.backend]]"),
             )
         }
+        "[service.zones]" => {
+            let text = with(&minimal(), "[edge]\n", "[edge]\nzone = \"a\"\n");
+            let text = with(&text, "[[service.backend]]\n", "[[service.backend]]\nzone = \"a\"\n");
+            with(
+                &text,
+                "[[service.backend]]",
+                &format!("[service.zones]\n{line}\n[[service.backend]]"),
+            )
+        }
+        "[service.outlier]" => {
+            // The longest time is tried down to the shortest first one.
+            let base = if line.starts_with("max_ejection_time") {
+                "base_ejection_time = \"1s\""
+            } else {
+                ""
+            };
+            with(
+                &minimal_l7(),
+                "[[service.backend]]",
+                &format!("[service.outlier]\n{base}\n{line}\n[[service.backend]]"),
+            )
+        }
         "[service.http]" | "[service.forwarded]" | "[service.drain]" | "[service.limits]" => with(
             &minimal_l7(),
             "[[service.backend]]",
@@ -132,6 +154,8 @@ fn required_keys_are_required_and_the_others_are_not() {
         ("[service.http]", vec![]),
         ("[service.forwarded]", vec![]),
         ("[service.drain]", vec![]),
+        ("[service.outlier]", vec![]),
+        ("[service.zones]", vec![]),
         ("[service.health]", vec!["kind"]),
         ("[[service.backend]]", vec!["address"]),
     ] {
@@ -214,8 +238,17 @@ fn the_example_is_valid_without_warnings() {
 #[test]
 fn the_example_shows_most_keys() {
     let left_out = ["port", "verify", "ca", "sni"];
-    let tables =
-        ["tables", "sidecar", "http", "forwarded", "backend", "proxy_protocol", "limits"];
+    let tables = [
+        "tables",
+        "sidecar",
+        "http",
+        "forwarded",
+        "backend",
+        "outlier",
+        "zones",
+        "proxy_protocol",
+        "limits",
+    ];
     for key in SECTIONS
         .iter()
         .flat_map(|section| section.keys)

@@ -495,3 +495,34 @@ fn limits() {
          mode = \"l7\""
     );
 }
+
+#[test]
+fn outliers() {
+    let error = |message: &str| format!("edge.toml:10: service \"chat\": outlier: {message}");
+    for (outlier, message) in [
+        (
+            "base_ejection_time = \"1m\", max_ejection_time = \"30s\"",
+            error(
+                "max_ejection_time \"30s\" is shorter than base_ejection_time \"1m\": write at least \"1m\"",
+            ),
+        ),
+        (
+            "max_ejection_percent = 0",
+            error("max_ejection_percent 0 is out of range: write 1 to 100"),
+        ),
+        ("consecutive_5xx = 1001", error("consecutive_5xx 1001 is out of range: write 0 to 1000")),
+        (
+            "max_ejection_percents = 10",
+            error(
+                "key \"max_ejection_percents\" is not known: did you mean \"max_ejection_percent\"?",
+            ),
+        ),
+    ] {
+        l7_refused(&[(&format!("outlier = {{ {outlier} }}"), &message)]);
+    }
+    let text = with(&minimal(), "[[service]]\n", "[[service]]\noutlier = {}\n");
+    assert_eq!(
+        errors(&text),
+        "edge.toml:7: service \"chat\": outlier {} is not for mode \"l4\": remove it, or write mode = \"l7\""
+    );
+}

@@ -254,3 +254,30 @@ fn more_listeners_than_an_edge_can_have() {
     let one_more = with(&l7, "backend = [", "backend = [{ address = \"10.2.0.3:80\" },");
     assert!(errors(&format!("{edge}{almost}{one_more}")).contains("is beyond the 8192 IPv4"));
 }
+
+#[test]
+fn zones_without_one_of_the_edges_own() {
+    let text = with(&minimal(), "[[service]]\n", "[[service]]\nzones = {}\n");
+    assert_eq!(
+        errors(&text),
+        "edge.toml:7: service \"chat\": zones prefers the edge's own zone, and [edge] has none: \
+         write e.g. zone = \"rack-1\" in [edge], or prefer = false"
+    );
+    let text = with(&text, "[edge]\n", "[edge]\nzone = \"a\"\n");
+    let (_, warnings) = parse("edge.toml", &text).unwrap();
+    assert_eq!(
+        warnings.iter().map(Warning::to_string).collect::<Vec<_>>(),
+        ["edge.toml:8: service \"chat\": zones prefers zone \"a\", in which there is no backend: \
+          write the zone of each backend, as [edge] zone is written"]
+    );
+}
+
+#[test]
+fn panic_where_nothing_fails_open() {
+    let lines = "[[service]]\nfail_open = false\npanic_threshold = 50\n";
+    assert_eq!(
+        errors(&with(&minimal(), "[[service]]\n", lines)),
+        "edge.toml:8: service \"chat\": panic_threshold 50 is without use while fail_open = false: \
+         remove one of the two"
+    );
+}

@@ -105,7 +105,34 @@ fn health_and_drains_make_the_state() {
         settings.services[0].backends.iter().map(|it| (it.state, it.weight)).collect::<Vec<_>>()
     };
     assert_eq!(states(true), [(State::Up, 7), (State::Draining { until: 121_000 }, 7)]);
-    assert_eq!(states(false), [(State::Down, 7), (State::Down, 7)]);
+    assert_eq!(states(false), [(State::Forced, 7), (State::Down, 7)]);
+}
+
+#[test]
+fn the_own_zone_and_panic_make_the_state() {
+    let zones = POOL
+        .replace("weight = 50", "weight = 50\nzone = \"b\"")
+        .replace(":9000\"\n", ":9000\"\nzone = \"a\"\n");
+    let zones = zones.replacen("zone = \"a\"\n    weight", "weight", 1);
+    let text = format!(
+        "{}[[service]]\nname = \"chat\"\nlisten = [\"203.0.113.10:80\"]\nmode = \"l7\"\n\
+         zones = {{}}\npanic_threshold = 60\n{zones}",
+        EDGE.replace("hash_seed", "zone = \"a\"\nhash_seed")
+    );
+    let config = config::parse("edge.toml", &text).unwrap_or_else(|it| panic!("{it}")).0;
+    let states = |ups: [bool; 2]| {
+        let seen = |_: &Service, backend: &Backend| Seen {
+            up: ups[usize::from(backend.name == "b2")],
+            weight: backend.weight,
+        };
+        let settings = settings(&config, &[], 1, seen, never);
+        settings.services[0].backends.iter().map(|it| it.state).collect::<Vec<_>>()
+    };
+    assert_eq!(states([true, true]), [State::Up, State::Spare]);
+    assert_eq!(states([true, false]), [State::Up, State::Down]);
+    // A third of the weight is less than the threshold.
+    assert_eq!(states([false, true]), [State::Forced, State::Up]);
+    assert_eq!(states([false, false]), [State::Forced, State::Forced]);
 }
 
 #[test]

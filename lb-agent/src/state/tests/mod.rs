@@ -18,6 +18,7 @@ use super::{
     op::MapOp,
     *,
 };
+use crate::choice::Rule;
 
 const CAPACITY: Capacity =
     Capacity { services: 9, rings: Capacity::rings_for(8), backends: 65, next_hops: 16 };
@@ -64,6 +65,9 @@ impl Agent {
     }
 }
 
+/// With all backends down, all get clients.
+const OPEN: Rule = Rule { fail_open: true, panic_threshold: 0, min_healthy_percent: None };
+
 fn input(services: Vec<ServiceInput>) -> Input {
     Input {
         hash_seed: 7,
@@ -86,8 +90,8 @@ fn service(name: &str, listeners: &[&str], backends: &[&str]) -> ServiceInput {
         forward: Forward::Nat,
         affinity: Affinity::None,
         backends: backends.iter().map(|addr| backend(addr)).collect(),
-        fail_open: true,
         access: Access::default(),
+        rule: OPEN,
     }
 }
 
@@ -100,6 +104,8 @@ fn backend(addr: &str) -> BackendInput {
         next_hop: 0,
         tunnel_source: None,
         mss_clamp: 0,
+        whole_weight: 100,
+        local: false,
     }
 }
 

@@ -116,7 +116,7 @@ fn with_all_backends_down_a_service_fails_open_or_is_empty_and_says_so() {
     assert!(desired.empty.is_empty());
     assert!(ops.is_empty(), "all live is the ring that it had");
 
-    input.services[0].fail_open = false;
+    input.services[0].rule.fail_open = false;
     let (desired, ops) = agent.plan(&input);
     assert!(desired.fail_open.is_empty());
     assert_eq!(desired.empty[0].to_string(), "service \"chat\", IPv4 clients");
@@ -235,4 +235,63 @@ fn an_upstream_of_two_services_or_of_a_listener_has_one_entry() {
     assert_eq!(shown(&ops)[0], "listener 203.0.113.10:80: service 3");
     let ops = agent.reach(&input(vec![chat()]));
     assert!(shown(&ops).contains(&"listener 10.2.0.2:9000: none".to_owned()), "{ops:?}");
+}
+
+/// The backends of a ring, by the last byte of their addresses.
+fn taken(agent: &Agent, desired: &Desired, clients: Family) -> BTreeSet<u8> {
+    let service = agent.ids.service("chat").unwrap();
+    let ring = desired.services[&service].rings[clients as usize].as_deref().unwrap();
+    let ids: BTreeSet<u16> = ring.iter().copied().collect();
+    let backends = agent.ids.backends().filter(|(id, _, _)| ids.contains(id));
+    backends
+        .map(|(_, _, addr)| match addr.ip() {
+            std::net::IpAddr::V4(ip) => ip.octets()[3],
+            std::net::IpAddr::V6(ip) => ip.octets()[15],
+        })
+        .collect()
+}
+
+#[test]
+fn the_own_zone_and_panic_are_a_matter_of_each_pool() {
+    let backends =
+        ["10.2.0.2:80", "10.2.0.3:80", "10.2.0.4:80", "[2001:db8::5]:80", "[2001:db8::6]:80"];
+    let mut input =
+        input(vec![service("chat", &["203.0.113.10:80", "[2001:db8::10]:80"], &backends)]);
+    let mut agent = Agent::new();
+    let chat = &mut input.services[0];
+    chat.rule = Rule { panic_threshold: 40, min_healthy_percent: Some(70), ..OPEN };
+    for near in [0, 1, 3] {
+        chat.backends[near].local = true;
+    }
+    let (desired, _) = agent.plan(&input);
+    assert_eq!(taken(&agent, &desired, Family::V4), [2, 3].into());
+    assert_eq!(taken(&agent, &desired, Family::V6), [5].into());
+    assert!(desired.spilling.is_empty() && desired.fail_open.is_empty());
+
+    // Half of the zone is not enough for IPv4 clients, and IPv6 clients do not notice.
+    input.services[0].backends[0].up = false;
+    let (desired, _) = agent.plan(&input);
+    assert_eq!(taken(&agent, &desired, Family::V4), [3, 4].into());
+    assert_eq!(taken(&agent, &desired, Family::V6), [5].into());
+    assert_eq!(desired.spilling[0].to_string(), "service \"chat\", IPv4 clients");
+
+    // A third of the pool is less than the threshold.
+    input.services[0].backends[1].up = false;
+    let (desired, _) = agent.plan(&input);
+    assert_eq!(taken(&agent, &desired, Family::V4), [2, 3, 4].into());
+    assert_eq!((desired.fail_open.len(), desired.spilling.len()), (1, 0));
+}
+
+/// Who has no weight is no part of it, be it up or down.
+#[test]
+fn shares_are_of_the_weight_that_is_given() {
+    let mut input =
+        input(vec![service("chat", &["203.0.113.10:80"], &["10.2.0.2:80", "10.2.0.3:80"])]);
+    input.services[0].rule.panic_threshold = 100;
+    let idle = &mut input.services[0].backends[1];
+    (idle.weight, idle.up) = (0, false);
+    let mut agent = Agent::new();
+    let (desired, _) = agent.plan(&input);
+    assert_eq!(taken(&agent, &desired, Family::V4), [2].into());
+    assert!(desired.fail_open.is_empty());
 }

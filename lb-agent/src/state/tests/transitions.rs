@@ -74,7 +74,7 @@ impl Spec {
         service.forward =
             [Forward::Nat, Forward::Dsr, Forward::Ipip, Forward::Splice, Forward::Relay]
                 [usize::from(forward)];
-        service.fail_open = fail_open;
+        service.rule.fail_open = fail_open;
         for ((present, weight, up, next_hop), addr) in backends.into_iter().zip(BACKENDS) {
             if present {
                 service.backends.push(BackendInput { weight, up, next_hop, ..backend(addr) });

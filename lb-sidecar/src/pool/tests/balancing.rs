@@ -66,6 +66,59 @@ fn weights_of_the_past_starve_nobody() {
     }
 }
 
+#[test]
+fn who_is_spare_keeps_his_own_and_helps_where_nobody_else_can() {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::Maglev] {
+        let mut case = Case::new(by_cookie(), balance);
+        let cookie = |picked: &Picked| {
+            let text = picked.set_cookie.as_ref().unwrap().to_str().unwrap().to_owned();
+            text.split(';').next().unwrap().to_owned()
+        };
+        let of_third = loop {
+            let picked = case.newcomer().unwrap();
+            if &*picked.backend.name() == "b3" {
+                break cookie(&picked);
+            }
+            case.after(1);
+            case.change(|service| service.backends[0].weight = 1);
+            case.change(|service| service.backends[1].weight = 1);
+            if balance == Balance::Maglev {
+                case.change(|service| {
+                    service.backends[..2].iter_mut().for_each(|it| it.weight = 0)
+                });
+            }
+        };
+        case.change(|service| {
+            service.backends.iter_mut().for_each(|it| it.weight = 100);
+            service.backends[2].state = State::Spare;
+        });
+        for _ in 0..20 {
+            assert_ne!(&*case.newcomer().unwrap().backend.name(), "b3", "{balance:?}");
+        }
+        let holder = case.with_cookie(&of_third).unwrap();
+        assert_eq!((&*holder.backend.name(), holder.sticky), ("b3", Sticky::Hit));
+        let tried = case.pool.backends()[..2].to_vec();
+        let helped = case.ask(&[], "/", &tried).unwrap();
+        assert_eq!(&*helped.backend.name(), "b3", "the others were tried");
+        assert!(case.ask(&[], "/", &case.pool.backends()).is_none());
+    }
+}
+
+#[test]
+fn who_is_forced_counts_as_up() {
+    let mut case = Case::new(Affinity::None, Balance::RoundRobin);
+    case.change(|service| {
+        service.fail_open = false;
+        service.backends[0].state = State::Forced;
+        service.backends[2].state = State::Down;
+    });
+    for _ in 0..10 {
+        _ = case.newcomer().unwrap();
+    }
+    let picked: Vec<u64> = case.pool.backends().iter().map(|it| it.picked.get()).collect();
+    assert_eq!(picked, [5, 5, 0]);
+}
+
 proptest! {
     #[test]
     fn in_turn_each_gets_exactly_its_share(weights in prop::collection::vec(0_u32..50, 1..8)) {

@@ -54,6 +54,8 @@ fn settings(affinity: Affinity, balance: Balance) -> Settings {
         pool: 32,
         tcp_keepalive: second,
         tcp_user_timeout: second,
+        h2c: false,
+        max_streams: 128,
     };
     let service = Service {
         name: "chat".to_owned(),

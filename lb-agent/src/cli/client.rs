@@ -1,0 +1,182 @@
+//! Talks to the agent that runs on this host, over its Unix socket.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request,
+    body::Bytes,
+    client::conn::http1::handshake,
+    header::{CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use lb_agent::{bpf::lock::RUN_DIR, run, run::admin, sidecar::Directory};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::{net::UnixStream, time::timeout};
+
+/// An agent that does not answer within this is not going to.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the agent is.
+#[derive(Args)]
+pub struct Where {
+    /// Configuration file of the edge; not needed where one edge runs
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    config: Option<PathBuf>,
+    /// Unix socket of its agent
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An agent's admin API.
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub fn new(at: &Where) -> Result<Self> {
+        let socket = match (&at.socket, &at.config) {
+            (Some(socket), _) => socket.clone(),
+            (None, Some(file)) => {
+                let edge = run::load_config(file)?.config.edge.name;
+                admin::socket_path(Directory::of_edge(RUN_DIR.as_ref(), &edge).path())
+            }
+            (None, None) => the_only_one(Path::new(RUN_DIR))?,
+        };
+        Ok(Self { socket })
+    }
+
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.ask(&Method::GET, path, None)
+    }
+
+    /// Asks for a change.
+    pub fn change(&self, method: &Method, path: &str, body: &Value) -> Result<Value> {
+        self.ask(method, path, Some(body))
+    }
+
+    fn ask<T: DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let socket = self.socket.display();
+        let answer = async { timeout(PATIENCE, self.request(method, path, body)).await };
+        let body = runtime
+            .block_on(answer)
+            .with_context(|| format!("{socket}: no answer within {PATIENCE:?}"))??;
+        serde_json::from_slice(&body).with_context(|| {
+            format!("{socket}: the answer is not that of an agent of this version")
+        })
+    }
+
+    async fn request(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
+        let socket = self.socket.display();
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
+            anyhow!(
+                "nobody answers at {socket} ({error}): run this as root, on the host of a running agent \
+                 (`lb-agent run --config FILE`), or name its socket with --socket"
+            )
+        })?;
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let text = body.map(ToString::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "edge")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(text)))?;
+        let response = sender.send_request(request).await?;
+        let code = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        connection.abort();
+        if code.is_success() {
+            return Ok(body);
+        }
+        let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+        match (problem["error"].as_str(), problem["remedy"].as_str()) {
+            (Some(error), Some(remedy)) => bail!("{error}: {remedy}"),
+            _ => bail!("{socket}: {code}: {}", String::from_utf8_lossy(&body)),
+        }
+    }
+}
+
+/// The socket of the edge that runs here, if it is one.
+fn the_only_one(run_dir: &Path) -> Result<PathBuf> {
+    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
+    let sockets = entries.map(|entry| admin::socket_path(&entry.path()));
+    let mut sockets: Vec<_> = sockets.filter(|path| path.exists()).collect();
+    sockets.sort();
+    match sockets.as_slice() {
+        [socket] => Ok(socket.clone()),
+        [] => bail!(
+            "no agent runs here, as far as this user may see: there is no socket below {}; run this as root, or name \
+             the socket with --socket",
+            run_dir.display()
+        ),
+        several => {
+            let shown: Vec<_> = several.iter().map(|it| it.display().to_string()).collect();
+            bail!(
+                "several edges run here; name one with --config or --socket: {}",
+                shown.join(", ")
+            )
+        }
+    }
+}
+
+/// A path of the API with names in it.
+pub fn path(parts: &[&str]) -> String {
+    let mut path = "/v1".to_owned();
+    for part in parts {
+        path.push('/');
+        for byte in part.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b':' => {
+                    path.push(char::from(byte));
+                }
+                _ => path += &format!("%{byte:02X}"),
+            }
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_place_in_a_path() {
+        assert_eq!(path(&["services", "a/b?c", "[::1]:80"]), "/v1/services/a%2Fb%3Fc/%5B::1%5D:80");
+    }
+
+    #[test]
+    fn the_socket_is_found_where_one_edge_runs() {
+        let run_dir = std::env::temp_dir().join(format!("sluice-client-{}", std::process::id()));
+        let make = |edge: &str| {
+            let socket = admin::socket_path(&run_dir.join(edge));
+            fs::create_dir_all(socket.parent().unwrap()).unwrap();
+            fs::write(&socket, "").unwrap();
+            socket
+        };
+        assert!(the_only_one(&run_dir).unwrap_err().to_string().contains("no agent runs here"));
+        let first = make("e1");
+        assert_eq!(the_only_one(&run_dir).unwrap(), first);
+        let second = make("e2").display().to_string();
+        assert!(the_only_one(&run_dir).unwrap_err().to_string().contains(&second));
+        fs::remove_dir_all(run_dir).unwrap();
+    }
+}

@@ -1,0 +1,123 @@
+//! Who may change something: root at the Unix socket, and at the TCP address who has the token. Never a page of another
+//! site in an operator's browser.
+//!
+//! A browser sends `Origin` with whatever is not a plain link or form, and asks before it sends JSON to another site,
+//! which nobody here answers. So a request with another site's `Origin`, or whose body does not say that it is JSON,
+//! changes nothing.
+
+use std::path::Path;
+
+use axum::{
+    extract::{self, Request},
+    http::{
+        HeaderMap, Method, StatusCode,
+        header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN},
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use ring::{hmac, rand::SystemRandom};
+
+use super::{Over, State, problem::Problem};
+
+/// A token that could be guessed is none.
+const LEAST_TOKEN: usize = 16;
+const MOST_TOKEN: u64 = 4 << 10;
+
+/// Lets through what may be.
+pub async fn changes(
+    extract::State((state, over)): extract::State<(State, Over)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (method, headers) = (request.method(), request.headers());
+    let changes = !matches!(*method, Method::GET | Method::HEAD);
+    if changes && let Err(problem) = check(&state, over, method, headers) {
+        return problem.into_response();
+    }
+    next.run(request).await
+}
+
+fn check(state: &State, over: Over, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    same_origin(headers)?;
+    if method != Method::DELETE {
+        is_json(headers)?;
+    }
+    match over {
+        Over::Local => Ok(()),
+        Over::Tcp => {
+            let picture = state.view.picture();
+            let config = picture.sources.as_ref().map(|sources| &sources.config.edge);
+            let file = config.and_then(|edge| edge.admin_token_file.as_deref());
+            has_token(file, headers)
+        }
+    }
+}
+
+fn same_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let own = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let site = origin.to_str().ok().and_then(|it| it.split_once("://")).map(|(_, site)| site);
+    if own.is_some() && site == own {
+        return Ok(());
+    }
+    let error = format!("a page of another site ({origin:?}) asks for this change");
+    Err(Problem::new(StatusCode::FORBIDDEN, error, "changes are for pages of the edge itself"))
+}
+
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = value.split(';').next().unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let error = format!("the body is {value:?}, and not JSON");
+    let remedy = "send `Content-Type: application/json`, and {} where there is nothing to say";
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, remedy))
+}
+
+fn has_token(file: Option<&Path>, headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(file) = file else {
+        let error = "changes over TCP are not allowed";
+        let remedy = "use the Unix socket as root (`lb-agent` does), or name a file with a token: [edge] \
+                      admin_token_file";
+        return Err(Problem::new(StatusCode::FORBIDDEN, error, remedy));
+    };
+    let wanted = token(file).map_err(|why| {
+        tracing::error!("{}: {why}", file.display());
+        let error = format!("the token of [edge] admin_token_file cannot be used: {why}");
+        let remedy = "make the file anew: (umask 077; openssl rand -hex 32 > FILE)";
+        Problem::new(StatusCode::FORBIDDEN, error, remedy)
+    })?;
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.split_once(' '));
+    let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let remedy = "send `Authorization: Bearer TOKEN`, with the token of [edge] admin_token_file";
+    match given {
+        None => Err(Problem::new(StatusCode::UNAUTHORIZED, "changes need a token", remedy)),
+        Some((_, given)) if is_same(given.trim().as_bytes(), wanted.as_bytes()) => Ok(()),
+        Some(_) => Err(Problem::new(StatusCode::UNAUTHORIZED, "the token is a wrong one", remedy)),
+    }
+}
+
+/// Read with each request, so that a new one counts at once.
+fn token(file: &Path) -> Result<String, String> {
+    let length = std::fs::metadata(file).map_err(|error| error.to_string())?.len();
+    if length > MOST_TOKEN {
+        return Err(format!("it is larger than {MOST_TOKEN} bytes"));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let text = text.trim();
+    if text.len() < LEAST_TOKEN {
+        return Err(format!("it has fewer than {LEAST_TOKEN} characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Takes the same time however much of it is right.
+fn is_same(given: &[u8], wanted: &[u8]) -> bool {
+    let Ok(key) = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()) else {
+        return false;
+    };
+    hmac::verify(&key, given, hmac::sign(&key, wanted).as_ref()).is_ok()
+}

@@ -1,0 +1,165 @@
+//! The admin API over HTTP: whether the edge is ready, its status, its metrics, and changes.
+//!
+//! At a Unix socket for root, and at a TCP address, where changes need a token ([`guard`]). Both have the same pages.
+
+mod body;
+mod changes;
+mod events;
+mod guard;
+mod local;
+mod problem;
+mod reads;
+
+use std::net::{SocketAddr, TcpListener};
+
+use anyhow::{Context, Result};
+use axum::{
+    Json, Router,
+    extract::{self, DefaultBodyLimit},
+    http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::{changes::Ask, metrics, status::Status, view::View};
+pub use local::{Local, path as socket_path};
+use problem::Problem;
+
+/// The largest body of a request, in bytes.
+const MOST_BYTES: usize = 16 << 10;
+
+/// What the pages are made of.
+#[derive(Clone)]
+pub struct State {
+    pub view: View,
+    /// To the agent, which takes them one after the other.
+    pub asks: mpsc::Sender<Ask>,
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Tcp,
+    /// From root, or from the agent's own user.
+    Local,
+}
+
+/// A listener that nobody serves yet: what can fail does so before anything is changed in the kernel.
+pub struct Bound(TcpListener);
+
+/// Takes the address of the admin API.
+pub fn bind(address: SocketAddr) -> Result<Bound> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map(Bound).with_context(|| {
+        format!(
+            "[edge] admin = \"{address}\": cannot listen there; choose an address of this host and a port that is \
+             free (`ss -ltnp` shows those in use)"
+        )
+    })
+}
+
+/// The server. Dropping it closes the listener.
+pub struct Server {
+    pub address: SocketAddr,
+    pub state: State,
+    task: JoinHandle<()>,
+}
+
+impl Bound {
+    /// Serves until the server is dropped. Needs a tokio runtime.
+    pub fn serve(self, state: State) -> Result<Server> {
+        let listener = tokio::net::TcpListener::from_std(self.0)?;
+        let address = listener.local_addr()?;
+        let router = router(state.clone(), Over::Tcp);
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the admin API has ended");
+            }
+        });
+        Ok(Server { address, state, task })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn router(state: State, over: Over) -> Router {
+    let guarded = middleware::from_fn_with_state((state.clone(), over), guard::changes);
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(healthz))
+        .route("/metrics", get(metrics))
+        .route("/v1/status", get(status))
+        .route("/v1/services", get(reads::services))
+        .route("/v1/services/{service}", get(reads::service))
+        .route("/v1/services/{service}/backends", post(changes::add))
+        .route("/v1/services/{service}/backends/{backend}", delete(changes::remove))
+        .route("/v1/services/{service}/backends/{backend}/{action}", post(changes::backend))
+        .route("/v1/backends", get(reads::backends))
+        .route("/v1/events", get(events::events))
+        .route("/v1/counters", get(reads::counters))
+        .route("/v1/config", get(reads::config))
+        .route("/v1/config/diff", get(reads::diff))
+        .route("/v1/config/forget", post(changes::forget))
+        .route("/v1/drain", post(changes::drain_edge))
+        .route("/v1/undrain", post(changes::undrain_edge))
+        .fallback(unknown)
+        .method_not_allowed_fallback(other_method)
+        .layer(guarded)
+        .layer(DefaultBodyLimit::max(MOST_BYTES))
+        .with_state(state)
+}
+
+async fn healthz(extract::State(state): extract::State<State>) -> Response {
+    let unavailable = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    match (state.view.is_ready(), state.view.is_draining()) {
+        (false, _) => unavailable("starting\n"),
+        (true, true) => unavailable("draining\n"),
+        (true, false) => "ok\n".into_response(),
+    }
+}
+
+async fn status(extract::State(state): extract::State<State>) -> Result<Json<Status>, Problem> {
+    Ok(Json(read(state).await?))
+}
+
+async fn metrics(extract::State(state): extract::State<State>) -> Result<Response, Problem> {
+    let text = metrics::text(read(state).await?).map_err(|error| Problem::failed(&error.into()))?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+async fn read(state: State) -> Result<Status, Problem> {
+    blocking(move || state.view.status()).await
+}
+
+/// Runs what makes system calls, and may make many.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T, Problem> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.map_err(Into::into).and_then(|it| it).map_err(|error| Problem::failed(&error))
+}
+
+async fn unknown(uri: Uri) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!("there is no page {}", uri.path()),
+        "there are /healthz, /metrics and those of docs/admin.md, such as /v1/status",
+    )
+}
+
+async fn other_method(method: Method, uri: Uri) -> Problem {
+    let error = format!("{method} is not for {}", uri.path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, error, "docs/admin.md lists all requests")
+}
+
+#[cfg(test)]
+mod tests;
