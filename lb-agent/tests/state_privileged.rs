@@ -107,11 +107,11 @@ fn input() -> Input {
                 backend("10.2.0.3:9000", 2),
                 backend("[2001:db8:2::2]:9000", 0),
             ],
+            rule: Rule { fail_open: true, ..Rule::default() },
             access: Access {
                 allow: [Prefix::new("2001:db8::".parse().unwrap(), 32)].into(),
                 deny: BTreeSet::new(),
             },
-            rule: Rule { fail_open: true, ..Rule::default() },
         }],
         xdp_only: BTreeSet::from(["203.0.113.10".parse().unwrap()]),
         next_hops: BTreeMap::from([(1, hop(1)), (2, hop(2))]),

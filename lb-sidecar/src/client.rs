@@ -4,7 +4,7 @@
 //! timer, and each stream another, with all that is of one request.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
     time::Duration,
@@ -20,6 +20,7 @@ use crate::{
     outcome::{Outcome, Reason},
     service::{Plan, Service},
     splice::tcp::Peer,
+    tls,
     upgrade::Handover,
 };
 
@@ -63,6 +64,8 @@ pub struct Client {
     pub pace: Rc<[Option<Pace>; 2]>,
     /// It speaks HTTP/2.
     pub http2: bool,
+    /// What was agreed on, if it came by TLS.
+    pub tls: OnceCell<tls::Info>,
 }
 
 impl Client {
@@ -96,6 +99,7 @@ impl Client {
             entry: RefCell::new(None),
             pace: Rc::new([(); 2].map(|()| Pace::new(plan.settings.limits.bytes_per_second))),
             http2: false,
+            tls: OnceCell::new(),
         }
     }
 
@@ -121,6 +125,7 @@ impl Client {
             entry: RefCell::new(None),
             pace: self.pace.clone(),
             http2: true,
+            tls: self.tls.clone(),
         }
     }
 

@@ -29,7 +29,8 @@ use crate::{
     service::Plan,
     settings::SendProxy,
     splice::{Splicing, tcp::Peer},
-    upgrade,
+    stream::Stream,
+    tls, upgrade,
     upstream::{Connected, Sender, connect},
 };
 
@@ -53,10 +54,17 @@ pub async fn answer(
     let result = match request::check(&mut head, has_body, &plan.settings.upgrades) {
         Err(outcome) => Err(outcome.into()),
         Ok(_) if is_too_large(&head, &plan) => Err(Outcome::BodyTooLarge.into()),
+        Ok(checked) if plan.settings.redirect_https => {
+            asks_upgrade = checked.asks_upgrade;
+            if has_body {
+                client.leave_unread();
+            }
+            response::to_https(&head).inspect(|_| client.service.count(Outcome::RedirectedToHttps))
+        }
         Ok(checked) => {
             asks_upgrade = checked.asks_upgrade;
             let until_close = head.version == Version::HTTP_10;
-            let address = request::prepare(&mut head, &checked, &plan, client.peer, client.local);
+            let address = request::prepare(&mut head, &checked, &plan, client);
             client.note(|entry| {
                 entry.client = address;
                 entry.request_id =
@@ -169,46 +177,59 @@ impl Exchange<'_> {
         self.plan.settings.proxy_protocol.send == SendProxy::Off
     }
 
-    /// What a connection to a backend begins with, for this client.
-    pub fn preamble(&self) -> Vec<u8> {
-        let Client { peer, local, .. } = **self.client;
-        header::write(self.plan.settings.proxy_protocol.send, peer, local)
-    }
-
-    /// Connects, and says who the client is where that is wanted.
-    async fn connect_as_client(&self, backend: &Backend) -> Result<TcpStream, Outcome> {
-        let Connected { mut stream, .. } = self.connect(backend, None).await?;
-        // A new socket has room for it.
-        let written = stream.write_all(&self.preamble()).await;
-        written.map_err(|_| Outcome::ConnectFailed)?;
-        Ok(stream)
-    }
-
     /// Connects within the time for it; for a connection that may be spliced, so that it fits the client's.
     pub async fn connect(
         &self,
         backend: &Backend,
         fitting: Option<&Peer>,
-    ) -> Result<Connected, Outcome> {
+    ) -> Result<Connected<Stream>, Outcome> {
         let deadline = &self.client.deadline;
         deadline.set(Wait::Connect, self.client.timeouts().connect);
         let Splicing { flows, ports, .. } = &*self.client.service.splicing;
         let connecting = connect(backend.address(), &self.plan.sources, (flows, ports), fitting);
-        match self.in_time(connecting).await {
-            Ok(Ok(connected)) => {
-                backend.connects.note(true);
-                Ok(connected)
-            }
+        let Connected { stream, port_is_checked } = match self.in_time(connecting).await {
+            Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
                 if is_the_peers(&error) {
                     backend.connects.note(false);
                 }
-                Err(Outcome::ConnectFailed)
+                return Err(Outcome::ConnectFailed);
             }
             Err(_) => {
                 backend.connects.note(false);
-                Err(Outcome::ConnectTimeout)
+                return Err(Outcome::ConnectTimeout);
             }
+        };
+        let stream = match self.introduce(stream).await {
+            Ok(stream) => self.secure(stream, backend).await,
+            Err(outcome) => Err(outcome),
+        };
+        backend.connects.note(stream.is_ok());
+        Ok(Connected { stream: stream?, port_is_checked })
+    }
+
+    /// Says who the client is, where backends want to be told: before anything else.
+    async fn introduce(&self, mut stream: TcpStream) -> Result<TcpStream, Outcome> {
+        let Client { peer, local, .. } = **self.client;
+        let header = header::write(self.plan.settings.proxy_protocol.send, peer, local);
+        // A new socket has room for it.
+        let written = stream.write_all(&header).await;
+        written.map(|()| stream).map_err(|_| Outcome::ConnectFailed)
+    }
+
+    /// With TLS on it, where the backends want it: within the same time.
+    async fn secure(&self, stream: TcpStream, backend: &Backend) -> Result<Stream, Outcome> {
+        let (Some(config), Some(told)) = (&self.plan.backend_tls, &self.plan.settings.backend_tls)
+        else {
+            return Ok(stream.into());
+        };
+        let config = config.clone().ok_or(Outcome::BackendTlsFailed)?;
+        let name = tls::server_name(told, backend.address().ip());
+        let name = name.ok_or(Outcome::BackendTlsFailed)?;
+        match self.in_time(tls::connect(stream, config, name)).await {
+            Ok(Ok(stream)) => Ok(Stream::Asked(Box::new(stream))),
+            Ok(Err(outcome)) => Err(outcome),
+            Err(_) => Err(Outcome::ConnectTimeout),
         }
     }
 
@@ -256,8 +277,8 @@ impl Exchange<'_> {
                     }
                 }
             }
-            let failed = match self.connect_as_client(&picked.backend).await {
-                Ok(stream) => match open(TokioIo::new(stream)).await {
+            let failed = match self.connect(&picked.backend, None).await {
+                Ok(Connected { stream, .. }) => match open(TokioIo::new(stream)).await {
                     Ok(sender) => {
                         match self.send(&picked.backend, sender, head, body, &gate, false).await {
                             Ok((sender, response)) => {

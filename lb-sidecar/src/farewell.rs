@@ -34,23 +34,24 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
     client.note(|entry| entry.refused = Some(Outcome::ClientGone.label()));
     client.write_entry();
     let violation = guarded.violation().map(Reason::from);
-    let stream = guarded.into_inner();
+    let mut stream = guarded.into_inner();
     let refused = match end {
         End::Expired(Wait::Head) => Some(Outcome::HeadTimeout.into()),
+        End::Expired(Wait::Tls) => Some(Outcome::TlsTimeout.into()),
         End::Expired(Wait::Idle) => {
             service.count(Outcome::KeepAliveExpired);
             None
         }
         End::Expired(_) => {
             service.count(Outcome::WriteTimeout);
-            reset(&stream);
+            reset(stream.tcp());
             return;
         }
         End::Done(_) if client.cut.get().is_some() => {
             let (outcome, looks_complete) = client.cut.get().expect("just seen");
             service.count(outcome);
             if looks_complete {
-                reset(&stream);
+                reset(stream.tcp());
             }
             return;
         }
@@ -84,6 +85,8 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
         }
     } else if client.unread.get() {
         linger(stream).await;
+    } else {
+        stream.say_end();
     }
 }
 

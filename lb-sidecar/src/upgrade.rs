@@ -15,7 +15,6 @@ use hyper::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -25,11 +24,11 @@ use crate::{
     deadline::Wait,
     exchange::{Exchange, RESPONSE_HEAD_BYTES, Tried, open},
     headers, http2,
-    life::Open,
     outcome::{Outcome, Reason},
     pool::{Backend, Lease},
-    relay::{self, End, Means, Options},
+    relay::{self, End, Means, Options, Side},
     response,
+    stream::Stream,
     upstream::Connected,
 };
 use replay::Replay;
@@ -59,7 +58,7 @@ pub async fn handshake(
     let mut tried = Tried::none();
     head.headers.remove(TE);
     head.headers.remove(CONNECTION);
-    let request = [to.preamble(), serialize(&head, protocol)].concat();
+    let request = serialize(&head, protocol);
     let mut chosen = None;
     loop {
         let mut picked = match chosen.take() {
@@ -68,7 +67,10 @@ pub async fn handshake(
         };
         if !tried.backends.is_empty() {
             service.count(match tried.last {
-                Outcome::ConnectFailed | Outcome::ConnectTimeout => Outcome::RetryConnect,
+                Outcome::ConnectFailed
+                | Outcome::ConnectTimeout
+                | Outcome::BackendTlsFailed
+                | Outcome::BackendTlsUntrusted => Outcome::RetryConnect,
                 _ => Outcome::RetryHandshake,
             });
         }
@@ -187,7 +189,7 @@ enum Answer {
     Garbage,
 }
 
-async fn ask(mut stream: TcpStream, request: &[u8]) -> Answer {
+async fn ask(mut stream: Stream, request: &[u8]) -> Answer {
     if stream.write_all(request).await.is_err() {
         return Answer::Closed;
     }
@@ -274,27 +276,34 @@ async fn answered_otherwise(
 }
 
 /// Starts the relay, in a task of its own: what the handshake needed is dropped with the connection's.
+///
+/// `held` stands for what it is relayed over, until it ends.
 pub fn hand_over(
-    stream: TcpStream,
+    stream: impl Side + 'static,
     read_ahead: Bytes,
     handover: Handover,
     client: &Client,
-    open: Open,
+    held: impl Sized + 'static,
 ) {
     let service = client.service.clone();
     service.count(Outcome::Upgraded);
-    open.relayed();
     let Handover { backend, lease, end, websocket, port_is_checked, address } = handover;
     let entry = service.relays.enter(backend.clone());
     let plan = service.plan();
     let settings = &plan.settings;
     let rate = settings.limits.bytes_per_second;
-    if settings.splice && rate > 0 {
+    let is_plain = stream.socket().is_some() && end.stream.is_plain();
+    if settings.splice && client.http2 {
+        service.count(Outcome::SpliceHttp2);
+    } else if settings.splice && !is_plain {
+        service.count(Outcome::SpliceTls);
+    } else if settings.splice && rate > 0 {
         service.count(Outcome::SpliceLimited);
     } else if settings.splice && !port_is_checked {
         service.count(Outcome::SpliceUncheckedPort);
     }
-    let fitting = client.fitting.get().filter(|_| settings.splice && rate == 0 && port_is_checked);
+    let fitting = client.fitting.get();
+    let fitting = fitting.filter(|_| settings.splice && rate == 0 && port_is_checked && is_plain);
     let splice = fitting.map(|peer| Means {
         desk: service.splicing.desk.clone(),
         outcomes: service.outcomes.clone(),
@@ -312,7 +321,7 @@ pub fn hand_over(
             lines.close(address, &backend, since, bytes, ended.by);
         }
         drop(lease);
-        drop(open);
+        drop(held);
     });
 }
 

@@ -27,9 +27,9 @@ pub(super) static EDGE: Section = Section {
         "drain",
         "tables",
         "sidecar",
-        "access",
         "admin_token_file",
         "zone",
+        "access",
     ],
 };
 
@@ -69,12 +69,12 @@ pub struct Edge {
     pub tables: Tables,
     /// The processes that serve l7 services.
     pub sidecar: Sidecar,
-    /// Who may send to any service.
-    pub access: Access,
     /// The file with the token that allows changes over [`Edge::admin`]; without one they need the Unix socket.
     pub admin_token_file: Option<PathBuf>,
     /// Where the host stands: 1 to 63 of `A-Za-z0-9._-`.
     pub zone: Option<String>,
+    /// Who may send to any service.
+    pub access: Access,
 }
 
 /// How the XDP program is attached.
@@ -160,11 +160,11 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
         drain: reader.flag("drain", false),
         tables: tables(&reader.table_or_empty("tables", &TABLES)),
         sidecar: sidecar::read(&sidecar),
-        access: access::read(&reader.table_or_empty("access", &EDGE_ACCESS), problems),
         admin_token_file: reader
             .field("admin_token_file")
             .and_then(|field| address::absolute_path(&field, r#""/etc/sluice/admin.token""#)),
         zone: reader.field("zone").and_then(|field| address::name(&field, "._-", r#""rack-1""#)),
+        access: access::read(&reader.table_or_empty("access", &EDGE_ACCESS), problems),
     };
     let keys_written = sidecar.field("cookie_keys").is_some();
     ReadEdge { edge, sources_complete, keys_written }

@@ -27,6 +27,7 @@ mod sidecar;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod token;
 mod unique;
 mod zones;
@@ -51,6 +52,7 @@ pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
+pub use tls::{BackendTls, CertificateFiles, ClientAuth, Tls};
 pub use zones::Zones;
 
 pub(crate) use address::{is_name, unusable};
@@ -84,7 +86,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 16] = [
+static SECTIONS: [&Section; 19] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -99,6 +101,9 @@ static SECTIONS: [&Section; 16] = [
     &backend::BACKEND,
     &access::EDGE_ACCESS,
     &access::SERVICE_ACCESS,
+    &tls::TLS,
+    &tls::CERTIFICATES,
+    &tls::BACKEND_TLS,
     &limits::LIMITS,
     &proxy_protocol::PROXY_PROTOCOL,
 ];

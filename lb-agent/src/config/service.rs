@@ -34,19 +34,22 @@ pub(super) static SERVICE: Section = Section {
         "drain",
         "health",
         "backend",
-        "access",
-        "proxy_protocol",
-        "limits",
         "outlier",
         "panic_threshold",
         "zones",
+        "access",
+        "tls",
+        "backend_tls",
+        "redirect",
+        "proxy_protocol",
+        "limits",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 10] = [
+pub(super) const L7_ONLY: [&str; 13] = [
     "balance",
     "upgrades",
     "splice",
@@ -54,9 +57,12 @@ pub(super) const L7_ONLY: [&str; 10] = [
     "http",
     "forwarded",
     "drain",
+    "outlier",
+    "tls",
+    "backend_tls",
+    "redirect",
     "proxy_protocol",
     "limits",
-    "outlier",
 ];
 
 /// Listeners with their pool of backends.
@@ -84,12 +90,12 @@ pub struct Service {
     pub health: Health,
     /// At least one; names and addresses are unique in the service.
     pub backends: Vec<Backend>,
-    /// Who may send to it, of those whom the edge admits.
-    pub access: Access,
     /// Percent of the pool's weight: with less of it up, all backends get traffic; 0 to 100, and 0 without `fail_open`.
     pub panic_threshold: u32,
     /// Whether backends of the edge's own zone are preferred; only if the edge has a zone.
     pub zones: Option<Zones>,
+    /// Who may send to it, of those whom the edge admits.
+    pub access: Access,
 }
 
 /// What is balanced.
@@ -241,9 +247,9 @@ fn read_one(
             .table("health", &HEALTH)
             .map_or_else(Health::default, |table| health::read(&table)),
         backends,
-        access: access::read(&reader.table_or_empty("access", &SERVICE_ACCESS), problems),
         panic_threshold: panic_threshold(&reader),
         zones: zones.as_ref().and_then(zones::read),
+        access: access::read(&reader.table_or_empty("access", &SERVICE_ACCESS), problems),
     };
     let affinity = reader.field("affinity").map_or_else(|| reader.place.clone(), |it| it.place);
     ReadService {

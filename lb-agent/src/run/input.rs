@@ -124,8 +124,8 @@ fn service_input(world: World<'_>, service: &config::Service) -> ServiceInput {
             config::Affinity::Source => Affinity::Source,
         },
         backends: service.backends.iter().map(|it| backend_input(world, service, it)).collect(),
-        access: access(&service.access),
         rule: Rule::of(&world.config.edge, service),
+        access: access(&service.access),
     }
 }
 

@@ -74,6 +74,10 @@ pub fn settings(
             splice: l7.splice,
             log_sample: l7.access_log.get(),
             backends: backends.collect(),
+            // What is in files is added by whoever has read them.
+            tls: None,
+            backend_tls: None,
+            redirect_https: l7.redirect_https,
             proxy_protocol: l7.proxy_protocol.clone(),
             limits: l7.limits.clone(),
         })
@@ -84,6 +88,7 @@ pub fn settings(
         hash_seed: hash::seed(&edge.hash_seed),
         cookie_keys: keys.to_vec(),
         services: services.collect(),
+        ticket_keys: Vec::new(),
     }
 }
 

@@ -82,10 +82,10 @@ pub struct ServiceInput {
     pub forward: Forward,
     pub affinity: Affinity,
     pub backends: Vec<BackendInput>,
-    /// On top of the edge's.
-    pub access: Access,
     /// Who gets newcomers.
     pub rule: Rule,
+    /// On top of the edge's.
+    pub access: Access,
 }
 
 /// A backend as it is now.

@@ -103,6 +103,9 @@ fn builder(plan: &Plan) -> Builder {
         // The watch is stricter, and counts.
         .max_pending_accept_reset_streams(256)
         .max_local_error_reset_streams(Some(256));
+    if !plan.settings.upgrades.is_empty() {
+        builder.enable_connect_protocol();
+    }
     builder
 }
 
@@ -196,8 +199,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Served<T> {
         let stream = Rc::new(self.client.stream());
         let place = Place::new(&self.streams, &self.client, &self.open);
         tokio::task::spawn_local(async move {
-            stream::serve(request, respond, stream).await;
-            drop(place);
+            stream::serve(request, respond, stream, place).await;
         });
     }
 
@@ -246,7 +248,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Served<T> {
 }
 
 /// A stream's place among those that are served.
-struct Place {
+pub struct Place {
     streams: Rc<Cell<usize>>,
     client: Rc<Client>,
     _open: Rc<Open>,

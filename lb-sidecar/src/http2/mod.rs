@@ -13,6 +13,7 @@ mod flood;
 mod head;
 mod io;
 mod stream;
+mod tunnel;
 mod watch;
 
 pub use body::Received;

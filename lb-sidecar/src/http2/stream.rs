@@ -11,19 +11,20 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, ext::Protocol, server::SendResponse};
 use hyper::{
-    Request, Response, Version,
+    Request, Response, StatusCode, Version,
     body::{Body as _, Frame},
     header::EXPECT,
 };
 use tokio::time::sleep_until;
 
-use super::{body::Received, head};
+use super::{body::Received, connection::Place, head, tunnel::Tunnel};
 use crate::{
     body::{Cut, RequestBody, ResponseBody},
     client::Client,
     deadline::Wait,
     exchange,
     outcome::Outcome,
+    upgrade,
 };
 
 /// Where a stream is answered.
@@ -38,14 +39,19 @@ enum Broken {
 }
 
 /// Serves a stream to its end.
-pub async fn serve(request: Request<RecvStream>, respond: SendResponse<Bytes>, client: Rc<Client>) {
+pub async fn serve(
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    client: Rc<Client>,
+    place: Place,
+) {
     let respond = Rc::new(RefCell::new(respond));
     let (head, received) = request.into_parts();
     let waits = head.headers.contains_key(EXPECT).then(|| respond.clone());
-    let body = match head.extensions.get::<Protocol>() {
+    let (body, carried) = match head.extensions.get::<Protocol>() {
         // What comes on it is of the other protocol.
-        Some(_) => RequestBody::Empty,
-        None => RequestBody::http2(Received::new(received, waits), &client),
+        Some(_) => (RequestBody::Empty, Some(received)),
+        None => (RequestBody::http2(Received::new(received, waits), &client), None),
     };
     let answer = exchange::answer(&client, head, body);
     let answer = unless_reset(answer, &client, |cx| respond.borrow_mut().poll_reset(cx).map(drop));
@@ -53,6 +59,16 @@ pub async fn serve(request: Request<RecvStream>, respond: SendResponse<Bytes>, c
         over(Broken::Gone, &client);
         return;
     };
+    if let (Some(handover), Some(received)) = (client.handover.take(), carried) {
+        match begin(response, &respond) {
+            Some(sent) => {
+                let tunnel = Tunnel::new(received, sent);
+                upgrade::hand_over(tunnel, Bytes::new(), handover, &client, place);
+            }
+            None => over(Broken::Gone, &client),
+        }
+        return;
+    }
     if let Err(broken) = send(response, &respond, &client).await {
         over(broken, &client);
     }
@@ -91,6 +107,15 @@ fn over(broken: Broken, client: &Client) {
     client.service.count(outcome);
     client.note(|entry| entry.refused = Some(outcome.label()));
     client.write_entry();
+}
+
+/// Says that the stream goes on in the other protocol: not by a 101, which HTTP/2 does not have.
+fn begin(response: Response<ResponseBody>, respond: &Respond) -> Option<SendStream<Bytes>> {
+    let (mut head, _) = response.into_parts();
+    head::from_http1(&mut head.headers);
+    head.version = Version::HTTP_2;
+    head.status = StatusCode::OK;
+    respond.borrow_mut().send_response(Response::from_parts(head, ()), false).ok()
 }
 
 async fn send(

@@ -29,7 +29,9 @@ mod kind {
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// RST_STREAM's code for a stream that was not looked at (section 7).
+/// Codes of RST_STREAM (section 7): the last one for a stream that was not looked at.
+const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
 const REFUSED_STREAM: u32 = 7;
 
 /// See the module.
@@ -40,6 +42,8 @@ pub struct Watch {
     /// Streams that the client has opened and nobody serves yet; the last one it opened.
     opened: Vec<u32>,
     last: u32,
+    /// The last one whose head was too large.
+    too_large: u32,
     /// A head has begun and not ended.
     in_head: bool,
     flood: Option<Flood>,
@@ -54,6 +58,7 @@ impl Watch {
             budget: Budget::new(now),
             opened: Vec::new(),
             last: 0,
+            too_large: 0,
             in_head: false,
             flood: None,
             answered: Vec::new(),
@@ -127,11 +132,19 @@ impl Watch {
                 self.budget.credit(Flood::Ping, 1);
             }
             // To a stream that was never served: the head was too large, and that is its answer.
-            kind::HEADERS if self.served(frame.stream) => self.answered.push(Outcome::HeadTooLarge),
-            kind::RST_STREAM if self.served(frame.stream) => {
-                self.answered.push(match frame.code {
-                    REFUSED_STREAM => Outcome::Http2TooManyStreams,
-                    _ => Outcome::Http2BadHead,
+            kind::HEADERS if self.served(frame.stream) => {
+                self.too_large = frame.stream;
+                self.answered.push(Outcome::HeadTooLarge);
+            }
+            kind::RST_STREAM => {
+                let is_served = !self.served(frame.stream);
+                self.answered.extend(match frame.code {
+                    REFUSED_STREAM if !is_served => Some(Outcome::Http2TooManyStreams),
+                    // Only the library says that; after a head that was too large, too.
+                    PROTOCOL_ERROR | FLOW_CONTROL_ERROR if frame.stream != self.too_large => {
+                        Some(Outcome::Http2Malformed)
+                    }
+                    _ => None,
                 });
             }
             _ => {}
@@ -284,13 +297,14 @@ mod tests {
         for (frame, answered) in [
             (frame(kind::HEADERS, END_HEADERS, 1, &[1; 9]), None),
             (frame(kind::RST_STREAM, 0, 1, &2_u32.to_be_bytes()), None),
-            (frame(kind::RST_STREAM, 0, 3, &1_u32.to_be_bytes()), Some(Outcome::Http2BadHead)),
-            (frame(kind::RST_STREAM, 0, 3, &1_u32.to_be_bytes()), None),
+            (frame(kind::RST_STREAM, 0, 1, &1_u32.to_be_bytes()), Some(Outcome::Http2Malformed)),
+            (frame(kind::RST_STREAM, 0, 3, &1_u32.to_be_bytes()), Some(Outcome::Http2Malformed)),
             (
                 frame(kind::RST_STREAM, 0, 5, &REFUSED_STREAM.to_be_bytes()),
                 Some(Outcome::Http2TooManyStreams),
             ),
             (frame(kind::HEADERS, 5, 7, &[1; 9]), Some(Outcome::HeadTooLarge)),
+            (frame(kind::RST_STREAM, 0, 7, &1_u32.to_be_bytes()), None),
         ] {
             for byte in &frame {
                 watch.wrote(&[*byte]);

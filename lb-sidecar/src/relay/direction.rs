@@ -9,10 +9,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::websocket::Frames;
 use crate::{
@@ -88,8 +85,8 @@ impl Direction {
     /// `last` direction that ends, the sockets' own end will do that.
     pub fn poll(
         &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         last: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
@@ -101,6 +98,8 @@ impl Direction {
                 self.kept.advance(written);
             }
             self.kept = Bytes::new();
+            // What TLS has made of it.
+            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Failed::Writer)?;
             if self.read_all {
                 if !self.done && !last {
                     // A peer that is gone already shows when it is read.
@@ -120,8 +119,8 @@ impl Direction {
     fn pass(
         &mut self,
         buffer: &mut [u8],
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
         let most = self.pace.as_ref().map_or(usize::MAX, |limited| limited.0.most());

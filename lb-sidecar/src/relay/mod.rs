@@ -5,6 +5,7 @@
 mod attempts;
 mod direction;
 pub mod registry;
+mod side;
 #[cfg(test)]
 mod splice_tests;
 #[cfg(test)]
@@ -19,25 +20,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 
 pub use attempts::Means;
 use attempts::{Attempts, Verdict};
 use direction::{Direction, Failed};
 use registry::{Entry, Order};
+pub use side::Side;
 pub use websocket::{GOING_AWAY, SERVICE_RESTART};
 
-use crate::settings::State;
+use crate::{settings::State, stream::Stream};
 
 /// How long a peer that was told to close may take.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// One side, and what was read of it before: forwarded first.
-pub struct End {
-    pub stream: TcpStream,
+pub struct End<S = Stream> {
+    pub stream: S,
     pub read_ahead: Bytes,
 }
 
@@ -99,9 +98,9 @@ pub struct Ended {
 }
 
 /// See [`relay`].
-pub struct Relay {
-    client: TcpStream,
-    backend: TcpStream,
+pub struct Relay<C> {
+    client: C,
+    backend: Stream,
     inward: Direction,
     outward: Direction,
     first: Option<By>,
@@ -115,7 +114,7 @@ pub struct Relay {
 }
 
 /// Relays until both directions are at their end, one side fails, nothing came for too long, or it is told to end.
-pub fn relay(client: End, backend: End, options: Options) -> Relay {
+pub fn relay<C: Side>(client: End<C>, backend: End, options: Options) -> Relay<C> {
     let Options { idle_timeout, websocket, entry, splice, bytes_per_second } = options;
     let now = Instant::now();
     let attempts = splice.map(|means| Box::new(Attempts::new(means, now)));
@@ -136,7 +135,7 @@ pub fn relay(client: End, backend: End, options: Options) -> Relay {
     }
 }
 
-impl Future for Relay {
+impl<C: Side> Future for Relay<C> {
     type Output = Ended;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
@@ -151,6 +150,9 @@ impl Future for Relay {
             Some(Order::Abort) => return this.ended(By::Deadline),
             Some(Order::Close(code)) if this.first.is_none() => this.begin_to_close(code),
             _ => {}
+        }
+        if this.client.poll_gone(cx).is_ready() {
+            return this.ended(By::ClientReset);
         }
         let last = this.outward.is_over();
         let inward = this.inward.poll(&mut this.client, &mut this.backend, last, cx);
@@ -178,7 +180,7 @@ impl Future for Relay {
     }
 }
 
-impl Relay {
+impl<C: Side> Relay<C> {
     /// The client gets a Close frame, or at least a FIN, in place of what the backend would still send. What it sends
     /// itself is passed on until it closes, or the time for that is over.
     fn begin_to_close(&mut self, code: u16) {
@@ -227,13 +229,14 @@ impl Relay {
             self.attempts = None;
         }
         let attempts = self.attempts.as_mut()?;
+        let socket = self.client.socket()?;
         if attempts.due().is_some_and(|due| due <= now) {
             // A relay that ends with its backend's drain gets a Close frame; what is spliced, a RST.
             let resting = matches!(self.entry.backend().state(), State::Up | State::Spare)
                 && self.inward.is_at_rest()
                 && self.outward.is_at_rest();
             let active = if resting { self.active } else { now };
-            attempts.look(&self.client, &self.backend, active, now, cx.waker());
+            attempts.look(socket, self.backend.tcp(), active, now, cx.waker());
         }
         attempts.due()
     }
@@ -241,9 +244,11 @@ impl Relay {
     /// Waits for the answer to the offer; neither connection is touched meanwhile. Ready with the end, or without one if it
     /// is relayed again.
     fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<Option<By>> {
-        let Some(attempts) = &mut self.attempts else { return Poll::Ready(None) };
+        let (Some(attempts), Some(socket)) = (&mut self.attempts, self.client.socket()) else {
+            return Poll::Ready(None);
+        };
         loop {
-            match attempts.poll(&self.client, &self.backend, cx) {
+            match attempts.poll(socket, self.backend.tcp(), cx) {
                 Poll::Ready(Verdict::Spliced) => return Poll::Ready(Some(By::Splice)),
                 Poll::Ready(Verdict::Later) => break,
                 Poll::Ready(Verdict::Never) => {
@@ -276,14 +281,13 @@ impl Relay {
             Some(By::Drain) if by != By::Deadline => By::Drain,
             _ => by,
         };
-        let gone = match by {
-            By::ClientReset => Some(&self.backend),
-            By::BackendReset => Some(&self.client),
-            _ => None,
-        };
-        if let Some(stream) = gone {
-            // Whoever reads until the end must not take this for it.
-            _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        match by {
+            By::ClientReset => self.backend.reset(),
+            By::BackendReset => self.client.reset(),
+            _ => {
+                self.client.say_end();
+                self.backend.say_end();
+            }
         }
         self.count();
         Poll::Ready(Ended { bytes_in: self.inward.bytes, bytes_out: self.outward.bytes, by })

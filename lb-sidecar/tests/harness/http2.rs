@@ -2,12 +2,17 @@
 
 use std::{future::poll_fn, time::Duration};
 
+use base64::Engine as _;
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest};
 use hyper::{Request, Response, StatusCode, http::HeaderMap};
-use tokio::{io::AsyncReadExt, task::spawn_local, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::spawn_local,
+    time::timeout,
+};
 
-use super::{Client, Edge, LONG};
+use super::{Client, Edge, LONG, Server, field, read_head};
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -193,4 +198,90 @@ impl Client {
     pub async fn ends_within(&mut self, time: Duration) -> bool {
         timeout(time, async { while self.frame().await.is_some() {} }).await.is_ok()
     }
+}
+
+/// A WebSocket's two directions over a stream.
+pub struct Chat {
+    pub sent: h2::SendStream<Bytes>,
+    pub received: RecvStream,
+}
+
+impl Polite {
+    /// Asks for a WebSocket by extended CONNECT; the settings that allow it must have come.
+    pub async fn connect(&self, uri: &str) -> Result<(Response<()>, Chat), h2::Error> {
+        self.connect_to(uri, "websocket").await
+    }
+
+    pub async fn connect_to(
+        &self,
+        uri: &str,
+        protocol: &'static str,
+    ) -> Result<(Response<()>, Chat), h2::Error> {
+        let mut request = Request::builder().method("CONNECT").uri(uri).body(()).unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
+        let mut sender = timeout(LONG, self.0.clone().ready()).await.expect("room for a stream")?;
+        timeout(LONG, async {
+            while !sender.is_extended_connect_protocol_enabled() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("SETTINGS_ENABLE_CONNECT_PROTOCOL");
+        let (response, sent) = sender.send_request(request, false)?;
+        let (head, received) = timeout(LONG, response).await.expect("an answer")?.into_parts();
+        Ok((Response::from_parts(head, ()), Chat { sent, received }))
+    }
+}
+
+impl Chat {
+    pub fn send(&mut self, bytes: impl Into<Bytes>) {
+        self.sent.send_data(bytes.into(), false).unwrap();
+    }
+
+    pub fn close(&mut self) {
+        self.sent.send_data(Bytes::new(), true).unwrap();
+    }
+
+    /// So many bytes, or those up to the end.
+    pub async fn read(&mut self, count: usize) -> Result<Vec<u8>, h2::Error> {
+        let mut read = Vec::new();
+        while read.len() < count {
+            match timeout(LONG, self.received.data()).await.expect("more, or the end") {
+                Some(data) => {
+                    let data = data?;
+                    self.received.flow_control().release_capacity(data.len())?;
+                    read.extend_from_slice(&data);
+                }
+                None => break,
+            }
+        }
+        Ok(read)
+    }
+}
+
+impl Server {
+    /// Upgrades to a WebSocket as it should be, says `greeting`, and sends back what it gets.
+    pub async fn chatting(greeting: &'static str) -> Self {
+        Self::new(move |mut stream| async move {
+            let Some(head) = read_head(&mut stream).await else { return };
+            stream.write_all(switch(&head).as_bytes()).await.unwrap();
+            stream.write_all(greeting.as_bytes()).await.unwrap();
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = write.shutdown().await;
+        })
+        .await
+    }
+}
+
+/// The 101 to an upgrade (RFC 6455, section 4.2.2).
+pub fn switch(asked: &str) -> String {
+    let key = field(asked, "sec-websocket-key").expect("a key");
+    let key = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let hash = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, key.as_bytes());
+    let accept = base64::engine::general_purpose::STANDARD.encode(hash);
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+    )
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod http2;
+pub mod tls;
 
 use std::{
     future::Future,
@@ -135,6 +136,9 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
         backends: backends.iter().enumerate().map(|(i, address)| backend(i, *address)).collect(),
         proxy_protocol: ProxyProtocol::default(),
         limits: Limits::default(),
+        tls: None,
+        backend_tls: None,
+        redirect_https: false,
     }
 }
 

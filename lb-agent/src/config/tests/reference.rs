@@ -80,11 +80,6 @@ fn with_line(section: &Section, line: &str) -> String {
                 &format!("[service.outlier]\n{base}\n{line}\n[[service.backend]]"),
             )
         }
-        "[service.http]" | "[service.forwarded]" | "[service.drain]" | "[service.limits]" => with(
-            &minimal_l7(),
-            "[[service.backend]]",
-            &format!("{}\n{line}\n[[service.backend]]", section.heading),
-        ),
         "[service.proxy_protocol]" => {
             // Proxies are trusted only where they are listened to.
             let other = match key {
@@ -98,6 +93,21 @@ fn with_line(section: &Section, line: &str) -> String {
                 "[[service.backend]]",
                 &format!("{}\n{other}{line}\n[[service.backend]]", section.heading),
             )
+        }
+        "[service.http]"
+        | "[service.forwarded]"
+        | "[service.drain]"
+        | "[service.backend_tls]"
+        | "[service.limits]" => with(
+            &minimal_l7(),
+            "[[service.backend]]",
+            &format!("{}\n{line}\n[[service.backend]]", section.heading),
+        ),
+        "[service.tls]" => {
+            let given =
+                "certificates = [{ certificate = \"/c\", key = \"/k\" }]\nclient_ca = \"/ca\"";
+            let tls = format!("[service.tls]\n{given}\n{line}\n[[service.backend]]");
+            with(&minimal_l7(), "[[service.backend]]", &tls)
         }
         "[edge]" => with(&text, "[edge]\n", &format!("[edge]\n{line}\n")),
         "[edge.access]" => {
@@ -158,6 +168,9 @@ fn required_keys_are_required_and_the_others_are_not() {
         ("[service.zones]", vec![]),
         ("[service.health]", vec!["kind"]),
         ("[[service.backend]]", vec!["address"]),
+        ("[service.tls]", vec!["certificates"]),
+        ("[[service.tls.certificates]]", vec!["certificate", "key"]),
+        ("[service.backend_tls]", vec![]),
     ] {
         let section = SECTIONS.iter().find(|known| known.heading == section).unwrap();
         let documented = rows(section).into_iter().filter(|row| row.default == "required");
@@ -232,7 +245,7 @@ fn documented_ranges_are_the_ranges() {
 #[test]
 fn the_example_is_valid_without_warnings() {
     let config = valid(EXAMPLE);
-    assert_eq!(config.services.len(), 3);
+    assert_eq!(config.services.len(), 5);
 }
 
 #[test]
@@ -246,6 +259,8 @@ fn the_example_shows_most_keys() {
         "backend",
         "outlier",
         "zones",
+        "tls",
+        "backend_tls",
         "proxy_protocol",
         "limits",
     ];

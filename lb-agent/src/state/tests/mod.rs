@@ -90,8 +90,8 @@ fn service(name: &str, listeners: &[&str], backends: &[&str]) -> ServiceInput {
         forward: Forward::Nat,
         affinity: Affinity::None,
         backends: backends.iter().map(|addr| backend(addr)).collect(),
-        access: Access::default(),
         rule: OPEN,
+        access: Access::default(),
     }
 }
 
