@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::{
     deadline::Wait,
     framing::Violation,
     http2::Received,
+    limits::pace::Pause,
     outcome::{Outcome, Reason},
     pool::{Backend, Lease},
     upstream::{Kept, Sender},
@@ -38,6 +40,9 @@ impl fmt::Display for Cut {
 
 impl Error for Cut {}
 
+/// How long a pace may hold a body up, at most: what hyper gives in one piece, at the lowest rate.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// What a backend gets.
 pub enum RequestBody {
     Empty,
@@ -51,6 +56,9 @@ pub struct ClientBody {
     gate: Option<Arc<Gate>>,
     /// Who gets it.
     backend: Option<Rc<Backend>>,
+    /// How many bytes may still come.
+    left: u64,
+    pause: Pause,
 }
 
 /// Where a client's body comes from.
@@ -81,6 +89,8 @@ impl RequestBody {
             client: client.clone(),
             gate: None,
             backend: None,
+            left: most_bytes(client),
+            pause: Pause::default(),
         })
     }
 
@@ -157,6 +167,12 @@ impl Body for RequestBody {
             }
         }
         let timeouts = body.client.timeouts();
+        if let Some(pace) = &body.client.pace[0]
+            && body.pause.poll(pace, cx).is_pending()
+        {
+            body.client.deadline.set(Wait::Body, LONGEST_PAUSE + timeouts.body);
+            return Poll::Pending;
+        }
         match body.incoming.poll_frame(cx) {
             Poll::Pending => {
                 if body.client.deadline.wait() != Wait::Body {
@@ -165,6 +181,13 @@ impl Body for RequestBody {
                 Poll::Pending
             }
             Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                if length as u64 > body.left {
+                    body.client.body_grew();
+                    return Poll::Ready(Some(Err(Cut(Outcome::BodyTooLarge))));
+                }
+                body.left -= length as u64;
+                body.client.pace[0].iter().for_each(|pace| pace.spend(length));
                 if let (Some(data), Some(backend)) = (frame.data_ref(), &body.backend) {
                     backend.bytes_in.set(backend.bytes_in.get() + data.len() as u64);
                     body.client.note(|entry| entry.bytes_in += data.len() as u64);
@@ -195,6 +218,14 @@ impl Body for RequestBody {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Client(body) => body.incoming.size_hint(),
         }
+    }
+}
+
+/// What a request's body may have; 0 is no limit.
+fn most_bytes(client: &Client) -> u64 {
+    match client.service.plan().settings.limits.body_bytes {
+        0 => u64::MAX,
+        most => most.into(),
     }
 }
 
@@ -252,6 +283,7 @@ pub struct BackendBody {
     pub sender: Option<(Sender, Rc<Kept>)>,
     /// The client can tell the end of the body only by the end of the connection.
     pub until_close: bool,
+    pub pause: Pause,
 }
 
 impl BackendBody {
@@ -264,6 +296,12 @@ impl BackendBody {
                 _ => Outcome::ResponseTimeout,
             }))));
         }
+        if let Some(pace) = &self.client.pace[1]
+            && self.pause.poll(pace, cx).is_pending()
+        {
+            deadline.set(Wait::Response, LONGEST_PAUSE + timeouts.response);
+            return Poll::Pending;
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
                 if !matches!(deadline.wait(), Wait::Response | Wait::Body) {
@@ -273,6 +311,7 @@ impl BackendBody {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
+                    self.client.pace[1].iter().for_each(|pace| pace.spend(data.len()));
                     self.backend.bytes_out.set(self.backend.bytes_out.get() + data.len() as u64);
                     self.client.note(|entry| entry.bytes_out += data.len() as u64);
                 }

@@ -16,6 +16,7 @@ use crate::{
     deadline::{Deadline, Wait},
     entry::{Entry, Lines},
     life::Life,
+    limits::pace::Pace,
     outcome::{Outcome, Reason},
     service::{Plan, Service},
     splice::tcp::Peer,
@@ -59,6 +60,8 @@ pub struct Client {
     /// Where its log lines go, if it is in the sample.
     pub lines: Option<Lines>,
     entry: RefCell<Option<Box<Entry>>>,
+    /// Of bodies: from the client, and to it.
+    pub pace: Rc<[Option<Pace>; 2]>,
     /// It speaks HTTP/2.
     pub http2: bool,
     /// What was agreed on, if it came by TLS.
@@ -94,6 +97,7 @@ impl Client {
             fitting: Cell::new(None),
             lines,
             entry: RefCell::new(None),
+            pace: Rc::new([(); 2].map(|()| Pace::new(plan.settings.limits.bytes_per_second))),
             http2: false,
             tls: OnceCell::new(),
         }
@@ -119,6 +123,7 @@ impl Client {
             fitting: Cell::new(None),
             lines: self.lines.clone(),
             entry: RefCell::new(None),
+            pace: self.pace.clone(),
             http2: true,
             tls: self.tls.clone(),
         }
@@ -162,6 +167,11 @@ impl Client {
     /// The request's body could not be read.
     pub fn body_broke(&self, reason: Reason) {
         self.body_failed.set(Some(reason));
+    }
+
+    /// The request's body is longer than it may be.
+    pub fn body_grew(&self) {
+        self.body_failed.set(Some(Outcome::BodyTooLarge.into()));
     }
 
     pub fn body_failed(&self) -> Option<Reason> {

@@ -1,7 +1,7 @@
 //! One client connection: its task and its timer.
 //!
 //! ```text
-//! accepted -> TLS, if the service has it -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
+//! accepted -> who it is, and whether it may stay -> TLS, if the service has it -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
 //! ```
 
 use std::{
@@ -30,13 +30,15 @@ use crate::{
     client::Client,
     deadline::{Deadline, Wait},
     exchange,
-    farewell::{End, finish},
+    farewell::{End, finish, reset},
     framing::{Guarded, Limits},
     http2,
     life::{Life, Open},
+    limits::{self, sources::Permit},
     outcome::Outcome,
+    proxy_protocol::{self, Ends},
     secure,
-    service::Service,
+    service::{Plan, Service},
     shortcut,
     splice::tcp::Peer,
     stream::Stream,
@@ -53,15 +55,20 @@ pub async fn serve(
     life: Rc<Life>,
 ) {
     let plan = service.plan();
-    let client = Rc::new(Client::new(peer, local, service, life, &plan));
-    let open = Open::new(&client);
+    let Some((ends, permit)) = admit(&stream, Ends { peer, local }, &service, &plan).await else {
+        return;
+    };
+    let client = Rc::new(Client::new(ends.peer, ends.local, service, life, &plan));
+    let mut open = Open::new(&client);
+    open.counts_for(permit);
     let Some(mut stream) = secure::secured(stream, &client, &plan).await else { return };
     let limits = Limits { head_bytes: plan.settings.http.head_bytes as usize };
     if let Err(end) = first_word(&stream, &client).await {
         finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
         return;
     }
-    if plan.settings.splice && stream.is_plain() {
+    let may_splice = plan.settings.splice && plan.settings.limits.bytes_per_second == 0;
+    if may_splice && stream.is_plain() {
         client.fitting.set(Peer::of(stream.tcp()));
     }
     let first = shortcut::first_bytes(&mut stream);
@@ -112,6 +119,27 @@ pub async fn serve(
             finish(end, parts.io.guarded, &client).await;
         }
     }
+}
+
+/// Learns who a client is and whether it may stay; whoever may not is reset.
+async fn admit(
+    stream: &TcpStream,
+    ends: Ends,
+    service: &Rc<Service>,
+    plan: &Plan,
+) -> Option<(Ends, Option<Permit>)> {
+    let ends = match plan.settings.proxy_protocol.accept.is_empty() {
+        true => Ok(ends),
+        // Boxed: few need the room, and all connections would have it.
+        false => Box::pin(proxy_protocol::read(stream, ends, plan)).await,
+    };
+    let admitted = ends.and_then(|ends| Ok((ends, limits::admit(service, ends.peer)?)));
+    admitted
+        .inspect_err(|outcome| {
+            service.count(*outcome);
+            reset(stream);
+        })
+        .ok()
 }
 
 /// Waits until the client has said something, or nothing is to be heard any more.

@@ -18,18 +18,21 @@ use hyper::{
     http::request::Parts,
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{
     body::{BackendBody, Gate, RequestBody, ResponseBody},
     client::Client,
     deadline::Wait,
+    limits::pace::Pause,
     outcome::{Outcome, Reason},
     pool::{Ask, Backend, ONLY_DEFAULT, Picked},
+    proxy_protocol::header,
     request::{self, Checked},
     response,
     routing::Route,
     service::Plan,
+    settings::SendProxy,
     splice::{Splicing, tcp::Peer},
     stream::Stream,
     tls, upgrade,
@@ -55,6 +58,7 @@ pub async fn answer(
     let mut asks_upgrade = true;
     let result = match request::check(&mut head, has_body, &plan.settings.upgrades) {
         Err(outcome) => Err(outcome.into()),
+        Ok(_) if is_too_large(&head, &plan) => Err(Outcome::BodyTooLarge.into()),
         Ok(checked) if plan.settings.redirect_https => {
             asks_upgrade = checked.asks_upgrade;
             if has_body {
@@ -106,6 +110,13 @@ pub async fn answer(
         client.answered();
     }
     response
+}
+
+/// Whether a request says itself that its body is larger than it may be.
+fn is_too_large(head: &Parts, plan: &Plan) -> bool {
+    let most = u64::from(plan.settings.limits.body_bytes);
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    most > 0 && length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|it| it > most)
 }
 
 /// A request on its way.
@@ -199,6 +210,29 @@ impl Exchange<'_> {
         Ok(picked)
     }
 
+    /// Chooses a backend and waits until it has room.
+    pub async fn choose(&self, head: &Parts, tried: &Tried) -> Result<Picked, Outcome> {
+        let picked = self.pick(head, tried)?;
+        let limits = &self.plan.settings.limits;
+        let (most, backend) = (limits.connections_per_backend, &picked.backend);
+        if most == 0 || backend.queue.is_empty() && backend.active() <= most {
+            return Ok(picked);
+        }
+        let place = backend.queue.enter(limits.queue).ok_or(Outcome::BackendFull)?;
+        self.client.service.count(Outcome::Queued);
+        self.client.deadline.set(Wait::Connect, limits.queue_timeout);
+        // Who has its turn does not wait any more, and so counts as one more.
+        let turn = self.in_time(place.turn(|| backend.active() < most)).await;
+        drop(place);
+        turn.map_err(|_| Outcome::QueueTimeout)?;
+        Ok(picked)
+    }
+
+    /// Whether connections to backends can carry another client's requests: not if they begin with this one's address.
+    fn keeps(&self) -> bool {
+        self.plan.settings.proxy_protocol.send == SendProxy::Off
+    }
+
     /// Connects within the time for it; for a connection that may be spliced, so that it fits the client's.
     pub async fn connect(
         &self,
@@ -222,9 +256,21 @@ impl Exchange<'_> {
                 return Err(Outcome::ConnectTimeout);
             }
         };
-        let stream = self.secure(stream, backend).await;
+        let stream = match self.introduce(stream).await {
+            Ok(stream) => self.secure(stream, backend).await,
+            Err(outcome) => Err(outcome),
+        };
         backend.connects.note(stream.is_ok());
         Ok(Connected { stream: stream?, port_is_checked })
+    }
+
+    /// Says who the client is, where backends want to be told: before anything else.
+    async fn introduce(&self, mut stream: TcpStream) -> Result<TcpStream, Outcome> {
+        let Client { peer, local, .. } = **self.client;
+        let header = header::write(self.plan.settings.proxy_protocol.send, peer, local);
+        // A new socket has room for it.
+        let written = stream.write_all(&header).await;
+        written.map(|()| stream).map_err(|_| Outcome::ConnectFailed)
     }
 
     /// With TLS on it, where the backends want it: within the same time.
@@ -270,12 +316,13 @@ impl Exchange<'_> {
         }
         let mut tried = Tried::none();
         loop {
-            let picked = self.pick(&head, &tried)?;
+            let picked = self.choose(&head, &tried).await?;
             if !tried.backends.is_empty() {
                 service.count(Outcome::RetryConnect);
             }
             body.goes_to(&picked.backend);
-            if let Some(sender) = service.kept.take(picked.backend.address()) {
+            let kept = self.keeps().then(|| service.kept.take(picked.backend.address())).flatten();
+            if let Some(sender) = kept {
                 service.count(Outcome::Reused);
                 match self.send(&picked.backend, sender, head, body, &gate, true).await {
                     Ok((sender, response)) => return self.pass(response, Some(sender), picked),
@@ -288,20 +335,22 @@ impl Exchange<'_> {
             }
             let failed = match self.connect(&picked.backend, None).await {
                 Ok(Connected { stream, .. }) => match open(TokioIo::new(stream)).await {
-                    Ok(sender) => match self
-                        .send(&picked.backend, sender, head, body, &gate, false)
-                        .await
-                    {
-                        Ok((sender, response)) => return self.pass(response, Some(sender), picked),
-                        Err(Failed::Over(outcome)) => {
-                            picked.backend.failed.set(picked.backend.failed.get() + 1);
-                            return Err(outcome);
+                    Ok(sender) => {
+                        match self.send(&picked.backend, sender, head, body, &gate, false).await {
+                            Ok((sender, response)) => {
+                                let sender = self.keeps().then_some(sender);
+                                return self.pass(response, sender, picked);
+                            }
+                            Err(Failed::Over(outcome)) => {
+                                picked.backend.failed.set(picked.backend.failed.get() + 1);
+                                return Err(outcome);
+                            }
+                            Err(Failed::Again(again)) => {
+                                (head, body) = *again;
+                                Outcome::BackendClosed
+                            }
                         }
-                        Err(Failed::Again(again)) => {
-                            (head, body) = *again;
-                            Outcome::BackendClosed
-                        }
-                    },
+                    }
                     Err(_) => Outcome::ConnectFailed,
                 },
                 Err(outcome) => outcome,
@@ -417,6 +466,7 @@ impl Exchange<'_> {
             lease: Some(picked.lease),
             sender: sender.map(|sender| (sender, kept)),
             until_close: self.until_close && !head.headers.contains_key(CONTENT_LENGTH),
+            pause: Pause::default(),
         };
         Ok(Response::from_parts(head, ResponseBody::Backend(body)))
     }

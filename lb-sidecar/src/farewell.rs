@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
     time::timeout,
 };
 
@@ -14,7 +15,6 @@ use crate::{
     framing::Guarded,
     outcome::{Outcome, Reason},
     response,
-    stream::Stream,
 };
 
 /// How long and how much is read from a client that was told to stop, so that it can read what it was told: to close a
@@ -44,14 +44,14 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
         }
         End::Expired(_) => {
             service.count(Outcome::WriteTimeout);
-            reset(&stream);
+            reset(stream.tcp());
             return;
         }
         End::Done(_) if client.cut.get().is_some() => {
             let (outcome, looks_complete) = client.cut.get().expect("just seen");
             service.count(outcome);
             if looks_complete {
-                reset(&stream);
+                reset(stream.tcp());
             }
             return;
         }
@@ -110,6 +110,6 @@ pub async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 }
 
 /// Whoever reads until the end must not take this for it.
-fn reset(stream: &Stream) {
-    let _ = socket2::SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
+pub fn reset(stream: &TcpStream) {
+    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{access_log::AccessLog, client::Client, service::Service};
+use crate::{access_log::AccessLog, client::Client, limits::sources::Permit, service::Service};
 
 #[derive(Default)]
 pub struct Life {
@@ -96,6 +96,8 @@ pub struct Open {
     life: Rc<Life>,
     service: Rc<Service>,
     number: u64,
+    /// What its source has of it.
+    permit: Option<Permit>,
 }
 
 impl Open {
@@ -110,7 +112,12 @@ impl Open {
         if life.retired() || service.removed.get() {
             client.close_soon();
         }
-        Self { life, service, number }
+        Self { life, service, number, permit: None }
+    }
+
+    /// Counts for its source for as long as it is open.
+    pub fn counts_for(&mut self, permit: Option<Permit>) {
+        self.permit = permit;
     }
 
     /// It is relayed from now on: whoever ends connections between requests has nothing to do with it.
@@ -122,6 +129,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.relayed();
+        self.permit = None;
         self.service.connections.set(self.service.connections.get() - 1);
         self.life.open.set(self.life.open.get() - 1);
         if self.life.open.get() == 0 {

@@ -133,6 +133,31 @@ outcomes! {
     ResponseTimeout "response_timeout" => GATEWAY_TIMEOUT "the backend did not answer in time",
     BackendClosed "backend_closed" => BAD_GATEWAY "the backend closed the connection before its answer",
     BackendGarbage "backend_garbage" => BAD_GATEWAY "the backend's answer is not HTTP",
+    /// A connection began with a PROXY header, and its source is no proxy that is trusted.
+    ProxyHeaderUntrusted "proxy_header_untrusted",
+    /// A trusted proxy's connection did not begin with a PROXY header.
+    ProxyHeaderMissing "proxy_header_missing",
+    /// A PROXY header contradicts the protocol, or is too long.
+    ProxyHeaderMalformed "proxy_header_malformed",
+    /// A PROXY header did not come in time.
+    ProxyHeaderTimeout "proxy_header_timeout",
+    /// A connection was closed at once: the service has as many as it may.
+    TooManyConnections "too_many_connections",
+    /// A connection was closed at once: its source has as many as it may.
+    SourceConnections "source_connections",
+    /// A connection was closed at once: its source comes too fast.
+    SourceHandshakes "source_handshakes",
+    /// A connection was not counted for its source: too many sources are remembered.
+    SourceTableFull "source_table_full",
+    /// A request waited until its backend had room.
+    Queued "queued",
+    /// An upgraded connection is relayed for good: the service has a limit of bytes in a second.
+    SpliceLimited "splice_limited",
+
+    BodyTooLarge "body_too_large" => PAYLOAD_TOO_LARGE "the request's body is too large",
+    BackendFull "backend_full" => SERVICE_UNAVAILABLE "the backend has no room",
+    QueueTimeout "queue_timeout" => SERVICE_UNAVAILABLE "the backend had no room in time",
+
     UnaskedSwitch "unasked_switch" => BAD_GATEWAY "the backend switched to a protocol that was not asked for",
 
     HostDiffers "host_differs" => BAD_REQUEST "the request's Host is not its :authority",
@@ -207,6 +232,11 @@ impl Reason {
             Reason::Outcome(outcome) => outcome.label(),
             Reason::Violation(violation) => violation.label(),
         }
+    }
+
+    /// Whether the same request may fare better a little later.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Reason::Outcome(Outcome::BackendFull | Outcome::QueueTimeout))
     }
 
     /// What the client is told.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use hyper::{
     HeaderMap, Response, StatusCode, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, LOCATION, SET_COOKIE,
-        TRANSFER_ENCODING,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, LOCATION, RETRY_AFTER,
+        SET_COOKIE, TRANSFER_ENCODING,
     },
     http::{request, response::Parts, uri::Authority},
 };
@@ -39,8 +39,9 @@ pub fn close(headers: &mut HeaderMap) {
 
 /// The answer to a request that came to this end.
 pub fn refusal(reason: impl Into<Reason>) -> Response<ResponseBody> {
+    let reason = reason.into();
     let (status, text) =
-        reason.into().answer().unwrap_or((StatusCode::INTERNAL_SERVER_ERROR, "internal error"));
+        reason.answer().unwrap_or((StatusCode::INTERNAL_SERVER_ERROR, "internal error"));
     let mut response = Response::new(ResponseBody::Text(Some(Bytes::from_static(text.as_bytes()))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -48,6 +49,9 @@ pub fn refusal(reason: impl Into<Reason>) -> Response<ResponseBody> {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
     if status.is_client_error() {
         close(headers);
+    }
+    if reason.is_passing() {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }

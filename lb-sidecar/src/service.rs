@@ -13,6 +13,7 @@ use tracing::error;
 use crate::{
     control::{BackendReport, ServiceReport},
     forwarded::Trusted,
+    limits,
     outcome::{Outcomes, Reason},
     pool::Pool,
     relay::registry::Registry,
@@ -33,6 +34,8 @@ pub struct Plan {
     pub sources: Rc<Sources>,
     pub http: http1::Builder,
     pub routes: Routes,
+    /// Who speaks the PROXY protocol to this service.
+    pub proxies: Trusted,
     /// TLS with clients, if they come by it.
     pub tls: Option<ClientTls>,
     /// TLS with the backends. `None` inside: it could not be made of the settings, and nobody is reached.
@@ -71,6 +74,7 @@ impl Plan {
             )),
             http,
             routes: Routes::new(&service.routes, before.map(|before| &before.routes)),
+            proxies: Trusted::new(&service.proxy_protocol.accept),
             tls: ClientTls::new(settings, service, before),
             backend_tls: backend_tls(service, before),
         }
@@ -141,6 +145,8 @@ pub struct Service {
     pub pacing: Cell<bool>,
     /// It is not among the settings any more: its connections end with their next answer.
     pub removed: Cell<bool>,
+    /// What each source has open.
+    pub sources: limits::sources::Sources,
 }
 
 impl Service {
@@ -160,6 +166,7 @@ impl Service {
             relays: Rc::default(),
             pacing: Cell::new(false),
             removed: Cell::new(false),
+            sources: limits::sources::Sources::default(),
         })
     }
 

@@ -87,6 +87,10 @@ pub struct Service {
     /// In order; what matches none goes to the default pool.
     #[serde(default)]
     pub routes: Vec<Route>,
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
+    #[serde(default)]
+    pub limits: Limits,
     /// TLS with clients; without it they come in plain.
     pub tls: Option<Tls>,
     /// TLS with the backends.
@@ -298,6 +302,52 @@ pub enum ForwardedMode {
     Replace,
     /// They pass as they are, and none is added.
     Keep,
+}
+
+/// How proxies in front and backends say and learn who a client is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyProtocol {
+    /// Sources that must begin each connection with a header, address and prefix length; nobody else may. None: nobody
+    /// is asked for one.
+    pub accept: Vec<(IpAddr, u8)>,
+    /// What connections to backends begin with.
+    pub send: SendProxy,
+}
+
+/// Version of the PROXY protocol that backends are spoken to with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SendProxy {
+    #[default]
+    Off,
+    V1,
+    V2,
+}
+
+/// How much there may be; 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Client connections of the service, over all workers, spliced ones included.
+    pub connections: u32,
+    /// Connections of a source at this worker.
+    pub connections_per_source: u32,
+    /// New connections of a source at this worker in a second.
+    pub handshakes_per_second_per_source: u32,
+    /// So many of them may come at once.
+    pub handshake_burst: u32,
+    /// Bits of an IPv4 address that make a source, at most 32.
+    pub source_prefix_ipv4: u8,
+    /// Bits of an IPv6 address that make a source, at most 128.
+    pub source_prefix_ipv6: u8,
+    /// Requests and upgraded connections that a backend has at a time, over all workers.
+    pub connections_per_backend: u32,
+    /// Requests that wait at this worker for a backend that has so many.
+    pub queue: u32,
+    pub queue_timeout: Duration,
+    /// Bytes of bodies and upgraded connections in a second, for each client connection and direction.
+    pub bytes_per_second: u32,
+    /// Largest body of a request, in bytes.
+    pub body_bytes: u32,
 }
 
 /// How relayed connections are taken from a backend that drains, or from an edge that does.

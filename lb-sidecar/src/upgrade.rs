@@ -62,7 +62,7 @@ pub async fn handshake(
     loop {
         let mut picked = match chosen.take() {
             Some(picked) => picked,
-            None => to.pick(&head, &tried)?,
+            None => to.choose(&head, &tried).await?,
         };
         if !tried.backends.is_empty() {
             service.count(match tried.last {
@@ -290,22 +290,26 @@ pub fn hand_over(
     let entry = service.relays.enter(backend.clone());
     let plan = service.plan();
     let settings = &plan.settings;
+    let rate = settings.limits.bytes_per_second;
     let is_plain = stream.socket().is_some() && end.stream.is_plain();
     if settings.splice && client.http2 {
         service.count(Outcome::SpliceHttp2);
     } else if settings.splice && !is_plain {
         service.count(Outcome::SpliceTls);
+    } else if settings.splice && rate > 0 {
+        service.count(Outcome::SpliceLimited);
     } else if settings.splice && !port_is_checked {
         service.count(Outcome::SpliceUncheckedPort);
     }
     let fitting = client.fitting.get();
-    let fitting = fitting.filter(|_| settings.splice && port_is_checked && is_plain);
+    let fitting = fitting.filter(|_| settings.splice && rate == 0 && port_is_checked && is_plain);
     let splice = fitting.map(|peer| Means {
         desk: service.splicing.desk.clone(),
         outcomes: service.outcomes.clone(),
         round_trip: peer.rtt,
     });
-    let options = Options { idle_timeout: settings.http.idle_timeout, websocket, entry, splice };
+    let idle_timeout = settings.http.idle_timeout;
+    let options = Options { idle_timeout, websocket, entry, splice, bytes_per_second: rate };
     let lines = client.lines.clone();
     let client = End { stream, read_ahead };
     tokio::task::spawn_local(async move {

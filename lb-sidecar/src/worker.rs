@@ -195,6 +195,7 @@ impl Worker {
     pub fn tick(&self) {
         for service in self.services.borrow().values() {
             service.kept.expire();
+            service.sources.forget(tokio::time::Instant::now());
             drain::pace(service, &self.life);
         }
         for service in &*self.removed.borrow() {

@@ -45,7 +45,7 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> Forwarded {
         ),
         trusted: reader
             .field("trusted")
-            .and_then(|field| trusted(&field, problems))
+            .and_then(|field| prefixes(&field, problems))
             .unwrap_or_default(),
         request_id: match reader.field("request_id") {
             None => Some("X-Request-Id".to_owned()),
@@ -54,7 +54,11 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> Forwarded {
     }
 }
 
-fn trusted(field: &Field<'_>, problems: &Problems<'_>) -> Option<Vec<(std::net::IpAddr, u8)>> {
+/// Reads those who are believed.
+pub(super) fn prefixes(
+    field: &Field<'_>,
+    problems: &Problems<'_>,
+) -> Option<Vec<(std::net::IpAddr, u8)>> {
     let mut unique = Unique::new(problems);
     let read = field.elements(256, r#"["10.0.0.0/8"]"#)?.into_iter().filter_map(|element| {
         let prefix = address::prefix(&element, r#""10.0.0.0/8""#)?;

@@ -4,14 +4,18 @@
 
 use std::time::Duration;
 
-use lb_sidecar::settings::{Affinity, Balance, Forwarded, Http, Pool, Route};
+use lb_sidecar::settings::{
+    Affinity, Balance, Forwarded, Http, Limits, Pool, ProxyProtocol, Route,
+};
 
 use super::affinity;
 use super::error::Problems;
 use super::forwarded;
 use super::http;
+use super::limits;
 use super::outlier::{self, Outlier};
 use super::pools::ReadPool;
+use super::proxy_protocol;
 use super::reader::{Reader, Section};
 use super::route;
 use super::share::Share;
@@ -45,6 +49,10 @@ pub struct L7 {
     pub pools: Vec<Pool>,
     /// The first that matches decides; names are unique.
     pub routes: Vec<Route>,
+    /// Who says who clients are, and who is told.
+    pub proxy_protocol: ProxyProtocol,
+    /// Of the service, whatever the number of workers.
+    pub limits: Limits,
     /// When backends are ejected; none: never.
     pub outlier: Option<Outlier>,
     /// TLS with clients, if they come by it.
@@ -103,6 +111,11 @@ pub(super) fn read(
             .unwrap_or(Share::ALL),
         pools: pools.collect(),
         routes,
+        proxy_protocol: proxy_protocol::read(
+            &reader.table_or_empty("proxy_protocol", &proxy_protocol::PROXY_PROTOCOL),
+            problems,
+        ),
+        limits: limits::read(&reader.table_or_empty("limits", &limits::LIMITS)),
         outlier: reader.table("outlier", &outlier::OUTLIER).map(|table| outlier::read(&table)),
         tls,
         backend_tls: reader

@@ -15,10 +15,12 @@ mod forwarded;
 mod health;
 mod http;
 mod l7;
+mod limits;
 mod nearest;
 mod outlier;
 mod pool;
 mod pools;
+mod proxy_protocol;
 mod reader;
 mod route;
 mod service;
@@ -86,7 +88,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 25] = [
+static SECTIONS: [&Section; 27] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -112,6 +114,8 @@ static SECTIONS: [&Section; 25] = [
     &tls::TLS,
     &tls::CERTIFICATES,
     &tls::BACKEND_TLS,
+    &limits::LIMITS,
+    &proxy_protocol::PROXY_PROTOCOL,
 ];
 
 /// Reads and checks a configuration file; warnings go to the log.

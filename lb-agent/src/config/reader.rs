@@ -74,6 +74,11 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    /// The key.
+    pub fn key(&self) -> &'static str {
+        self.key
+    }
+
     /// Reports that the value cannot be used: `is not …`, `write …`.
     pub fn refuse(&self, what: impl Into<String>, remedy: impl Into<String>) {
         self.problems.error(&self.place, what, remedy);

@@ -44,13 +44,15 @@ pub(super) static SERVICE: Section = Section {
         "tls",
         "backend_tls",
         "redirect",
+        "proxy_protocol",
+        "limits",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 13] = [
+pub(super) const L7_ONLY: [&str; 15] = [
     "balance",
     "upgrades",
     "splice",
@@ -64,6 +66,8 @@ pub(super) const L7_ONLY: [&str; 13] = [
     "tls",
     "backend_tls",
     "redirect",
+    "proxy_protocol",
+    "limits",
 ];
 
 /// Listeners with their pool of backends.
@@ -291,9 +295,21 @@ fn refuse_keys_of_other_modes(reader: &Reader<'_>, mode: ModeKind) {
         ModeKind::L7 => ("l7", "l4", &L4_ONLY[..]),
     };
     for field in keys.iter().filter_map(|key| reader.field(key)) {
+        if let Some((what, remedy)) = impossible(field.key()) {
+            field.refuse(what, remedy);
+            continue;
+        }
         let remedy = format!("remove it, or write mode = {other:?}");
         field.refuse(format!("is not for mode {mode:?}"), remedy);
     }
+}
+
+/// What an l4 service cannot have, and why.
+fn impossible(key: &str) -> Option<(&'static str, &'static str)> {
+    (key == "proxy_protocol").then_some((
+        r#"is not for mode "l4": XDP cannot put bytes into a stream that it does not end"#,
+        r#"write mode = "l7", or forward = "dsr" or "ipip", which keep the client's address"#,
+    ))
 }
 
 /// Of an l4 service.

@@ -14,7 +14,7 @@ mod websocket;
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 use super::{
     failure::{Failure, Stage},
@@ -54,7 +54,11 @@ impl Prober {
         }
         let deadline = Deadline::after(check.timeout);
         let addr = check.address(addr);
-        let stream = deadline.wait(Stage::Connect, self.source.connect(addr)).await??;
+        let mut stream = deadline.wait(Stage::Connect, self.source.connect(addr)).await??;
+        if check.kind != Kind::Tcp {
+            let written = deadline.wait(Stage::Connect, stream.write_all(&check.preamble)).await?;
+            written.map_err(|error| Failure::broken(Stage::Connect, &error))?;
+        }
         match &check.kind {
             Kind::None => Ok(()),
             Kind::Tcp => tcp::finish(stream, deadline).await,

@@ -30,6 +30,8 @@ pub struct Check {
     pub slow_start: Duration,
     /// Port to check, if not the backend's own: 1 to 65535.
     pub port: Option<u16>,
+    /// What a connection begins with, if anything is to be said on it: a header of the PROXY protocol.
+    pub preamble: Vec<u8>,
 }
 
 impl Default for Check {
@@ -44,6 +46,7 @@ impl Default for Check {
             jitter_percent: 10,
             slow_start: Duration::ZERO,
             port: None,
+            preamble: Vec::new(),
         }
     }
 }
@@ -257,6 +260,7 @@ mod tests {
             fall: 1001,
             jitter_percent: 51,
             slow_start: Duration::from_secs(90_000),
+            preamble: Vec::new(),
             port: Some(0),
         };
         let problems = check.problems();

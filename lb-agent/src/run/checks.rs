@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use lb_sidecar::proxy_protocol::header;
+
 use crate::{
     config::{self, Config},
     health::{Check, HttpSpec, Kind, Target, TargetKey, TlsSpec, WebSocketSpec},
@@ -11,7 +13,10 @@ use crate::{
 #[must_use]
 pub fn targets(config: &Config) -> HashMap<TargetKey, Target> {
     let of_service = |service: &config::Service| {
-        let check = check(&service.health);
+        let mut check = check(&service.health);
+        if let Some(l7) = service.l7() {
+            check.preamble = header::write_local(l7.proxy_protocol.send);
+        }
         let targets = service.backends.iter().map(move |backend| {
             let target = Target { addr: backend.address, check: check.clone() };
             (key(&service.name, backend), target)
@@ -54,6 +59,7 @@ pub fn check(health: &config::Health) -> Check {
         jitter_percent: u8::try_from(health.jitter_percent).unwrap_or(u8::MAX),
         slow_start: health.slow_start,
         port: health.port,
+        preamble: Vec::new(),
     }
 }
 

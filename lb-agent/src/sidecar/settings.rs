@@ -86,6 +86,8 @@ pub fn settings(
             tls: None,
             backend_tls: None,
             redirect_https: l7.redirect_https,
+            proxy_protocol: l7.proxy_protocol.clone(),
+            limits: l7.limits.clone(),
         })
     });
     Settings {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{cookie, tally::Tally};
-use crate::settings::{self, State};
+use crate::{
+    limits::queue::Queue,
+    settings::{self, State},
+};
 
 /// A server behind a service. It stays the same through changes of its settings for as long as its id does, and lives
 /// as long as somebody uses it, even if the settings have it no more.
@@ -33,6 +36,8 @@ pub struct Backend {
     pub bytes_in: Cell<u64>,
     /// Bytes from it to clients.
     pub bytes_out: Cell<u64>,
+    /// Who waits for room.
+    pub queue: Queue,
     /// Connections that it was to accept.
     pub connects: Tally,
     /// Requests that it was to answer; with a status of 5xx it has not.
@@ -58,6 +63,7 @@ impl Backend {
             failed: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
+            queue: Queue::default(),
             connects: Tally::default(),
             answers: Tally::default(),
             handshakes: Tally::default(),
@@ -104,10 +110,22 @@ impl Backend {
         self.pool.get()
     }
 
-    /// Leases of this worker.
+    /// Leases of this worker, without those that wait for room.
     #[must_use]
     pub fn live(&self) -> u32 {
-        self.live.get()
+        self.live.get().saturating_sub(self.queue.len())
+    }
+
+    /// The same of all workers, and what is spliced, as far as known.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        self.live().saturating_add(self.others.get())
+    }
+
+    /// What other workers have, and what is spliced, as far as known.
+    #[must_use]
+    pub fn others(&self) -> u32 {
+        self.others.get()
     }
 
     /// Leases of all workers, as far as known.
@@ -140,5 +158,6 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.0.live.set(self.0.live.get() - 1);
+        self.0.queue.call();
     }
 }

@@ -12,7 +12,10 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::websocket::Frames;
-use crate::scratch;
+use crate::{
+    limits::pace::{Pace, Pause},
+    scratch,
+};
 
 /// Which socket failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,16 +37,18 @@ pub struct Direction {
     frames: Option<Frames>,
     /// To be put in place of the rest at the end of a frame.
     last_words: Option<Bytes>,
+    pace: Option<Box<(Pace, Pause)>>,
 }
 
 impl Direction {
     /// Begins with what was read before.
-    pub fn new(read_ahead: Bytes, follow_frames: bool) -> Self {
+    pub fn new(read_ahead: Bytes, follow_frames: bool, bytes_per_second: u32) -> Self {
         let mut frames = follow_frames.then(Frames::default);
         if let Some(frames) = &mut frames {
             frames.feed(&read_ahead);
         }
-        Self { kept: read_ahead, frames, ..Self::default() }
+        let pace = Pace::new(bytes_per_second).map(|pace| Box::new((pace, Pause::default())));
+        Self { kept: read_ahead, frames, pace, ..Self::default() }
     }
 
     /// Ends with these words in place of all that would still come: at the end of the frame at hand, or at once where
@@ -103,6 +108,10 @@ impl Direction {
                 }
                 return Poll::Ready(Ok(()));
             }
+            if let Some(limited) = &mut self.pace {
+                let (pace, pause) = &mut **limited;
+                ready!(pause.poll(pace, cx));
+            }
             ready!(scratch::with(|buffer| self.pass(buffer, from, to, cx)))?;
         }
     }
@@ -114,13 +123,18 @@ impl Direction {
         to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
+        let most = self.pace.as_ref().map_or(usize::MAX, |limited| limited.0.most());
+        let room = buffer.len().min(most);
         // Not `try_read`: after a short read that would ask the kernel once more.
-        let mut read = ReadBuf::new(buffer);
+        let mut read = ReadBuf::new(&mut buffer[..room]);
         ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Failed::Reader)?;
         let bytes = read.filled();
         if bytes.is_empty() {
             self.read_all = true;
             return Poll::Ready(Ok(()));
+        }
+        if let Some(limited) = &self.pace {
+            limited.0.spend(bytes.len());
         }
         let bytes = self.follow(bytes);
         let written = match Pin::new(to).poll_write(cx, bytes) {

@@ -50,6 +50,8 @@ pub struct Options {
     pub entry: Entry,
     /// If it may be spliced.
     pub splice: Option<Means>,
+    /// In each direction; 0 is no limit.
+    pub bytes_per_second: u32,
 }
 
 /// Who ended it.
@@ -113,7 +115,7 @@ pub struct Relay<C> {
 
 /// Relays until both directions are at their end, one side fails, nothing came for too long, or it is told to end.
 pub fn relay<C: Side>(client: End<C>, backend: End, options: Options) -> Relay<C> {
-    let Options { idle_timeout, websocket, entry, splice } = options;
+    let Options { idle_timeout, websocket, entry, splice, bytes_per_second } = options;
     let now = Instant::now();
     let attempts = splice.map(|means| Box::new(Attempts::new(means, now)));
     let first = attempts.as_ref().and_then(|attempts| attempts.due());
@@ -121,8 +123,8 @@ pub fn relay<C: Side>(client: End<C>, backend: End, options: Options) -> Relay<C
     Relay {
         client: client.stream,
         backend: backend.stream,
-        inward: Direction::new(client.read_ahead, false),
-        outward: Direction::new(backend.read_ahead, websocket),
+        inward: Direction::new(client.read_ahead, false, bytes_per_second),
+        outward: Direction::new(backend.read_ahead, websocket, bytes_per_second),
         first: None,
         idle_timeout,
         entry,

@@ -13,7 +13,8 @@ use std::{
 
 use lb_sidecar::{
     settings::{
-        Affinity, Backend, Balance, Drain, Forwarded, ForwardedMode, Http, Service, Settings, State,
+        Affinity, Backend, Balance, Drain, Forwarded, ForwardedMode, Http, Limits, ProxyProtocol,
+        Service, Settings, State,
     },
     worker::Worker,
 };
@@ -135,6 +136,8 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
         backends: backends.iter().enumerate().map(|(i, address)| backend(i, *address)).collect(),
         pools: Vec::new(),
         routes: Vec::new(),
+        proxy_protocol: ProxyProtocol::default(),
+        limits: Limits::default(),
         tls: None,
         backend_tls: None,
         redirect_https: false,

@@ -3,7 +3,8 @@
 use super::*;
 use crate::config::{BackendTls, CertificateFiles, ClientAuth, Tls};
 use lb_sidecar::settings::{
-    Affinity, Balance, Cookie, Forwarded, ForwardedMode, Http, SameSite, TlsVersion, UnknownSni,
+    Affinity, Balance, Cookie, Forwarded, ForwardedMode, Http, Limits, ProxyProtocol, SameSite,
+    SendProxy, TlsVersion, UnknownSni,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -63,6 +64,15 @@ fn every_default_is_applied() {
         access_log: Share::ALL,
         pools: Vec::new(),
         routes: Vec::new(),
+        proxy_protocol: ProxyProtocol::default(),
+        limits: Limits {
+            handshake_burst: 20,
+            source_prefix_ipv4: 32,
+            source_prefix_ipv6: 64,
+            queue: 128,
+            queue_timeout: seconds(5),
+            ..Limits::default()
+        },
         outlier: None,
         tls: None,
         backend_tls: None,
@@ -236,6 +246,41 @@ fn a_pool_without_room_for_newcomers_is_doubtful() {
         assert_eq!(config.services[0].backends[0].drain, lines.starts_with("drain"));
         assert_eq!(warnings.iter().map(Warning::to_string).collect::<Vec<_>>(), [warning]);
     }
+}
+
+#[test]
+fn proxies_before_and_behind() {
+    let l7 = l7_of(
+        "proxy_protocol = { accept = \"required\", trusted = [\"10.0.0.0/8\", \"2001:db8::1\"], send = \"v2\" }",
+    );
+    let trusted = vec![("10.0.0.0".parse().unwrap(), 8), ("2001:db8::1".parse().unwrap(), 128)];
+    assert_eq!(l7.proxy_protocol, ProxyProtocol { accept: trusted, send: SendProxy::V2 });
+    let l7 = l7_of("proxy_protocol = { send = \"v1\" }");
+    assert_eq!(l7.proxy_protocol, ProxyProtocol { accept: Vec::new(), send: SendProxy::V1 });
+}
+
+#[test]
+fn limits_of_all_kinds() {
+    let l7 = l7_of(
+        "[service.limits]\nconnections = 1\nconnections_per_source = 2\n\
+         handshakes_per_second_per_source = 3\nhandshake_burst = 4\nsource_prefix_ipv4 = 24\n\
+         source_prefix_ipv6 = 48\nconnections_per_backend = 5\nqueue = 6\nqueue_timeout = \"7s\"\n\
+         bytes_per_second = 16384\nbody_bytes = 9",
+    );
+    let expected = Limits {
+        connections: 1,
+        connections_per_source: 2,
+        handshakes_per_second_per_source: 3,
+        handshake_burst: 4,
+        source_prefix_ipv4: 24,
+        source_prefix_ipv6: 48,
+        connections_per_backend: 5,
+        queue: 6,
+        queue_timeout: seconds(7),
+        bytes_per_second: 16_384,
+        body_bytes: 9,
+    };
+    assert_eq!(l7.limits, expected);
 }
 
 #[test]

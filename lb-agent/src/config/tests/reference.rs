@@ -80,13 +80,29 @@ fn with_line(section: &Section, line: &str) -> String {
                 &format!("[service.outlier]\n{base}\n{line}\n[[service.backend]]"),
             )
         }
-        "[service.http]" | "[service.forwarded]" | "[service.drain]" | "[service.backend_tls]" => {
+        "[service.proxy_protocol]" => {
+            // Proxies are trusted only where they are listened to.
+            let other = match key {
+                "accept" if line.contains("off") => "",
+                "accept" => "trusted = [\"10.0.0.0/8\"]\n",
+                "trusted" => "accept = \"required\"\n",
+                _ => "",
+            };
             with(
                 &minimal_l7(),
                 "[[service.backend]]",
-                &format!("{}\n{line}\n[[service.backend]]", section.heading),
+                &format!("{}\n{other}{line}\n[[service.backend]]", section.heading),
             )
         }
+        "[service.http]"
+        | "[service.forwarded]"
+        | "[service.drain]"
+        | "[service.backend_tls]"
+        | "[service.limits]" => with(
+            &minimal_l7(),
+            "[[service.backend]]",
+            &format!("{}\n{line}\n[[service.backend]]", section.heading),
+        ),
         "[service.tls]" => {
             let given =
                 "certificates = [{ certificate = \"/c\", key = \"/k\" }]\nclient_ca = \"/ca\"";
@@ -273,6 +289,8 @@ fn the_example_shows_most_keys() {
         "zones",
         "tls",
         "backend_tls",
+        "proxy_protocol",
+        "limits",
     ];
     for key in SECTIONS
         .iter()

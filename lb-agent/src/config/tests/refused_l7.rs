@@ -430,6 +430,75 @@ fn addresses_that_are_taken() {
 }
 
 #[test]
+fn the_proxy_protocol() {
+    const PLACE: &str = "edge.toml:10: service \"chat\": proxy_protocol";
+    const NAME: &str = "name the proxies, e.g.";
+    for (keys, message) in [
+        (
+            "accept = \"required\"",
+            format!(": trusted is missing: {NAME} trusted = [\"10.0.0.0/8\"]"),
+        ),
+        (
+            "accept = \"required\", trusted = []",
+            format!(
+                ": trusted [] names nobody: {NAME} [\"10.0.0.0/8\"], or write accept = \"off\""
+            ),
+        ),
+        (
+            "trusted = [\"10.0.0.0/8\"]",
+            ": trusted [\"10.0.0.0/8\"] has no meaning without accept: \
+             remove it, or write accept = \"required\""
+                .to_owned(),
+        ),
+        (
+            "accept = \"optional\"",
+            ": accept \"optional\" is not a choice here: write \"off\" or \"required\"".to_owned(),
+        ),
+        (
+            "send = \"v3\"",
+            ": send \"v3\" is not a choice here: write \"off\", \"v1\" or \"v2\"".to_owned(),
+        ),
+    ] {
+        let line = format!("proxy_protocol = {{ {keys} }}");
+        l7_refused(&[(&line, &format!("{PLACE}{message}"))]);
+    }
+    let l4 = with(&minimal(), "[[service]]\n", "[[service]]\nproxy_protocol = { send = \"v2\" }\n");
+    assert_eq!(
+        errors(&l4),
+        "edge.toml:7: service \"chat\": proxy_protocol { send = \"v2\" } is not for mode \"l4\": XDP cannot put \
+         bytes into a stream that it does not end: write mode = \"l7\", or forward = \"dsr\" or \"ipip\", which \
+         keep the client's address"
+    );
+}
+
+#[test]
+fn limits() {
+    const PLACE: &str = "edge.toml:10: service \"chat\": limits";
+    for (keys, message) in [
+        ("queue = 65537", "queue 65537 is out of range: write 0 to 65536"),
+        ("source_prefix_ipv4 = 33", "source_prefix_ipv4 33 is out of range: write 0 to 32"),
+        (
+            "bytes_per_second = 16383",
+            "bytes_per_second 16383 is too slow: write 0 for no limit, or at least 16384",
+        ),
+        (
+            "queue_timeout = \"1ms\"",
+            "queue_timeout \"1ms\" is out of range: write \"10ms\" to \"1m\"",
+        ),
+        ("connection = 5", "key \"connection\" is not known: did you mean \"connections\"?"),
+    ] {
+        let line = format!("limits = {{ {keys} }}");
+        l7_refused(&[(&line, &format!("{PLACE}: {message}"))]);
+    }
+    let l4 = with(&minimal(), "[[service]]\n", "[[service]]\nlimits = { connections = 5 }\n");
+    assert_eq!(
+        errors(&l4),
+        "edge.toml:7: service \"chat\": limits { connections = 5 } is not for mode \"l4\": remove it, or write \
+         mode = \"l7\""
+    );
+}
+
+#[test]
 fn outliers() {
     let error = |message: &str| format!("edge.toml:10: service \"chat\": outlier: {message}");
     for (outlier, message) in [

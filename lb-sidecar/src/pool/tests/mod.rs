@@ -77,6 +77,8 @@ fn settings(affinity: Affinity, balance: Balance) -> Settings {
         backends: vec![backend(1), backend(2), backend(3)],
         pools: Vec::new(),
         routes: Vec::new(),
+        proxy_protocol: Default::default(),
+        limits: Default::default(),
         tls: None,
         backend_tls: None,
         redirect_https: false,
