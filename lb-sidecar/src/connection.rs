@@ -59,7 +59,15 @@ pub async fn serve(
     if plan.settings.splice {
         client.fitting.set(Peer::of(&stream));
     }
-    let first = shortcut::first_bytes(&stream);
+    let mut first = shortcut::first_bytes(&stream);
+    // A socket may say that there is something when there is not, and HTTP/2 is known by its first bytes alone.
+    while plan.settings.http.h2c && first.is_empty() && !shortcut::has_ended(&stream) {
+        if let Err(end) = first_word(&stream, &client).await {
+            finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
+            return;
+        }
+        first = shortcut::first_bytes(&stream);
+    }
     if plan.settings.http.h2c && http2::begins(&first) {
         drop(plan);
         http2::serve(http2::Ahead { io: stream, ahead: first }, client, open).await;
