@@ -14,6 +14,7 @@ use lb_agent::{
     choice::Rule,
     state::{
         Capacity, Prefix,
+        access::Access,
         actual::Actual,
         desired::{Affinity, BackendInput, Forward, Input, RingCache, ServiceInput, desired},
         diff::diff,
@@ -24,6 +25,7 @@ use lb_agent::{
 };
 use lb_common::{
     abi::{Edge, MAX_SOURCES},
+    access::AccessKey,
     addr::{V4, V6},
     maglev::Slots,
     next_hop::NextHop,
@@ -61,6 +63,8 @@ impl Pins {
         Array::<_, NextHop>::create(8, 0)?.pin(at(names::NEXT_HOPS))?;
         LpmTrie::<_, V4, u32>::create(8, NO_PREALLOC)?.pin(at(names::ROUTES4))?;
         LpmTrie::<_, V6, u32>::create(8, NO_PREALLOC)?.pin(at(names::ROUTES6))?;
+        LpmTrie::<_, AccessKey<V4>, u32>::create(8, NO_PREALLOC)?.pin(at(names::ACCESS4))?;
+        LpmTrie::<_, AccessKey<V6>, u32>::create(8, NO_PREALLOC)?.pin(at(names::ACCESS6))?;
         Ok(())
     }
 }
@@ -104,6 +108,10 @@ fn input() -> Input {
                 backend("[2001:db8:2::2]:9000", 0),
             ],
             rule: Rule { fail_open: true, ..Rule::default() },
+            access: Access {
+                allow: [Prefix::new("2001:db8::".parse().unwrap(), 32)].into(),
+                deny: BTreeSet::new(),
+            },
         }],
         xdp_only: BTreeSet::from(["203.0.113.10".parse().unwrap()]),
         next_hops: BTreeMap::from([(1, hop(1)), (2, hop(2))]),
@@ -114,6 +122,10 @@ fn input() -> Input {
             (Prefix::new("2001:db8::".parse().unwrap(), 32), 1),
         ]),
         retired_next_hops: BTreeMap::new(),
+        access: Access {
+            allow: BTreeSet::new(),
+            deny: [Prefix::new("192.0.2.0".parse().unwrap(), 24)].into(),
+        },
     }
 }
 
@@ -218,6 +230,8 @@ fn what_the_sidecar_serves_is_there_without_rings_and_its_ids_outlive_its_listen
     assert_eq!(services.get(&1, 0).unwrap()[8], 4);
 
     input.services[0].forward = Forward::Relay;
+    // Lists would keep its listeners.
+    (input.access, input.services[0].access) = Default::default();
     reach(&mut maps, &mut actual, &mut ids, &input);
     assert_mirrored(&maps, &actual);
     assert!(actual.listeners.is_empty());

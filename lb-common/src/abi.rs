@@ -4,7 +4,7 @@ use crate::map_data;
 
 /// Raised with every change of a map's key, value or meaning. An agent adopts only pins of its own
 /// version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// One tick of the data plane's clock: 2^24 ns (16.8 ms) of `CLOCK_MONOTONIC`.
 ///

@@ -7,6 +7,7 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
+pub mod access;
 pub mod addr;
 pub mod bench;
 pub mod checksum;

@@ -92,6 +92,8 @@ outcomes! {
         Inconsistent = 17, "inconsistent";
         /// The connection was just then being spliced. TCP sends the segment again.
         SpliceHold = 18, "splice_hold";
+        /// The source is in a deny list, or not in the allow list that there is.
+        DeniedSource = 19, "denied_source";
     }
 }
 

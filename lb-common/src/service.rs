@@ -45,6 +45,13 @@ pub mod affinity {
     pub const SOURCE: u8 = 1;
 }
 
+/// Bits of [`Service::flags`].
+pub mod service_flags {
+    /// With [`crate::flow::forward::SPLICE`]: no connection is spliced, so no handshake is noted. The service is in
+    /// the maps for the sake of its access lists.
+    pub const RELAY: u8 = 1 << 0;
+}
+
 /// Element of the map `SERVICES`; the index is the id, from 1 on.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +63,11 @@ pub struct Service {
     pub forward: u8,
     /// One of [`affinity`].
     pub affinity: u8,
-    pub _pad: [u8; 6],
+    /// Bits of [`crate::access::lists`].
+    pub access: u8,
+    /// Bits of [`service_flags`].
+    pub flags: u8,
+    pub _pad: [u8; 4],
 }
 
 /// IP version of a backend's address. The numbers are part of the ABI.
@@ -81,7 +92,8 @@ pub struct Backend {
     pub next_hop: u16,
     /// One of [`family`].
     pub family: u8,
-    pub _pad: u8,
+    /// [`Service::access`] of its service, where an established flow's packets find it.
+    pub access: u8,
     /// Largest segment that a client may be told of (`ipip`: what fits into the tunnel), in bytes,
     /// host byte order; 0: no clamp.
     pub mss_clamp: u16,

@@ -4,7 +4,7 @@
 //! timer, and each stream another, with all that is of one request.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
     time::Duration,
@@ -19,6 +19,7 @@ use crate::{
     outcome::{Outcome, Reason},
     service::{Plan, Service},
     splice::tcp::Peer,
+    tls,
     upgrade::Handover,
 };
 
@@ -60,6 +61,8 @@ pub struct Client {
     entry: RefCell<Option<Box<Entry>>>,
     /// It speaks HTTP/2.
     pub http2: bool,
+    /// What was agreed on, if it came by TLS.
+    pub tls: OnceCell<tls::Info>,
 }
 
 impl Client {
@@ -92,6 +95,7 @@ impl Client {
             lines,
             entry: RefCell::new(None),
             http2: false,
+            tls: OnceCell::new(),
         }
     }
 
@@ -116,6 +120,7 @@ impl Client {
             lines: self.lines.clone(),
             entry: RefCell::new(None),
             http2: true,
+            tls: self.tls.clone(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! One client connection: its task and its timer.
 //!
 //! ```text
-//! accepted -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
+//! accepted -> TLS, if the service has it -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
 //! ```
 
 use std::{
@@ -34,9 +34,13 @@ use crate::{
     framing::{Guarded, Limits},
     http2,
     life::{Life, Open},
+    outcome::Outcome,
+    secure,
     service::Service,
     shortcut,
     splice::tcp::Peer,
+    stream::Stream,
+    tls::looks_like_tls,
     upgrade,
 };
 
@@ -51,24 +55,35 @@ pub async fn serve(
     let plan = service.plan();
     let client = Rc::new(Client::new(peer, local, service, life, &plan));
     let open = Open::new(&client);
+    let Some(mut stream) = secure::secured(stream, &client, &plan).await else { return };
     let limits = Limits { head_bytes: plan.settings.http.head_bytes as usize };
     if let Err(end) = first_word(&stream, &client).await {
         finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
         return;
     }
-    if plan.settings.splice {
-        client.fitting.set(Peer::of(&stream));
+    if plan.settings.splice && stream.is_plain() {
+        client.fitting.set(Peer::of(stream.tcp()));
     }
-    let mut first = shortcut::first_bytes(&stream);
+    let mut first = shortcut::first_bytes(&mut stream);
+    let by_preface = plan.settings.http.h2c && stream.is_plain();
     // A socket may say that there is something when there is not, and HTTP/2 is known by its first bytes alone.
-    while plan.settings.http.h2c && first.is_empty() && !shortcut::has_ended(&stream) {
+    while by_preface && first.is_empty() && !shortcut::has_ended(stream.tcp()) {
         if let Err(end) = first_word(&stream, &client).await {
             finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
             return;
         }
-        first = shortcut::first_bytes(&stream);
+        first = shortcut::first_bytes(&mut stream);
     }
-    if plan.settings.http.h2c && http2::begins(&first) {
+    if stream.is_plain() && looks_like_tls(&first) {
+        // No answer in plain text would be understood.
+        client.service.count(Outcome::TlsOnPlain);
+        return;
+    }
+    let is_http2 = match client.tls.get() {
+        Some(tls) => tls.alpn.as_deref() == Some(b"h2"),
+        None => by_preface && http2::begins(&first),
+    };
+    if is_http2 {
         drop(plan);
         http2::serve(http2::Ahead { io: stream, ahead: first }, client, open).await;
         return;
@@ -78,7 +93,7 @@ pub async fn serve(
             let answer = exchange::answer(&client, head, RequestBody::Empty);
             let response = in_time(answer, &client.deadline).await;
             if let Some(handover) = client.handover.borrow_mut().take() {
-                shortcut::write_head(&stream, &response);
+                shortcut::write_head(&mut stream, &response);
                 open.relayed();
                 upgrade::hand_over(stream, first.slice(length..), handover, &client, open);
                 return;
@@ -87,11 +102,12 @@ pub async fn serve(
         }
         None => None,
     };
+    let is_ahead = !first.is_empty();
     let io = Io { guarded: Guarded::new(stream, limits, first), client: client.clone() };
     let handler = Handler { client: client.clone(), prepared: Cell::new(prepared) };
     let mut connection = plan.http.serve_connection(io, handler);
     drop(plan);
-    let end = drive(&mut connection, &client).await;
+    let end = drive(&mut connection, &client, is_ahead).await;
     let parts = connection.into_parts();
     let handover = client.handover.borrow_mut().take();
     match (end, handover) {
@@ -108,11 +124,12 @@ pub async fn serve(
 }
 
 /// Waits until the client has said something, or nothing is to be heard any more.
-async fn first_word(stream: &TcpStream, client: &Client) -> Result<(), End> {
+async fn first_word(stream: &Stream, client: &Client) -> Result<(), End> {
     let deadline = &client.deadline;
     let mut sleep = pin!(sleep_until(deadline.armed()));
     poll_fn(|cx| {
-        if client.closing.take() {
+        // Who has taken the pains of a handshake has a request.
+        if stream.is_plain() && client.closing.take() {
             return Poll::Ready(Err(End::Done(Ok(()))));
         }
         if stream.poll_read_ready(cx).is_ready() {
@@ -145,15 +162,20 @@ async fn in_time<T>(future: impl Future<Output = T>, deadline: &Deadline) -> T {
     .await
 }
 
-async fn drive(connection: &mut http1::Connection<Io, Handler>, client: &Client) -> End {
+/// With bytes of a request ahead, that one is answered, whoever wants the connection to end.
+async fn drive(
+    connection: &mut http1::Connection<Io, Handler>,
+    client: &Client,
+    is_ahead: bool,
+) -> End {
     let deadline = &client.deadline;
     let mut sleep = pin!(sleep_until(deadline.armed()));
     poll_fn(|cx| {
-        if client.closing.take() {
-            Pin::new(&mut *connection).graceful_shutdown();
-        }
         let mut expired = deadline.poll(sleep.as_mut(), cx);
         loop {
+            if (client.heard.get() || !is_ahead) && client.closing.take() {
+                Pin::new(&mut *connection).graceful_shutdown();
+            }
             if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
                 return Poll::Ready(End::Done(result));
             }
@@ -162,7 +184,7 @@ async fn drive(connection: &mut http1::Connection<Io, Handler>, client: &Client)
                 return Poll::Ready(End::Expired(wait));
             }
             expired = deadline.rearm(sleep.as_mut(), cx);
-            if !expired {
+            if !expired && !client.closing.get() {
                 return Poll::Pending;
             }
         }

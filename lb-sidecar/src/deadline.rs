@@ -16,6 +16,8 @@ use tokio::time::{Instant, Sleep};
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
+    /// The rest of a TLS handshake.
+    Tls,
     /// The rest of a request's head.
     Head,
     /// The next request.

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio::time::{Instant, sleep_until};
+
 use crate::{
     life::Life,
     pool::Backend,
@@ -12,6 +14,9 @@ use crate::{
     service::Service,
     settings::State,
 };
+
+/// How far a drain that was late may be made up for: a twentieth of a second's share at most comes at once.
+const CATCH_UP: Duration = Duration::from_millis(50);
 
 /// Begins to close what is to be closed, if there is any and it is not being done.
 pub fn pace(service: &Rc<Service>, life: &Rc<Life>) {
@@ -21,10 +26,14 @@ pub fn pace(service: &Rc<Service>, life: &Rc<Life>) {
     service.pacing.set(true);
     let (service, life) = (service.clone(), life.clone());
     tokio::task::spawn_local(async move {
+        let mut due = Instant::now();
         loop {
             // The pace may be changed on the way.
             let rate = service.plan().settings.drain.rate.max(1);
-            tokio::time::sleep(Duration::from_secs(1) / rate).await;
+            due += Duration::from_secs(1) / rate;
+            // Timers come late, which would make a high rate a lower one. What was missed for longer stays so.
+            due = due.max(Instant::now() - CATCH_UP);
+            sleep_until(due).await;
             if !close_one(&service, &life) {
                 break;
             }

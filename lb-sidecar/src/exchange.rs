@@ -15,6 +15,7 @@ use hyper::{
     header::CONTENT_LENGTH, http::request::Parts,
 };
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 
 use crate::{
     body::{BackendBody, Gate, RequestBody, ResponseBody},
@@ -25,7 +26,8 @@ use crate::{
     request, response,
     service::Plan,
     splice::{Splicing, tcp::Peer},
-    upgrade,
+    stream::Stream,
+    tls, upgrade,
     upstream::{Connected, Sender, connect},
 };
 
@@ -48,10 +50,17 @@ pub async fn answer(
     let mut asks_upgrade = true;
     let result = match request::check(&mut head, has_body, &plan.settings.upgrades) {
         Err(outcome) => Err(outcome.into()),
+        Ok(checked) if plan.settings.redirect_https => {
+            asks_upgrade = checked.asks_upgrade;
+            if has_body {
+                client.leave_unread();
+            }
+            response::to_https(&head).inspect(|_| client.service.count(Outcome::RedirectedToHttps))
+        }
         Ok(checked) => {
             asks_upgrade = checked.asks_upgrade;
             let until_close = head.version == Version::HTTP_10;
-            let address = request::prepare(&mut head, &checked, &plan, client.peer, client.local);
+            let address = request::prepare(&mut head, &checked, &plan, client);
             client.note(|entry| {
                 entry.client = address;
                 entry.request_id =
@@ -139,26 +148,42 @@ impl Exchange<'_> {
         &self,
         backend: &Backend,
         fitting: Option<&Peer>,
-    ) -> Result<Connected, Outcome> {
+    ) -> Result<Connected<Stream>, Outcome> {
         let deadline = &self.client.deadline;
         deadline.set(Wait::Connect, self.client.timeouts().connect);
         let Splicing { flows, ports, .. } = &*self.client.service.splicing;
         let connecting = connect(backend.address(), &self.plan.sources, (flows, ports), fitting);
-        match self.in_time(connecting).await {
-            Ok(Ok(connected)) => {
-                backend.connects.note(true);
-                Ok(connected)
-            }
+        let Connected { stream, port_is_checked } = match self.in_time(connecting).await {
+            Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
                 if is_the_peers(&error) {
                     backend.connects.note(false);
                 }
-                Err(Outcome::ConnectFailed)
+                return Err(Outcome::ConnectFailed);
             }
             Err(_) => {
                 backend.connects.note(false);
-                Err(Outcome::ConnectTimeout)
+                return Err(Outcome::ConnectTimeout);
             }
+        };
+        let stream = self.secure(stream, backend).await;
+        backend.connects.note(stream.is_ok());
+        Ok(Connected { stream: stream?, port_is_checked })
+    }
+
+    /// With TLS on it, where the backends want it: within the same time.
+    async fn secure(&self, stream: TcpStream, backend: &Backend) -> Result<Stream, Outcome> {
+        let (Some(config), Some(told)) = (&self.plan.backend_tls, &self.plan.settings.backend_tls)
+        else {
+            return Ok(stream.into());
+        };
+        let config = config.clone().ok_or(Outcome::BackendTlsFailed)?;
+        let name = tls::server_name(told, backend.address().ip());
+        let name = name.ok_or(Outcome::BackendTlsFailed)?;
+        match self.in_time(tls::connect(stream, config, name)).await {
+            Ok(Ok(stream)) => Ok(Stream::Asked(Box::new(stream))),
+            Ok(Err(outcome)) => Err(outcome),
+            Err(_) => Err(Outcome::ConnectTimeout),
         }
     }
 

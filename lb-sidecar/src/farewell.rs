@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
     time::timeout,
 };
 
@@ -15,6 +14,7 @@ use crate::{
     framing::Guarded,
     outcome::{Outcome, Reason},
     response,
+    stream::Stream,
 };
 
 /// How long and how much is read from a client that was told to stop, so that it can read what it was told: to close a
@@ -34,9 +34,10 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
     client.note(|entry| entry.refused = Some(Outcome::ClientGone.label()));
     client.write_entry();
     let violation = guarded.violation().map(Reason::from);
-    let stream = guarded.into_inner();
+    let mut stream = guarded.into_inner();
     let refused = match end {
         End::Expired(Wait::Head) => Some(Outcome::HeadTimeout.into()),
+        End::Expired(Wait::Tls) => Some(Outcome::TlsTimeout.into()),
         End::Expired(Wait::Idle) => {
             service.count(Outcome::KeepAliveExpired);
             None
@@ -84,6 +85,8 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
         }
     } else if client.unread.get() {
         linger(stream).await;
+    } else {
+        stream.say_end();
     }
 }
 
@@ -107,6 +110,6 @@ pub async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 }
 
 /// Whoever reads until the end must not take this for it.
-fn reset(stream: &TcpStream) {
-    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+fn reset(stream: &Stream) {
+    let _ = socket2::SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
 }

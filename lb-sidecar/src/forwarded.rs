@@ -72,13 +72,20 @@ fn address(item: &str) -> Option<SocketAddr> {
     item.parse().ok()
 }
 
+/// Where the client came to.
+#[derive(Clone, Copy, Debug)]
+pub struct To {
+    pub local: SocketAddr,
+    pub tls: bool,
+}
+
 /// Sets the fields as `mode` says. The peer's own are believed if it is `trusted`, and replaced otherwise.
 pub fn apply(
     headers: &mut HeaderMap,
     mode: ForwardedMode,
     trusted: bool,
     peer: SocketAddr,
-    local: SocketAddr,
+    to: To,
 ) {
     let replace = !trusted || mode == ForwardedMode::Replace;
     if !replace && mode == ForwardedMode::Keep {
@@ -94,9 +101,10 @@ pub fn apply(
         }
     }
     let _ = write!(list, "{}", peer.ip().to_canonical());
+    let proto = if to.tls { "https" } else { "http" };
     set(headers, FOR, HeaderValue::try_from(list).ok(), true);
-    set(headers, PROTO, Some(HeaderValue::from_static("http")), replace);
-    set(headers, PORT, Some(HeaderValue::from(local.port())), replace);
+    set(headers, PROTO, Some(HeaderValue::from_static(proto)), replace);
+    set(headers, PORT, Some(HeaderValue::from(to.local.port())), replace);
     let host = headers.get(HOST).cloned();
     set(headers, X_HOST, host, replace);
 }
@@ -175,7 +183,8 @@ mod tests {
 
     fn after(mode: ForwardedMode, trusted: bool, sent: &[(&str, &str)]) -> HeaderMap {
         let mut h = headers(sent);
-        apply(&mut h, mode, trusted, at("[::ffff:10.0.0.1]:5000"), at("192.0.2.1:8080"));
+        let to = To { local: at("192.0.2.1:8080"), tls: false };
+        apply(&mut h, mode, trusted, at("[::ffff:10.0.0.1]:5000"), to);
         h
     }
 

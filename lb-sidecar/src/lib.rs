@@ -21,6 +21,8 @@ pub mod relay;
 pub mod session;
 pub mod settings;
 pub mod splice;
+pub mod stream;
+pub mod tls;
 pub mod worker;
 
 mod body;
@@ -38,6 +40,7 @@ mod listener;
 mod request;
 mod response;
 mod scratch;
+mod secure;
 mod service;
 mod shortcut;
 mod upgrade;

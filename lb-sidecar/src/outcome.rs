@@ -59,6 +59,31 @@ outcomes! {
     Status4xx "status_4xx",
     Status5xx "status_5xx",
 
+    /// A TLS handshake with a client was completed.
+    TlsHandshake "tls_handshake",
+    /// One of those took up an earlier session.
+    TlsResumed "tls_resumed",
+    /// Nothing came of a TLS handshake: the client ended it half-way.
+    TlsCut "tls_cut",
+    /// Likewise: it took too long.
+    TlsTimeout "tls_timeout",
+    /// The client did not like the certificate, or something else, and said so.
+    TlsRefused "tls_refused",
+    /// No version, cipher suite or protocol in common.
+    TlsIncompatible "tls_incompatible",
+    /// The client asked for a name that no certificate has, or for none, and that is refused.
+    TlsUnknownName "tls_unknown_name",
+    /// The client has no certificate, or not one of those that are asked for.
+    TlsUntrusted "tls_untrusted",
+    /// What came was not TLS, or broke its rules.
+    TlsFailed "tls_failed",
+    /// A TLS handshake came where clients come in plain.
+    TlsOnPlain "tls_on_plain",
+    /// A request was sent on to `https`.
+    RedirectedToHttps "redirected_to_https",
+    /// An upgraded connection is relayed for good: there is TLS on it.
+    SpliceTls "splice_tls",
+
     /// Another backend was asked after a connect had failed.
     RetryConnect "retry_connect",
     /// Another backend was asked after an upgrade had been refused.
@@ -79,6 +104,7 @@ outcomes! {
     /// The backend ended in the middle of a body, and so did the client's connection.
     BackendCut "backend_cut",
 
+    PlainOnTls "plain_on_tls" => BAD_REQUEST "this port speaks TLS: ask for https://",
     HeadTimeout "head_timeout" => REQUEST_TIMEOUT "the request's head took too long",
     BodyTimeout "body_timeout" => REQUEST_TIMEOUT "the request's body took too long",
     HeadTooLarge "head_too_large" => REQUEST_HEADER_FIELDS_TOO_LARGE "the request's head is too large",
@@ -97,6 +123,8 @@ outcomes! {
     NoBackend "no_backend" => SERVICE_UNAVAILABLE "no backend is available",
     ConnectFailed "connect_failed" => BAD_GATEWAY "the backend could not be reached",
     ConnectTimeout "connect_timeout" => GATEWAY_TIMEOUT "the backend did not accept the connection in time",
+    BackendTlsFailed "backend_tls_failed" => BAD_GATEWAY "the TLS handshake with the backend failed",
+    BackendTlsUntrusted "backend_tls_untrusted" => BAD_GATEWAY "the backend's certificate is not the one that is expected",
     ResponseTimeout "response_timeout" => GATEWAY_TIMEOUT "the backend did not answer in time",
     BackendClosed "backend_closed" => BAD_GATEWAY "the backend closed the connection before its answer",
     BackendGarbage "backend_garbage" => BAD_GATEWAY "the backend's answer is not HTTP",

@@ -8,7 +8,7 @@ use hyper::{
     http::{request::Parts, uri::Authority},
 };
 
-use crate::{forwarded, headers, http2, outcome::Outcome, service::Plan};
+use crate::{client::Client, forwarded, headers, http2, outcome::Outcome, service::Plan};
 
 /// A request that may go on.
 #[derive(Debug, PartialEq, Eq)]
@@ -102,13 +102,8 @@ fn check_target(head: &mut Parts) -> Result<(), Outcome> {
 }
 
 /// Makes the head that a backend gets. Returns who the client is, as far as its word is believed.
-pub fn prepare(
-    head: &mut Parts,
-    checked: &Checked,
-    plan: &Plan,
-    peer: SocketAddr,
-    local: SocketAddr,
-) -> SocketAddr {
+pub fn prepare(head: &mut Parts, checked: &Checked, plan: &Plan, client: &Client) -> SocketAddr {
+    let (peer, local) = (client.peer, client.local);
     if head.headers.contains_key(TRANSFER_ENCODING) {
         head.headers.remove(CONTENT_LENGTH);
     }
@@ -122,14 +117,23 @@ pub fn prepare(
         head.headers.insert(HOST, HeaderValue::from_static(""));
     }
     let trusted = plan.trusted.contains(peer.ip());
-    let client = forwarded::client(&head.headers, &plan.trusted, peer);
-    forwarded::apply(&mut head.headers, plan.settings.forwarded.mode, trusted, peer, local);
+    let address = forwarded::client(&head.headers, &plan.trusted, peer);
+    let tls = client.tls.get();
+    let to = forwarded::To { local, tls: tls.is_some() };
+    forwarded::apply(&mut head.headers, plan.settings.forwarded.mode, trusted, peer, to);
+    if let Some(name) = plan.tls.as_ref().and_then(|it| it.subject.as_ref()) {
+        let subject = tls.and_then(|tls| HeaderValue::from_str(tls.subject.as_deref()?).ok());
+        match subject {
+            Some(subject) => _ = head.headers.insert(name.clone(), subject),
+            None => _ = head.headers.remove(name),
+        }
+    }
     if let Some(name) = &plan.request_id
         && !(trusted && head.headers.get(name).is_some_and(|id| (1..=128).contains(&id.len())))
     {
         head.headers.insert(name.clone(), request_id());
     }
-    client
+    address
 }
 
 /// 128 random bits in hexadecimal.

@@ -4,12 +4,17 @@ use bytes::Bytes;
 use hyper::{
     HeaderMap, Response, StatusCode, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SET_COOKIE, TRANSFER_ENCODING,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, LOCATION, SET_COOKIE,
+        TRANSFER_ENCODING,
     },
-    http::response::Parts,
+    http::{request, response::Parts, uri::Authority},
 };
 
-use crate::{body::ResponseBody, headers, outcome::Reason};
+use crate::{
+    body::ResponseBody,
+    headers,
+    outcome::{Outcome, Reason},
+};
 
 /// Makes the head that the client gets.
 pub fn prepare(head: &mut Parts, set_cookie: Option<HeaderValue>) {
@@ -48,6 +53,23 @@ pub fn refusal(reason: impl Into<Reason>) -> Response<ResponseBody> {
     response
 }
 
+/// Sends a request on to the same place by `https` (RFC 9110, section 15.4.9: the method stays).
+pub fn to_https(head: &request::Parts) -> Result<Response<ResponseBody>, Reason> {
+    let authority = head.headers.get(HOST).ok_or(Outcome::HostMissing)?;
+    let authority: Option<Authority> = authority.as_bytes().try_into().ok();
+    let host = authority.as_ref().map(Authority::host).ok_or(Outcome::HostInvalid)?;
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    // `OPTIONS *` has no place.
+    let path = if path.starts_with('/') { path } else { "/" };
+    let to = HeaderValue::try_from(format!("https://{host}{path}"));
+    let mut response = Response::new(ResponseBody::Empty);
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, to.map_err(|_| Outcome::HostInvalid)?);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+    Ok(response)
+}
+
 /// The same answer as bytes, for a client whose request never was one.
 pub fn refusal_bytes(reason: impl Into<Reason>) -> Option<Vec<u8>> {
     let (status, text) = reason.into().answer()?;
@@ -66,7 +88,6 @@ pub fn refusal_bytes(reason: impl Into<Reason>) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Outcome;
 
     #[test]
     fn a_length_beside_chunks_does_not_go_on() {

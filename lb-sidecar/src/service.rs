@@ -3,9 +3,12 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
 };
 
 use hyper::{header::HeaderName, server::conn::http1};
+use rustls::{ClientConfig, ServerConfig};
+use tracing::error;
 
 use crate::{
     control::{BackendReport, ServiceReport},
@@ -15,6 +18,7 @@ use crate::{
     relay::registry::Registry,
     settings::{self, Settings},
     splice::Splicing,
+    tls,
     upstream::{Kept, Sources},
 };
 
@@ -27,10 +31,25 @@ pub struct Plan {
     pub request_id: Option<HeaderName>,
     pub sources: Rc<Sources>,
     pub http: http1::Builder,
+    /// TLS with clients, if they come by it.
+    pub tls: Option<ClientTls>,
+    /// TLS with the backends. `None` inside: it could not be made of the settings, and nobody is reached.
+    pub backend_tls: Option<Option<Arc<ClientConfig>>>,
+}
+
+/// How clients are served that come by TLS.
+pub struct ClientTls {
+    /// None if it could not be made of the settings: then nobody is served.
+    pub config: Option<Arc<ServerConfig>>,
+    /// The keys that its tickets are sealed with.
+    ticket_keys: Vec<settings::TicketKey>,
+    /// The header for the subject of the client's certificate.
+    pub subject: Option<HeaderName>,
 }
 
 impl Plan {
-    fn new(settings: &Settings, service: &settings::Service) -> Self {
+    /// `before`: whose parts are taken over where they would be the same.
+    fn new(settings: &Settings, service: &settings::Service, before: Option<&Plan>) -> Self {
         let head_bytes = service.http.head_bytes as usize;
         let mut http = http1::Builder::new();
         // The end of what the client sends is not the end of what it waits for.
@@ -49,7 +68,50 @@ impl Plan {
                 service.http.tcp_user_timeout,
             )),
             http,
+            tls: ClientTls::new(settings, service, before),
+            backend_tls: backend_tls(service, before),
         }
+    }
+}
+
+fn backend_tls(
+    service: &settings::Service,
+    before: Option<&Plan>,
+) -> Option<Option<Arc<ClientConfig>>> {
+    let told = service.backend_tls.as_ref()?;
+    let known = before.filter(|it| it.settings.backend_tls.as_ref() == Some(told));
+    if let Some(known) = known {
+        return known.backend_tls.clone();
+    }
+    let made = tls::client_config(told);
+    Some(
+        made.inspect_err(|error| error!("service {:?}: backend_tls: {error:#}", service.name)).ok(),
+    )
+}
+
+impl ClientTls {
+    fn new(
+        settings: &Settings,
+        service: &settings::Service,
+        before: Option<&Plan>,
+    ) -> Option<Self> {
+        let told = service.tls.as_ref()?;
+        let known = before.filter(|it| it.settings.tls.as_ref() == Some(told));
+        let known = known.and_then(|it| it.tls.as_ref());
+        let known = known.filter(|it| it.ticket_keys == settings.ticket_keys);
+        // To read keys costs milliseconds, and settings come with each change of a backend's health.
+        let config = match known.and_then(|it| it.config.clone()) {
+            Some(config) => Some(config),
+            None => tls::config(&service.name, told, &settings.ticket_keys)
+                .inspect_err(|error| error!("service {:?}: tls: {error:#}", service.name))
+                .ok(),
+        };
+        let header = told.client_auth.as_ref().and_then(|auth| auth.header.as_ref());
+        Some(Self {
+            config,
+            ticket_keys: settings.ticket_keys.clone(),
+            subject: header.and_then(|name| name.parse().ok()),
+        })
     }
 }
 
@@ -77,7 +139,7 @@ impl Service {
     ) -> Rc<Self> {
         Rc::new(Self {
             name: service.name.clone(),
-            plan: RefCell::new(Rc::new(Plan::new(settings, service))),
+            plan: RefCell::new(Rc::new(Plan::new(settings, service, None))),
             pool: Pool::new(settings, service),
             kept: Rc::new(Kept::new(service.http.pool)),
             outcomes: Rc::default(),
@@ -91,7 +153,13 @@ impl Service {
 
     /// In force for every request from now on.
     pub fn update(&self, settings: &Settings, service: &settings::Service) {
-        *self.plan.borrow_mut() = Rc::new(Plan::new(settings, service));
+        let before = self.plan();
+        let plan = Plan::new(settings, service, Some(&before));
+        if before.settings.backend_tls != service.backend_tls {
+            // They are not what backends are to be spoken to by.
+            self.kept.clear();
+        }
+        *self.plan.borrow_mut() = Rc::new(plan);
         self.pool.update(settings, service);
         self.kept.resize(service.http.pool);
         self.removed.set(false);

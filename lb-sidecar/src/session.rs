@@ -121,6 +121,7 @@ async fn handle(
             }
         }
         (ToWorker::Others { live }, _) => worker.others(&live.into_iter().collect()),
+        (ToWorker::Reset { service, backend }, _) => worker.reset(&service, &backend),
         (ToWorker::Retire { deadline }, _) => worker.retire(deadline),
         (ToWorker::Stop, _) => worker.life.stop(),
         (

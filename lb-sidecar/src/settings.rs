@@ -20,6 +20,8 @@ pub struct Settings {
     pub cookie_keys: Vec<CookieKey>,
     /// Services of `mode = "l7"`; each listener in one of them.
     pub services: Vec<Service>,
+    /// Keys of the session tickets: the first one seals, all of them are accepted. None: no session is taken up again.
+    pub ticket_keys: Vec<TicketKey>,
 }
 
 /// A secret that signs cookies.
@@ -34,6 +36,21 @@ pub struct CookieKey {
 impl std::fmt::Debug for CookieKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CookieKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A secret that session tickets are sealed with.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketKey {
+    /// 1 to 16 of `A-Za-z0-9_-`.
+    pub id: String,
+    /// At least 32 bytes, in base64.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for TicketKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TicketKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -56,6 +73,108 @@ pub struct Service {
     /// Share of the connections whose access log lines are written, 0 to 1.
     pub log_sample: f64,
     pub backends: Vec<Backend>,
+    /// TLS with clients; without it they come in plain.
+    pub tls: Option<Tls>,
+    /// TLS with the backends.
+    pub backend_tls: Option<BackendTls>,
+    /// Whether every request is sent on to `https`.
+    pub redirect_https: bool,
+}
+
+/// TLS with backends.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendTls {
+    /// Whether the backend's certificate must be valid.
+    pub verify: bool,
+    /// In PEM: whose certificates are accepted. At least one if `verify`.
+    pub ca: String,
+    /// The name that is asked for and expected; none: the backend's address.
+    pub server_name: Option<String>,
+    /// Certificate and key, in PEM, that backends are shown if they ask.
+    pub client: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for BackendTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackendTls")
+            .field("verify", &self.verify)
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// TLS with clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// At least one. The first one is for clients that ask for no name, or for one that nobody has.
+    pub certificates: Vec<Certificate>,
+    pub unknown_sni: UnknownSni,
+    pub min_version: TlsVersion,
+    /// Protocols that clients may choose (RFC 7301), the best one first.
+    pub alpn: Vec<String>,
+    /// From accept to the end of the handshake.
+    pub handshake_timeout: Duration,
+    pub client_auth: Option<ClientAuth>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            certificates: Vec::new(),
+            unknown_sni: UnknownSni::Default,
+            min_version: TlsVersion::Tls12,
+            alpn: vec!["http/1.1".to_owned()],
+            handshake_timeout: Duration::from_secs(10),
+            client_auth: None,
+        }
+    }
+}
+
+/// What becomes of clients that ask for a name that no certificate has, or for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownSni {
+    /// They get the first certificate.
+    Default,
+    /// The handshake ends (RFC 6066, section 3: `unrecognized_name`).
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+/// A certificate and its key, which belong together.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// DNS names that it is for, `*.` before some.
+    pub names: Vec<String>,
+    /// In PEM: the certificate, and those that lead to its root.
+    pub chain: String,
+    /// In PEM.
+    pub key: String,
+    /// The answer of its authority's OCSP responder, in DER.
+    pub ocsp: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificate").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// Clients' certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientAuth {
+    /// In PEM: whose certificates are accepted.
+    pub ca: String,
+    /// Whether a client without one is refused.
+    pub required: bool,
+    /// The request header that has the subject. What clients send in it themselves is removed.
+    pub header: Option<String>,
 }
 
 /// What keeps a client on its backend.

@@ -9,18 +9,18 @@ use hyper::{
     header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING},
     http::request::Parts,
 };
-use tokio::net::TcpStream;
 
 use crate::{
     framing::{Framing, Limits},
     scratch,
+    stream::Stream,
 };
 
 /// Most header fields, as with the framing.
 const MOST_FIELDS: usize = 100;
 
 /// What has come; nothing if the connection has ended.
-pub fn first_bytes(stream: &TcpStream) -> Bytes {
+pub fn first_bytes(stream: &mut Stream) -> Bytes {
     scratch::with(|buffer| {
         let n = stream.try_read(buffer).unwrap_or(0);
         Bytes::copy_from_slice(&buffer[..n])
@@ -28,7 +28,7 @@ pub fn first_bytes(stream: &TcpStream) -> Bytes {
 }
 
 /// Whether nothing more will come.
-pub fn has_ended(stream: &TcpStream) -> bool {
+pub fn has_ended(stream: &tokio::net::TcpStream) -> bool {
     let mut byte = [std::mem::MaybeUninit::uninit()];
     match socket2::SockRef::from(stream).peek(&mut byte) {
         Ok(read) => read == 0,
@@ -62,7 +62,7 @@ pub fn upgrade(bytes: &[u8], limits: Limits) -> Option<(Parts, usize)> {
 }
 
 /// Writes a response without a body.
-pub fn write_head<B>(stream: &TcpStream, response: &Response<B>) {
+pub fn write_head<B>(stream: &mut Stream, response: &Response<B>) {
     let status = response.status();
     let mut bytes = Vec::with_capacity(512);
     bytes.extend_from_slice(b"HTTP/1.1 ");

@@ -15,7 +15,6 @@ use hyper::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -29,6 +28,7 @@ use crate::{
     pool::{Backend, Lease},
     relay::{self, End, Means, Options, Side},
     response,
+    stream::Stream,
     upstream::Connected,
 };
 use replay::Replay;
@@ -67,7 +67,10 @@ pub async fn handshake(
         };
         if !tried.backends.is_empty() {
             service.count(match tried.last {
-                Outcome::ConnectFailed | Outcome::ConnectTimeout => Outcome::RetryConnect,
+                Outcome::ConnectFailed
+                | Outcome::ConnectTimeout
+                | Outcome::BackendTlsFailed
+                | Outcome::BackendTlsUntrusted => Outcome::RetryConnect,
                 _ => Outcome::RetryHandshake,
             });
         }
@@ -186,7 +189,7 @@ enum Answer {
     Garbage,
 }
 
-async fn ask(mut stream: TcpStream, request: &[u8]) -> Answer {
+async fn ask(mut stream: Stream, request: &[u8]) -> Answer {
     if stream.write_all(request).await.is_err() {
         return Answer::Closed;
     }
@@ -288,12 +291,16 @@ pub fn hand_over(
     let entry = service.relays.enter(backend.clone());
     let plan = service.plan();
     let settings = &plan.settings;
+    let is_plain = stream.socket().is_some() && end.stream.is_plain();
     if settings.splice && client.http2 {
         service.count(Outcome::SpliceHttp2);
+    } else if settings.splice && !is_plain {
+        service.count(Outcome::SpliceTls);
     } else if settings.splice && !port_is_checked {
         service.count(Outcome::SpliceUncheckedPort);
     }
-    let fitting = client.fitting.get().filter(|_| settings.splice && port_is_checked);
+    let fitting = client.fitting.get();
+    let fitting = fitting.filter(|_| settings.splice && port_is_checked && is_plain);
     let splice = fitting.map(|peer| Means {
         desk: service.splicing.desk.clone(),
         outcomes: service.outcomes.clone(),

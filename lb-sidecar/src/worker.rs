@@ -156,6 +156,13 @@ impl Worker {
         }
     }
 
+    /// Closes what is relayed now to a backend, at a pace.
+    pub fn reset(&self, service: &str, backend: &str) {
+        let Some(service) = self.service(service) else { return };
+        service.relays.mark(|it| it.id() == backend);
+        drain::pace(&service, &self.life);
+    }
+
     /// Accepts nothing more, and ends with its last connection; with a deadline (in milliseconds of Unix time), then.
     /// The newest deadline counts.
     pub fn retire(self: &Rc<Self>, deadline: Option<u64>) {

@@ -85,7 +85,7 @@ const BAD: &[(&str, &str, &str)] = &[
     ("HTTP/2.0", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", "505"),
     ("HTTP/2's preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505"),
     ("HTTP/1.9", "GET / HTTP/1.9\r\nHost: a\r\n\r\n", "505"),
-    ("binary noise", "\x16\x03\x01\x02\x00\x01\x00\x01\x7f\x03\x03\r\n\r\n", "400"),
+    ("binary noise", "\x17\x03\x01\x02\x00\x01\x00\x01\x7f\x03\x03\r\n\r\n", "400"),
     ("two spaces", "GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     ("a tab for a space", "GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
     ("a space at the end", "GET / HTTP/1.1 \r\nHost: a\r\n\r\n", "400"),

@@ -24,5 +24,6 @@ pub mod seed;
 pub mod site;
 pub mod spliced;
 pub mod sweep;
+pub mod tls;
 pub mod topology;
 pub mod web;

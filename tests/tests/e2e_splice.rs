@@ -35,6 +35,16 @@ fn build(plan: impl FnOnce(u64) -> SplicedPlan, what: &str) -> SplicedSite {
     site
 }
 
+/// Probes that wait their turn on a machine which is busy: a backend that is taken for dead has its connections reset.
+fn patience() -> HealthConfig {
+    let interval = Duration::from_secs(5);
+    HealthConfig { interval, timeout: interval, fall: 10, rise: 1, ..HealthConfig::websocket() }
+}
+
+fn patient(seed: u64) -> SplicedPlan {
+    SplicedPlan { health: patience(), ..SplicedPlan::new(seed) }
+}
+
 /// Nothing was wrong at the servers' ends, and nothing is left.
 fn all_is_well(site: &SplicedSite) {
     let stats = site.all_stats().unwrap();
@@ -192,7 +202,7 @@ impl Slot {
 #[test]
 fn thousands_on_tuples_that_are_used_again_at_once_end_in_every_way() {
     let (tuples, rounds) = effort::choose((300_u16, 4), (3_000, 8));
-    let site = build(SplicedPlan::new, "soak");
+    let site = build(patient, "soak");
     let watch = Watch::start(site.edge.lister());
     let (seed, listeners) = (site.seed, site.listeners());
     let sources = listeners.map(|target| site.client_address(0, target));
@@ -235,7 +245,7 @@ fn who_sends_in_the_midst_of_the_hand_over_waits_for_one_retransmission_at_most(
     /// A retransmission timeout is 200 ms and two round trips; a busy machine adds to it.
     const PATIENCE: Duration = Duration::from_millis(700);
     let connections = effort::choose(400, 4_000);
-    let site = build(SplicedPlan::new, "in the midst");
+    let site = build(patient, "in the midst");
     let watch = Watch::start(site.edge.lister());
     let (seed, listeners) = (site.seed, site.listeners());
     let times = site.clients(0, async move |_| -> Result<Vec<Duration>> {
@@ -419,12 +429,6 @@ fn a_client_that_vanishes_is_given_up_after_the_idle_timeout_and_its_server_is_t
     all_is_well(&site);
 }
 
-/// Probes that wait their turn on a machine which is busy with bulk.
-fn patience() -> HealthConfig {
-    let interval = Duration::from_secs(5);
-    HealthConfig { interval, timeout: interval, fall: 10, rise: 1, ..HealthConfig::websocket() }
-}
-
 /// Runs such an exchange on so many spliced connections at a time, in turns over IPv4 and IPv6.
 fn exchange(site: &SplicedSite, connections: u64, bytes: u64) -> Duration {
     let watch = Watch::start(site.edge.lister());
@@ -454,7 +458,6 @@ fn exchange(site: &SplicedSite, connections: u64, bytes: u64) -> Duration {
 
 #[test]
 fn bulk_each_way_is_exact() {
-    let patient = |seed| SplicedPlan { health: patience(), ..SplicedPlan::new(seed) };
     let site = build(patient, "bulk");
     let bytes = effort::choose(64 << 20, 1 << 30);
     let took = exchange(&site, 2, bytes);
@@ -464,7 +467,7 @@ fn bulk_each_way_is_exact() {
 
 #[test]
 fn bulk_each_way_is_exact_on_bad_wires() {
-    let plan = |seed| SplicedPlan { wires: true, health: patience(), ..SplicedPlan::new(seed) };
+    let plan = |seed| SplicedPlan { wires: true, ..patient(seed) };
     let site = build(plan, "bulk, bad wires");
     site.rough(Duration::from_millis(25), 1.0);
     // TCP with one per cent lost at 50 ms takes some hundred KiB a second: many share the work.

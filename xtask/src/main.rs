@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 mod attempt;
 mod bench;
 mod build;
+mod dist;
 mod kernels;
 mod licences;
 mod linker;
@@ -42,6 +43,8 @@ enum Command {
     Bench(BenchArgs),
     /// Run the agent on the other kernels that it is for, in virtual machines
     Kernels,
+    /// Make a Debian package of the release build: target/dist; it is installed below a scratch directory and tried
+    Dist,
     /// Check the licences and the sources of all dependencies against deny.toml
     Licences,
 }
@@ -119,6 +122,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }),
         Command::Bench(args) => bench::bench(args.name.as_deref(), &args.args),
         Command::Kernels => kernels::kernels(),
+        Command::Dist => dist::dist(),
         Command::Licences => licences::check(),
     }
 }

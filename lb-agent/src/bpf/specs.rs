@@ -7,6 +7,7 @@ use std::mem::size_of;
 use aya::maps::MapType;
 use lb_common::{
     abi::{Edge, MAX_SOURCES},
+    access::{self, AccessKey},
     addr::{Tuple, V4, V6},
     counters::BackendCounters,
     decap,
@@ -33,6 +34,8 @@ pub mod names {
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
     pub const ROUTES4: &str = "ROUTES4";
     pub const ROUTES6: &str = "ROUTES6";
+    pub const ACCESS4: &str = "ACCESS4";
+    pub const ACCESS6: &str = "ACCESS6";
     pub const FLOWS4: &str = "FLOWS4";
     pub const FLOWS6: &str = "FLOWS6";
     pub const HANDSHAKES4: &str = "HANDSHAKES4";
@@ -113,6 +116,18 @@ pub fn maps(sizes: &TableSizes) -> Vec<MapSpec> {
         // The kernel has no other kind of trie than one which is allocated as it grows.
         table::<(u32, V4), RouteValue>(n::ROUTES4, LpmTrie, MAX_ROUTES, sys::NO_PREALLOC),
         table::<(u32, V6), RouteValue>(n::ROUTES6, LpmTrie, MAX_ROUTES, sys::NO_PREALLOC),
+        table::<(u32, AccessKey<V4>), u32>(
+            n::ACCESS4,
+            LpmTrie,
+            access::MAX_ENTRIES,
+            sys::NO_PREALLOC,
+        ),
+        table::<(u32, AccessKey<V6>), u32>(
+            n::ACCESS6,
+            LpmTrie,
+            access::MAX_ENTRIES,
+            sys::NO_PREALLOC,
+        ),
     ];
     specs.extend([
         table::<Tuple<V4>, Flow<V4>>(n::FLOWS4, Hash, sizes.flows_ipv4, flow_flags),

@@ -76,6 +76,16 @@ pub struct Maintenance {
 }
 
 #[derive(Args)]
+pub struct Reset {
+    /// Service of the backend
+    service: String,
+    /// The backend
+    backend: String,
+    #[command(flatten)]
+    at: Where,
+}
+
+#[derive(Args)]
 pub struct Weight {
     /// Service of the backend
     service: String,
@@ -168,6 +178,14 @@ pub fn maintenance(arguments: &Maintenance) -> Result<()> {
         &done,
         &format!("{service}/{backend} is in maintenance: it gets no clients, and loses its own"),
     );
+    Ok(())
+}
+
+pub fn reset(arguments: &Reset) -> Result<()> {
+    let Reset { service, backend, at } = arguments;
+    let to = of_backend(service, backend, "reset-flows");
+    let done = Client::new(at)?.change(&Method::POST, &to, &json!({}))?;
+    tell(at, &done, &format!("{service}/{backend}: the connections that it has now are reset"));
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! `lb-agent check`: needs no privileges, and looks at nothing but the file.
+//! `lb-agent check`: needs no privileges, and looks at nothing but the file and the certificates that it names.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -15,7 +15,12 @@ pub struct Arguments {
 pub fn check(arguments: &Arguments) -> ExitCode {
     let file = arguments.config.display();
     match run::load_config(&arguments.config) {
-        Ok(loaded) => {
+        Ok(mut loaded) => {
+            let (errors, warnings) = run::check_certificates(&loaded.config);
+            if !errors.is_empty() {
+                return refused(&file.to_string(), &errors);
+            }
+            loaded.warnings.extend(warnings);
             for warning in &loaded.warnings {
                 println!("warning: {warning}");
             }
@@ -34,14 +39,16 @@ pub fn check(arguments: &Arguments) -> ExitCode {
             );
             ExitCode::SUCCESS
         }
-        Err(refused) => {
-            for line in &refused.0 {
-                eprintln!("{line}");
-            }
-            eprintln!("{file}: {}", count(refused.0.len(), "error"));
-            ExitCode::FAILURE
-        }
+        Err(errors) => refused(&file.to_string(), &errors.0),
     }
+}
+
+fn refused(file: &str, errors: &[String]) -> ExitCode {
+    for line in errors {
+        eprintln!("{line}");
+    }
+    eprintln!("{file}: {}", count(errors.len(), "error"));
+    ExitCode::FAILURE
 }
 
 fn count(number: usize, noun: &str) -> String {

@@ -29,10 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Where {
     /// Configuration file of the edge; not needed where one edge runs
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
-    config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     /// Unix socket of its agent
     #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,

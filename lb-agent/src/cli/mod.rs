@@ -5,20 +5,24 @@ mod check;
 mod client;
 mod decap;
 mod doctor;
+mod events;
+mod explain;
 mod flows;
+mod generate;
 mod log;
 mod run;
 mod show;
 mod sidecar;
 mod status;
+mod top;
 mod unload;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "lb-agent", version)]
 /// Sluice's agent: loads the XDP data plane of a load-balancing edge and keeps it true
 struct Cli {
     #[command(subcommand)]
@@ -46,6 +50,8 @@ enum Command {
     Services(show::Services),
     /// Show the backends of a running edge, with their health
     Backends(show::Backends),
+    /// Watch a running edge on the terminal
+    Top(top::Arguments),
     /// Give a backend no new clients, and take those that it has away at a pace; or all clients of an edge
     Drain(change::Drain),
     /// Give it clients again, after a drain or maintenance
@@ -54,13 +60,22 @@ enum Command {
     Maintenance(change::Maintenance),
     /// Change a backend's share of new clients
     Weight(change::Weight),
+    /// Reset the connections that a backend has now, at a pace; it stays in service
+    ResetFlows(change::Reset),
     /// Add a backend to a service
     AddBackend(change::Add),
     /// Take a backend out of a service
     RemoveBackend(change::Remove),
+    /// Show what has happened on a running edge
+    Events(events::Arguments),
+    /// Say which backend a client gets now, and why; touches nothing
+    Explain(explain::Arguments),
     /// Compare the running edge with its file
     #[command(subcommand)]
     Config(show::Config),
+    /// Write manual pages and shell completions
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     /// One worker of the sidecar; `run` starts them
     #[command(hide = true)]
     Sidecar(sidecar::Arguments),
@@ -90,12 +105,17 @@ pub fn main() -> ExitCode {
         Command::Decap(action) => decap::decap(&action),
         Command::Services(arguments) => show::services(&arguments),
         Command::Backends(arguments) => show::backends(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
         Command::Drain(arguments) => change::drain(&arguments),
         Command::Undrain(arguments) => change::undrain(&arguments),
         Command::Maintenance(arguments) => change::maintenance(&arguments),
         Command::Weight(arguments) => change::weight(&arguments),
+        Command::ResetFlows(arguments) => change::reset(&arguments),
         Command::AddBackend(arguments) => change::add(&arguments),
         Command::RemoveBackend(arguments) => change::remove(&arguments),
+        Command::Events(arguments) => events::events(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Generate(arguments) => generate::generate(&arguments, Cli::command()),
         Command::Config(action) => show::config(&action),
         Command::Doctor(arguments) => {
             return doctor::doctor(&arguments).unwrap_or_else(|error| {
@@ -115,8 +135,6 @@ pub fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -47,18 +47,19 @@ fn kinds_of(key: &str) -> &'static [Kind] {
     }
 }
 
-pub(super) fn read(reader: &Reader<'_>) -> Affinity {
+/// `tls`: clients come by TLS, so that cookies are `Secure` by themselves.
+pub(super) fn read(reader: &Reader<'_>, tls: bool) -> Affinity {
     let Some(field) = reader.field("affinity") else {
         return Affinity::None;
     };
     if field.is_string() {
         return match word(&field) {
             Some(Kind::Source) => Affinity::Source,
-            Some(Kind::Cookie) => Affinity::Cookie(default_cookie()),
+            Some(Kind::Cookie) => Affinity::Cookie(default_cookie(tls)),
             _ => Affinity::None,
         };
     }
-    reader.table("affinity", &AFFINITY).map_or(Affinity::None, |table| of_table(&table))
+    reader.table("affinity", &AFFINITY).map_or(Affinity::None, |table| of_table(&table, tls))
 }
 
 fn word(field: &Field<'_>) -> Option<Kind> {
@@ -71,7 +72,7 @@ fn word(field: &Field<'_>) -> Option<Kind> {
     field.choice(&WORDS)
 }
 
-fn of_table(reader: &Reader<'_>) -> Affinity {
+fn of_table(reader: &Reader<'_>, tls: bool) -> Affinity {
     let kind = reader.required("kind", r#""cookie""#).and_then(|field| field.choice(&KINDS));
     let Some(kind) = kind else {
         return Affinity::None;
@@ -80,7 +81,7 @@ fn of_table(reader: &Reader<'_>) -> Affinity {
     match kind {
         Kind::None => Affinity::None,
         Kind::Source => Affinity::Source,
-        Kind::Cookie => Affinity::Cookie(cookie(reader)),
+        Kind::Cookie => Affinity::Cookie(cookie(reader, tls)),
         Kind::AppCookie => {
             Affinity::AppCookie { name: name(reader, "a cookie", r#""JSESSIONID""#) }
         }
@@ -116,20 +117,20 @@ fn name(reader: &Reader<'_>, what: &str, example: &str) -> String {
     field.and_then(|field| Some(token(&field, what, example)?.to_owned())).unwrap_or_default()
 }
 
-fn default_cookie() -> Cookie {
+fn default_cookie(secure: bool) -> Cookie {
     Cookie {
         name: "sluice".to_owned(),
         ttl: Some(Duration::from_secs(86_400)),
         path: "/".to_owned(),
         domain: None,
-        secure: false,
+        secure,
         http_only: true,
         same_site: Some(SameSite::Lax),
     }
 }
 
-fn cookie(reader: &Reader<'_>) -> Cookie {
-    let default = default_cookie();
+fn cookie(reader: &Reader<'_>, tls: bool) -> Cookie {
+    let default = default_cookie(tls);
     let name = reader.field("name");
     let cookie = Cookie {
         name: name

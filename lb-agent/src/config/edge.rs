@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use super::access::{self, Access, EDGE_ACCESS};
 use super::address;
 use super::error::Problems;
 use super::reader::{Field, Reader, Section};
@@ -28,6 +29,7 @@ pub(super) static EDGE: Section = Section {
         "sidecar",
         "admin_token_file",
         "zone",
+        "access",
     ],
 };
 
@@ -71,6 +73,8 @@ pub struct Edge {
     pub admin_token_file: Option<PathBuf>,
     /// Where the host stands: 1 to 63 of `A-Za-z0-9._-`.
     pub zone: Option<String>,
+    /// Who may send to any service.
+    pub access: Access,
 }
 
 /// How the XDP program is attached.
@@ -160,6 +164,7 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
             .field("admin_token_file")
             .and_then(|field| address::absolute_path(&field, r#""/etc/sluice/admin.token""#)),
         zone: reader.field("zone").and_then(|field| address::name(&field, "._-", r#""rack-1""#)),
+        access: access::read(&reader.table_or_empty("access", &EDGE_ACCESS), problems),
     };
     let keys_written = sidecar.field("cookie_keys").is_some();
     ReadEdge { edge, sources_complete, keys_written }

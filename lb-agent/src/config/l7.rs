@@ -13,6 +13,7 @@ use super::http;
 use super::outlier::{self, Outlier};
 use super::reader::{Reader, Section};
 use super::share::Share;
+use super::tls::{self, BackendTls, Tls};
 use super::token::token;
 use super::unique::Unique;
 
@@ -40,6 +41,12 @@ pub struct L7 {
     pub access_log: Share,
     /// When backends are ejected; none: never.
     pub outlier: Option<Outlier>,
+    /// TLS with clients, if they come by it.
+    pub tls: Option<Tls>,
+    /// TLS with backends.
+    pub backend_tls: Option<BackendTls>,
+    /// Whether every request is sent on to `https`.
+    pub redirect_https: bool,
 }
 
 /// How a backend that drains, or an edge, loses its clients.
@@ -54,8 +61,17 @@ pub struct Drain {
 
 /// Reads the rest of an l7 service. `idle_timeout` is the service's.
 pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Problems<'_>) -> L7 {
+    let tls = reader.table("tls", &tls::TLS).map(|table| tls::read(&table, problems));
+    let redirect_https = reader.choice("redirect", &[("off", false), ("https", true)]);
+    if redirect_https
+        && tls.is_some()
+        && let Some(field) = reader.field("redirect")
+    {
+        let remedy = "write it in a service of its own, without tls";
+        field.refuse("would send clients round in circles", remedy);
+    }
     L7 {
-        affinity: affinity::read(reader),
+        affinity: affinity::read(reader, tls.is_some()),
         balance: reader.choice(
             "balance",
             &[
@@ -77,6 +93,11 @@ pub(super) fn read(reader: &Reader<'_>, idle_timeout: Duration, problems: &Probl
             .and_then(|field| field.share("1.0"))
             .unwrap_or(Share::ALL),
         outlier: reader.table("outlier", &outlier::OUTLIER).map(|table| outlier::read(&table)),
+        tls,
+        backend_tls: reader
+            .table("backend_tls", &tls::BACKEND_TLS)
+            .map(|table| tls::read_backend(&table)),
+        redirect_https,
     }
 }
 

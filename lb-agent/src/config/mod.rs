@@ -4,6 +4,7 @@
 //! its documentation holds. It knows nothing of the kernel, of interfaces that exist or of backends that
 //! answer. What may stand in the file is in `docs/config.md`; a test holds that page to this module.
 
+mod access;
 mod address;
 mod affinity;
 mod backend;
@@ -24,6 +25,7 @@ mod sidecar;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod token;
 mod unique;
 mod zones;
@@ -37,6 +39,7 @@ use toml_edit::Document;
 use error::Problems;
 use reader::{Reader, Section};
 
+pub use access::Access;
 pub use backend::{Asked, Backend};
 pub use edge::{Edge, Tables, VipAddresses, XdpMode};
 pub use error::{ConfigErrors, Problem, Warning};
@@ -47,6 +50,7 @@ pub use service::{Affinity, Forward, Mode, Service};
 pub use share::Share;
 pub use sidecar::{AccessLog, Sidecar};
 pub use status::StatusSet;
+pub use tls::{BackendTls, CertificateFiles, ClientAuth, Tls};
 pub use zones::Zones;
 
 pub(crate) use address::{is_name, unusable};
@@ -80,7 +84,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 12] = [
+static SECTIONS: [&Section; 17] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -93,6 +97,11 @@ static SECTIONS: [&Section; 12] = [
     &zones::ZONES,
     &health::HEALTH,
     &backend::BACKEND,
+    &access::EDGE_ACCESS,
+    &access::SERVICE_ACCESS,
+    &tls::TLS,
+    &tls::CERTIFICATES,
+    &tls::BACKEND_TLS,
 ];
 
 /// Reads and checks a configuration file; warnings go to the log.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::access::{self, Access, SERVICE_ACCESS};
 use super::address;
 use super::backend::{self, Backend};
 use super::error::{Place, Problems};
@@ -36,14 +37,29 @@ pub(super) static SERVICE: Section = Section {
         "outlier",
         "panic_threshold",
         "zones",
+        "access",
+        "tls",
+        "backend_tls",
+        "redirect",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 8] =
-    ["balance", "upgrades", "splice", "access_log", "http", "forwarded", "drain", "outlier"];
+pub(super) const L7_ONLY: [&str; 11] = [
+    "balance",
+    "upgrades",
+    "splice",
+    "access_log",
+    "http",
+    "forwarded",
+    "drain",
+    "outlier",
+    "tls",
+    "backend_tls",
+    "redirect",
+];
 
 /// Listeners with their pool of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +90,8 @@ pub struct Service {
     pub panic_threshold: u32,
     /// Whether backends of the edge's own zone are preferred; only if the edge has a zone.
     pub zones: Option<Zones>,
+    /// Who may send to it, of those whom the edge admits.
+    pub access: Access,
 }
 
 /// What is balanced.
@@ -227,6 +245,7 @@ fn read_one(
         backends,
         panic_threshold: panic_threshold(&reader),
         zones: zones.as_ref().and_then(zones::read),
+        access: access::read(&reader.table_or_empty("access", &SERVICE_ACCESS), problems),
     };
     let affinity = reader.field("affinity").map_or_else(|| reader.place.clone(), |it| it.place);
     ReadService {

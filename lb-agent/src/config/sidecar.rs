@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use super::address;
 use super::reader::{Field, Reader, Section};
 
-pub(super) static SIDECAR: Section =
-    Section { heading: "[edge.sidecar]", keys: &["user", "workers", "cookie_keys", "access_log"] };
+pub(super) static SIDECAR: Section = Section {
+    heading: "[edge.sidecar]",
+    keys: &["user", "workers", "cookie_keys", "access_log", "ticket_keys"],
+};
 
 /// The processes that serve l7 services.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Sidecar {
     pub cookie_keys: Option<PathBuf>,
     /// Where the access log goes.
     pub access_log: AccessLog,
+    /// Absolute path of the file with the keys that session tickets are sealed with. None: this agent makes one.
+    pub ticket_keys: Option<PathBuf>,
 }
 
 /// Where the access log goes.
@@ -48,6 +52,9 @@ pub(super) fn read(reader: &Reader<'_>) -> Sidecar {
             .field("access_log")
             .and_then(|field| access_log(&field))
             .unwrap_or(AccessLog::Stdout),
+        ticket_keys: reader
+            .field("ticket_keys")
+            .and_then(|field| address::absolute_path(&field, r#""/etc/sluice/ticket.keys""#)),
     }
 }
 

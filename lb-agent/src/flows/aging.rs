@@ -65,6 +65,25 @@ pub struct Policy {
     pub close_timeout: u32,
     /// Whether its flows are reset, idle or not.
     pub doomed: Option<Doom>,
+    /// Whether those are that it had at some time.
+    pub renewed: Option<Renewed>,
+}
+
+/// Somebody has asked for the flows of a backend to be reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// In ticks: who has come since is spared.
+    pub at: u32,
+    /// At what pace.
+    pub doom: Doom,
+}
+
+impl Policy {
+    /// Whether this flow of the backend is to be reset at `now`, idle or not.
+    fn doom_of<A>(&self, flow: &Flow<A>, now: u32) -> Option<Doom> {
+        let older = |it: &Renewed| age(now, flow.created) > age(now, it.at);
+        self.doomed.or(self.renewed.filter(older).map(|it| it.doom))
+    }
 }
 
 /// Why the flows of a backend are reset.
@@ -189,7 +208,7 @@ impl<A: Addr> Entry<A> {
         }
         let ends = flags::FIN | flags::PEER_FIN | flags::RESET | flags::PEER_RESET;
         let ending = self.flow.flags & ends != 0;
-        policy.doomed.is_some()
+        policy.doom_of(&self.flow, now).is_some()
             || older(policy.idle_timeout)
             || (ending && older(policy.close_timeout))
     }
@@ -214,7 +233,7 @@ impl<A: Addr> Connection<A> {
             if newest > HANDSHAKE_TICKS { Verdict::Abandon } else { Verdict::Keep }
         } else if self.is_closing() {
             if newest > policy.close_timeout { Verdict::Close } else { Verdict::Keep }
-        } else if let Some(doom) = policy.doomed {
+        } else if let Some(doom) = policy.doom_of(&self.entry.flow, now) {
             Verdict::Reset(doom)
         } else if newest > policy.idle_timeout {
             Verdict::Expire

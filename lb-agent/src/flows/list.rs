@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     hash::Hash,
     io,
     net::{IpAddr, SocketAddr},
@@ -13,12 +14,13 @@ use lb_common::{
     addr::{Addr, Tuple, V4, V6},
     flow::{Flow, flags, forward},
 };
+use serde::Deserialize;
 
 use super::{
     aging::{Entry, age},
-    table::{self, Family, FlowTable},
+    table::{self, Family, FlowTable, Position},
 };
-use crate::bpf::PinDir;
+use crate::bpf::{PinDir, sys::Bucket};
 
 /// One connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +60,42 @@ impl Filter {
     }
 }
 
+/// Where a page of connections ends, and the next one begins: `IPV6-BUCKET-SKIP` as text. What comes and goes meanwhile
+/// may be missed or seen twice; what stays is on one page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Cursor {
+    ipv6: bool,
+    /// None: the first one.
+    bucket: Option<u32>,
+    /// Entries from there on that were looked at.
+    skip: usize,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bucket = self.bucket.map(|it| it.to_string()).unwrap_or_default();
+        write!(f, "{}-{bucket}-{}", u8::from(self.ipv6), self.skip)
+    }
+}
+
+impl TryFrom<String> for Cursor {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("cursor {text:?} is none: write the `next` of an answer");
+        let [ipv6, bucket, skip] = text.split('-').collect::<Vec<_>>()[..] else {
+            return Err(wrong());
+        };
+        let bucket = match bucket {
+            "" => None,
+            bucket => Some(bucket.parse().map_err(|_| wrong())?),
+        };
+        let skip = skip.parse().map_err(|_| wrong())?;
+        Ok(Self { ipv6: ipv6 == "1", bucket, skip })
+    }
+}
+
 /// Up to `limit` connections of an edge at the time `now` in ticks, in no order; and whether there may be more.
 pub fn list(
     pins: &PinDir,
@@ -65,30 +103,55 @@ pub fn list(
     limit: usize,
     now: u32,
 ) -> io::Result<(Vec<Listed>, bool)> {
-    let mut listed = Vec::new();
-    let more = list_family::<V4>(pins, filter, limit, now, &mut listed)?
-        || list_family::<V6>(pins, filter, limit, now, &mut listed)?;
-    Ok((listed, more))
+    let (listed, next) = page(pins, filter, limit, None, now)?;
+    Ok((listed, next.is_some()))
 }
 
-fn list_family<A: Family + Hash + Into<IpAddr>>(
+/// The same from where another page has ended, and where this one does if there may be more.
+pub fn page(
     pins: &PinDir,
     filter: &Filter,
     limit: usize,
+    from: Option<Cursor>,
+    now: u32,
+) -> io::Result<(Vec<Listed>, Option<Cursor>)> {
+    let mut listed = Vec::new();
+    let mut from = from.unwrap_or_default();
+    if !from.ipv6 {
+        let next = page_of::<V4>(pins, filter, limit, from, now, &mut listed)?;
+        if next.is_some() {
+            return Ok((listed, next));
+        }
+        from = Cursor { ipv6: true, ..Cursor::default() };
+    }
+    let next = page_of::<V6>(pins, filter, limit, from, now, &mut listed)?;
+    Ok((listed, next))
+}
+
+fn page_of<A: Family + Hash + Into<IpAddr>>(
+    pins: &PinDir,
+    filter: &Filter,
+    limit: usize,
+    from: Cursor,
     now: u32,
     listed: &mut Vec<Listed>,
-) -> io::Result<bool>
+) -> io::Result<Option<Cursor>>
 where
     Tuple<A>: Pod,
     Flow<A>: Pod,
 {
     let mut table = table::flows::<A>(pins)?;
-    let (mut batch, mut from) = (Vec::new(), None);
+    let mut batch = Vec::new();
+    let mut position = from.bucket.map(|number| Position::Bucket(Bucket::at(number)));
+    // Where the batch begins. A kernel without batches has no buckets to begin at: such a walk begins anew, and passes by
+    // what was seen.
+    let (mut at, mut seen) = (Cursor { skip: 0, ..from }, from.skip);
     loop {
-        from = table.batch(from, &mut batch)?;
-        for entry in batch.iter().filter(|entry| filter.takes(entry)) {
+        let next = table.batch(position, &mut batch)?;
+        let passed = seen.min(batch.len());
+        for (n, entry) in batch.iter().enumerate().skip(passed).filter(|(_, it)| filter.takes(it)) {
             if listed.len() >= limit {
-                return Ok(true);
+                return Ok(Some(Cursor { skip: at.skip + n, ..at }));
             }
             let partner = match entry.partner_key() {
                 Some(key) => table.get(&key)?.map(|partner| partner.flow),
@@ -96,9 +159,14 @@ where
             };
             listed.push(row(entry, partner.as_ref(), now));
         }
-        if from.is_none() {
-            return Ok(false);
-        }
+        (at, seen) = match next {
+            None => return Ok(None),
+            Some(Position::Bucket(it)) => (Cursor { bucket: Some(it.number()), skip: 0, ..at }, 0),
+            Some(Position::Key(..)) => {
+                (Cursor { skip: at.skip + batch.len(), ..at }, seen - passed)
+            }
+        };
+        position = next;
     }
 }
 
@@ -235,5 +303,19 @@ mod tests {
         }
         let flow = Flow { flags: flags::TO_CLIENT, ..entry.flow };
         assert!(!Filter::default().takes(&Entry { flow, ..entry }), "one row for each connection");
+    }
+
+    #[test]
+    fn a_cursor_is_read_as_it_is_written() {
+        for cursor in [
+            Cursor::default(),
+            Cursor { ipv6: true, bucket: Some(7), skip: 3 },
+            Cursor { ipv6: false, bucket: None, skip: 5_000 },
+        ] {
+            assert_eq!(Cursor::try_from(cursor.to_string()), Ok(cursor));
+        }
+        for bad in ["", "1", "0-x-1", "0-1--1", "0-1-2-3"] {
+            assert!(Cursor::try_from(bad.to_owned()).unwrap_err().contains(bad));
+        }
     }
 }

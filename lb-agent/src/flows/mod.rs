@@ -11,7 +11,7 @@ pub mod pacer;
 pub mod sweep;
 pub mod table;
 
-pub use aging::{Doom, Policy, ResetOrder, Rst, Verdict};
+pub use aging::{Doom, Policy, Renewed, ResetOrder, Rst, Verdict};
 pub use ended::{Ended, How};
 pub use pacer::{Pacer, Paces};
 pub use sweep::{Census, Resets, Step, Sweeper};

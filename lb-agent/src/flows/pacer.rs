@@ -7,6 +7,9 @@ use super::aging::Doom;
 /// The pacers may run ahead by what this time brings, so that nobody need wake up for each flow.
 pub const BURSTS_PER_SECOND: u32 = 100;
 
+/// Likewise of what drains.
+const CATCH_UPS_PER_SECOND: u32 = 20;
+
 /// At what pace an edge resets flows: one pacer for all, and for what drains, one for each service besides.
 #[derive(Clone, Debug)]
 pub struct Paces {
@@ -39,8 +42,8 @@ impl Paces {
     /// Whether a flow may be reset at `now`, idle or for what it is doomed; if so, it counts.
     pub fn take(&mut self, doom: Option<Doom>, now: Duration) -> bool {
         let Some(Doom::Drain { service, rate }) = doom else { return self.edge.pacer.take(now) };
-        let drain = self.drains.entry(service).or_insert_with(|| Paced::new(rate));
-        drain.set_rate(rate);
+        let drain = self.drains.entry(service).or_insert_with(|| Paced::of_drain(rate));
+        drain.set_drain_rate(rate);
         drain.pacer.wait(now).is_zero() && self.edge.pacer.take(now) && drain.pacer.take(now)
     }
 }
@@ -53,6 +56,20 @@ impl Paced {
     fn set_rate(&mut self, rate: u32) {
         if self.rate != rate {
             *self = Self::new(rate);
+        }
+    }
+
+    /// Somebody waits for its end: what a late wake-up has missed is made up for, up to a twentieth of a second.
+    fn of_drain(rate: u32) -> Self {
+        Self { rate, pacer: Pacer::new(rate, rate / CATCH_UPS_PER_SECOND) }
+    }
+
+    /// A rate that is shared changes often: that must not make room for a burst each time.
+    fn set_drain_rate(&mut self, rate: u32) {
+        if self.rate != rate {
+            let due = self.pacer.due;
+            *self = Self::of_drain(rate);
+            self.pacer.due = due;
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum Change {
     Weight(u32),
     Add(NewBackend),
     Remove,
+    /// Resets the connections that it has now.
+    ResetFlows,
     /// Of the edge.
     DrainEdge(EdgeDrainAsk),
     UndrainEdge,
@@ -113,6 +115,10 @@ impl Overrides {
         now: u64,
     ) -> Result<(), Refusal> {
         match change {
+            Change::ResetFlows => {
+                self.find_backend(find_service(in_force, service)?, backend)?;
+                return Ok(());
+            }
             Change::DrainEdge(ask) => self.drain_edge(*ask, now),
             Change::UndrainEdge => self.edge = file.edge.drain.then_some(EdgeState::Serve),
             Change::Forget => (self.edge, self.services) = (None, BTreeMap::new()),

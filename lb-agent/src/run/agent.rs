@@ -13,14 +13,17 @@ use tokio::{
 use super::{
     admin,
     alarms::Alarms,
+    certificates,
     changes::Ask,
     checks, chronicle,
     dataplane::DataPlane,
+    drains::Resets,
     ended::Log,
     input::{self, World},
     interfaces::Interfaces,
     liveness::Liveness,
     network::{self, Network},
+    notify::Notify,
     reload::FileWatch,
     roster::{Current, Roster},
     sidecar::{KeyWatch, Opened},
@@ -35,12 +38,18 @@ use crate::{
     events::{Kind, News},
     health::{HealthEvent, Prober, Runner, outlier::Outliers},
     netlink::NetEvent,
-    sidecar::Supervisor,
+    sidecar::{Supervisor, certificates::Material},
     splice,
 };
 
 /// After a failed write, the next try.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// Between two looks at who has how much of a drain to do.
+const SHARES: Duration = Duration::from_secs(1);
+
+/// An interval of those who wait for nothing.
+const NEVER: Duration = Duration::from_secs(86_400);
 
 /// What an agent has before it touches the data plane.
 pub struct Parts {
@@ -92,6 +101,13 @@ pub struct Agent {
     pub(super) outliers: Outliers,
     /// What operators ask for.
     pub(super) asks: mpsc::Receiver<Ask>,
+    /// Certificates and the like.
+    pub(super) tls: Arc<Material>,
+    pub(super) tls_watch: Option<certificates::Watch>,
+    /// What they have asked to be reset; not for the next agent.
+    pub(super) resets: Resets,
+    /// Whoever supervises this process.
+    pub(super) notify: Notify,
 }
 
 impl Agent {
@@ -100,6 +116,9 @@ impl Agent {
     pub async fn run(mut self, signals: &mut Signals) -> Result<()> {
         let mut refresh = interval(network::REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Half of the time is there for a change that takes long.
+        let mut alive = interval(self.notify.watchdog.map_or(NEVER, |it| it / 2));
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let sweeper = self.sweeper.as_ref().context("nobody walks the flow tables")?;
         let mut reports = sweeper.reports();
         let mut punts = self.punts.take().context("nobody sends packets without a next hop")?;
@@ -113,6 +132,9 @@ impl Agent {
                 },
                 () = file_changed(self.watch.as_mut()) => self.reload(false).await,
                 () = file_changed(self.key_watch.as_mut().map(KeyWatch::watch)) => self.keys_changed(),
+                () = file_changed(self.tls_watch.as_mut().map(certificates::Watch::watch)) => {
+                    self.certificates_changed();
+                }
                 Some(event) = self.events.recv() => self.judged(event),
                 event = self.network.changed() => self.network_changed(event).await,
                 event = self.sidecar.next() => self.supervise(event),
@@ -128,8 +150,10 @@ impl Agent {
                 }
                 ended = &mut punts => return Err(unread(ended)),
                 _ = refresh.tick() => self.refresh().await,
+                _ = alive.tick() => self.notify.alive(),
             }
         }
+        self.notify.stopping();
         // What has ended is told before the end.
         self.sweeper = None;
         self.log.finish();
@@ -162,6 +186,7 @@ impl Agent {
         };
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
         self.note(News::new(Kind::AgentStarted, format!("lb-agent {version}, pid {pid}{adopted}")));
+        self.tell_ready();
         let Config { edge, services, .. } = &*self.parts.config;
         tracing::info!(
             edge = edge.name,
@@ -172,6 +197,18 @@ impl Agent {
             adopted = self.plane.loaded.adopted(),
             "ready"
         );
+    }
+
+    /// To the supervisor.
+    pub(super) fn tell_ready(&self) {
+        let services = self.parts.config.services.len();
+        let status = match self.refused {
+            Some(_) => {
+                "the changed configuration is refused, the one before is in force".to_owned()
+            }
+            None => format!("edge {}, {services} services", self.parts.config.edge.name),
+        };
+        self.notify.ready(&status);
     }
 
     /// What a configuration that is in the maps asks for beside them.
@@ -185,7 +222,9 @@ impl Agent {
     pub(super) fn reconcile(&mut self) -> Result<()> {
         let drains = self.drains();
         let in_millis = drains.next_change().map(Duration::from_millis);
-        self.drain_at = in_millis.map(|wait| Instant::now() + wait);
+        let shares = drains.is_closing().then_some(SHARES);
+        let next = in_millis.into_iter().chain(shares).min();
+        self.drain_at = next.map(|wait| Instant::now() + wait);
         let config = &*self.parts.config;
         let next_hops = self.network.compute(&config.edge.interfaces, &self.backend_addresses());
         let world = World {
@@ -291,9 +330,9 @@ impl Agent {
     /// may have missed a flow to a backend that was removed by it.
     fn swept(&mut self, report: &Report) {
         self.sidecar.walked(report.spliced.clone());
-        if report.generation == self.generation
-            && self.plane.release(|id| report.referenced.contains(&id))
-        {
+        let released = report.generation == self.generation
+            && self.plane.release(|id| report.referenced.contains(&id));
+        if released || self.drains().is_shared() {
             self.update();
         }
     }
@@ -317,11 +356,13 @@ impl Agent {
             sidecar: self.sidecar.status(),
             drain: self.draining(),
             log: self.log.clone(),
+            expiries: self.tls.expiries.clone(),
             sources: reports.map(|reports| Sources {
                 pins: self.plane.pins().clone(),
                 health: self.runner.view(),
                 reports,
                 config: Arc::clone(&self.parts.config),
+                keys: Arc::clone(&self.keys),
                 made_of: Arc::clone(&self.parts.made_of),
             }),
             withdrawing: self.edge_drain_due().is_some(),

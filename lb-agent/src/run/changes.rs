@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Result;
+use lb_common::abi::ticks_from_millis;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
@@ -13,12 +14,15 @@ use tokio::{
 
 use super::{agent::Agent, checks::key, liveness::Liveness, sidecar::unix_millis, view::MadeOf};
 use crate::{
-    bpf::lock::RUN_DIR,
+    bpf::{lock::RUN_DIR, sys::now_ticks},
     config::Config,
     events::{self, News},
     overrides::{Change, Kind, Overrides, Refusal, file},
     sidecar::Directory,
 };
+
+/// By then whatever was to be reset is.
+const RESETS_ARE_OVER: u32 = ticks_from_millis(3_600_000);
 
 /// Somebody asks for a change, and waits.
 pub struct Ask {
@@ -65,6 +69,10 @@ impl Agent {
         let now = unix_millis();
         let mut next = overrides.clone();
         next.change((file, &self.parts.config), (&ask.service, &ask.backend), &ask.change, now)?;
+        if ask.change == Change::ResetFlows {
+            self.reset_flows(&ask.service, &ask.backend);
+            return Ok(Done { revision });
+        }
         let (config, _) = next.applied(file, now);
         if !ask.force
             && let Some(listener) = turned_away(&self.parts.config, &config, &self.liveness)
@@ -85,6 +93,22 @@ impl Agent {
             (service, backend) => news.at(service, backend),
         });
         Ok(Done { revision })
+    }
+
+    /// Resets the connections that a backend has now. Nothing else changes: clients may come back to it at once.
+    fn reset_flows(&mut self, service: &str, backend: &str) {
+        tracing::info!(service, backend, "an operator resets its connections");
+        let news = News::new(events::Kind::OperatorChanged, "its connections are reset");
+        self.note(news.at(service, backend));
+        let now = now_ticks();
+        self.resets.retain(|_, at| now.wrapping_sub(*at) < RESETS_ARE_OVER);
+        self.resets.insert((service.to_owned(), backend.to_owned()), now);
+        let told = self.sidecar.settings().services.iter().find(|it| it.name == service);
+        let told = told.and_then(|it| it.backends.iter().find(|it| it.name == backend));
+        if let Some(id) = told.map(|it| it.id.clone()) {
+            self.sidecar.reset(service, &id);
+        }
+        self.update();
     }
 
     /// Brings overrides, and the configuration that they make, into force and onto the disk; or neither.

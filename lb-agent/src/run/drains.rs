@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use super::paces::Paces;
 use crate::{
     config::{Backend, Config, Service},
-    flows::Doom,
+    flows::{Doom, Renewed},
     sidecar::{Memory, settings},
 };
 
@@ -19,7 +20,12 @@ pub struct Drains {
     /// By the names of service and backend: until when a backend's own clients may stay.
     backends: BTreeMap<(String, String), u64>,
     now: u64,
+    paces: Paces,
+    resets: Resets,
 }
+
+/// What somebody has asked to be reset once, by the names of service and backend: the connections up to a moment, in ticks.
+pub type Resets = BTreeMap<(String, String), u32>;
 
 impl Drains {
     /// What is remembered of them, as of now.
@@ -37,13 +43,48 @@ impl Drains {
                 backends.insert((service.name.clone(), backend.name.clone()), until);
             }
         }
-        Self { edge, backends, now }
+        Self { edge, backends, now, paces: Paces::new(), resets: Resets::new() }
+    }
+
+    /// The same where the workers have a share in closing.
+    #[must_use]
+    pub fn sharing(self, paces: Paces) -> Self {
+        Self { paces, ..self }
+    }
+
+    /// The same with what is to be reset once.
+    #[must_use]
+    pub fn resetting(self, resets: Resets) -> Self {
+        Self { resets, ..self }
+    }
+
+    /// Which connections of a backend are reset once. `id` is the service's; `rate` is the edge's.
+    #[must_use]
+    pub fn renewed(&self, service: &Service, name: &str, id: u16, rate: u32) -> Option<Renewed> {
+        let at = *self.resets.get(&(service.name.clone(), name.to_owned()))?;
+        let shared = self.paces.get(&service.name).map(|pace| pace.spliced);
+        let rate = shared.or(service.l7().map(|l7| l7.drain.rate)).unwrap_or(rate);
+        Some(Renewed { at, doom: Doom::Drain { service: id, rate } })
+    }
+
+    /// Whether connections are being closed by both, so that their shares are to be looked after.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        let over = || self.backends.values().any(|until| *until <= self.now);
+        self.is_shared() && (self.edge.is_some() || over())
+    }
+
+    /// Whether there are shares, which may shift.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        !self.paces.is_empty()
     }
 
     /// What a drain does to the connections of a backend in the flow tables now. `id` is the service's.
     #[must_use]
     pub fn doom(&self, service: &Service, backend: &Backend, id: u16) -> Option<Doom> {
-        let of_service = service.l7().map(|l7| l7.drain.rate);
+        let shared = self.paces.get(&service.name).map(|pace| pace.spliced);
+        let of_service = shared.or(service.l7().map(|l7| l7.drain.rate));
         match (self.edge, of_service) {
             (Some(until), Some(_)) if until <= self.now => return Some(Doom::Deadline),
             (Some(_), Some(rate)) => return Some(Doom::Drain { service: id, rate }),

@@ -21,6 +21,7 @@ use crate::{
     nexthop::{self, NextHops},
     state::{
         Prefix,
+        access::Access,
         desired::{Affinity, BackendInput, Forward, Input, ServiceInput},
     },
 };
@@ -70,6 +71,7 @@ pub fn input(world: World<'_>) -> Input {
             .iter()
             .map(|(addr, id)| (*addr, short(*id)))
             .collect(),
+        access: access(&edge.access),
     }
 }
 
@@ -123,6 +125,15 @@ fn service_input(world: World<'_>, service: &config::Service) -> ServiceInput {
         },
         backends: service.backends.iter().map(|it| backend_input(world, service, it)).collect(),
         rule: Rule::of(&world.config.edge, service),
+        access: access(&service.access),
+    }
+}
+
+fn access(lists: &config::Access) -> Access {
+    let prefix = |&(addr, len): &(IpAddr, u8)| Prefix::new(addr, len);
+    Access {
+        allow: lists.allow.iter().map(prefix).collect(),
+        deny: lists.deny.iter().map(prefix).collect(),
     }
 }
 

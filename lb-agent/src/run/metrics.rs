@@ -244,6 +244,11 @@ metrics! {
             let serving = workers.filter(|it| it.state != "retired");
             serving.map(|it| (vec![it.index.to_string()], it.restarts as f64)).collect()
         };
+    Gauge "sluice_certificate_expiry" Seconds ["service" "certificate"]
+        "When a certificate ends, in Unix time": |it| {
+            let certificates = it.certificates.iter();
+            certificates.map(|it| (vec![it.service.clone(), it.certificate.clone()], it.not_after as f64)).collect()
+        };
     Counter "sluice_access_log_lines_lost" []
         "Access log lines that could not be written fast enough": |it| {
             one(it.sidecar.as_ref().map_or(0.0, |it| it.log_lines_lost as f64))
@@ -414,11 +419,13 @@ mod tests {
             },
             "flows": { "expired": 0, "closed": 4, "orphans": 0, "reset": 0, "unsent_resets": 0 },
             "tables": [],
+            "certificates": [{ "service": "a", "certificate": "/c.pem", "not_after": 1_800_000_000 }],
         });
         let text = text(serde_json::from_value(status).unwrap()).unwrap();
         for line in [
             "# TYPE sluice_ready gauge",
             "sluice_ready 1.0",
+            "sluice_certificate_expiry_seconds{service=\"a\",certificate=\"/c.pem\"} 1800000000.0",
             "sluice_uptime_seconds 5.0",
             "sluice_config_generation_total 2.0",
             "sluice_interface_attached{interface=\"eth0\"} 1.0",

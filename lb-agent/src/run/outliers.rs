@@ -1,6 +1,6 @@
 //! Outlier detection where it meets the rest: reports of workers go in, and who is ejected counts as down for them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use lb_sidecar::control::{BackendReport, FromWorker, Tally};
 use tokio::time::Instant;
@@ -76,10 +76,11 @@ impl Agent {
     /// The pool of a service with outlier detection.
     fn pool(&self, service: &Service) -> Option<Pool> {
         let rules = rules(service.l7()?.outlier.as_ref()?);
-        let members = service.backends.iter().filter_map(|backend| {
+        let ids = self.ids_in_cookies(service);
+        let members = service.backends.iter().zip(ids).filter_map(|(backend, id)| {
             let live = self.liveness.is_live(&key(&service.name, backend));
             Some(Member {
-                id: self.id_in_cookies(service, backend)?.to_owned(),
+                id: id?.to_owned(),
                 address: backend.address,
                 weighty: backend.weight > 0,
                 serves: live && backend.weight > 0 && !backend.drain,
@@ -97,11 +98,9 @@ impl Agent {
             if !pool.members.iter().any(|it| it.serves && !is_out(&it.id)) {
                 continue;
             }
-            let out = service
-                .backends
-                .iter()
-                .filter(|backend| self.id_in_cookies(service, backend).is_some_and(&is_out));
-            ejected.extend(out.map(|backend| key(&service.name, backend)));
+            let backends = service.backends.iter().zip(self.ids_in_cookies(service));
+            let out = backends.filter(|(_, id)| id.is_some_and(is_out));
+            ejected.extend(out.map(|(backend, _)| key(&service.name, backend)));
         }
         ejected
     }
@@ -109,17 +108,17 @@ impl Agent {
     /// The records of a service's backends, in their order; none without outlier detection.
     pub(super) fn records(&self, service: &Service) -> Option<Vec<Record>> {
         service.l7()?.outlier?;
-        let id = |backend| self.id_in_cookies(service, backend);
-        let record = |backend| id(backend).map(|id| self.outliers.record(id)).unwrap_or_default();
-        Some(service.backends.iter().map(record).collect())
+        let record = |id: Option<&str>| id.map(|id| self.outliers.record(id)).unwrap_or_default();
+        Some(self.ids_in_cookies(service).into_iter().map(record).collect())
     }
 
-    /// By what workers know a backend, if they have been told of it.
-    fn id_in_cookies(&self, service: &Service, backend: &config::Backend) -> Option<&str> {
-        let told = &self.sidecar.settings().services;
-        let told = told.iter().find(|it| it.name == service.name)?;
-        let told = told.backends.iter().find(|it| it.name == backend.name)?;
-        Some(told.id.as_str())
+    /// By what workers know the backends of a service, in their order, as far as they have been told of them.
+    fn ids_in_cookies(&self, service: &Service) -> Vec<Option<&str>> {
+        let told = self.sidecar.settings().services.iter().find(|it| it.name == service.name);
+        let backends = told.into_iter().flat_map(|service| &service.backends);
+        let ids: HashMap<&str, &str> =
+            backends.map(|backend| (backend.name.as_str(), backend.id.as_str())).collect();
+        service.backends.iter().map(|it| ids.get(it.name.as_str()).copied()).collect()
     }
 
     fn tell_change(&self, change: &Change) {

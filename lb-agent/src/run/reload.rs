@@ -3,7 +3,11 @@
 //! The directory is watched and not the file, since editors and configuration managers put a new file in the old one's
 //! place. Whether the text is another one is for whoever reads it to see.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use notify::{
@@ -27,9 +31,14 @@ pub struct FileWatch {
 impl FileWatch {
     /// Watches the directory that `file` is in.
     pub fn new(file: &Path) -> Result<Self> {
-        let directory = match file.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
+        Self::of_all(&[file])
+    }
+
+    /// Watches the directories that any of the files is in.
+    pub fn of_all(files: &[&Path]) -> Result<Self> {
+        let directory = |file: &&Path| match file.parent() {
+            Some(parent) if parent != Path::new("") => parent.to_owned(),
+            _ => PathBuf::from("."),
         };
         // One that waits says as much as many.
         let (sender, raw) = mpsc::channel(1);
@@ -41,9 +50,11 @@ impl FileWatch {
             }
         })
         .context("cannot watch files")?;
-        watcher
-            .watch(directory, RecursiveMode::NonRecursive)
-            .with_context(|| format!("{}: cannot be watched", directory.display()))?;
+        for directory in files.iter().map(directory).collect::<BTreeSet<_>>() {
+            watcher
+                .watch(&directory, RecursiveMode::NonRecursive)
+                .with_context(|| format!("{}: cannot be watched", directory.display()))?;
+        }
         tokio::spawn(gather(raw, quiet));
         Ok(Self { watcher, changes })
     }

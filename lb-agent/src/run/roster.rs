@@ -33,6 +33,7 @@ const UNKNOWN: Policy = Policy {
     idle_timeout: ticks_from_millis(3_600_000),
     close_timeout: ticks_from_millis(30_000),
     doomed: Some(Doom::Dead),
+    renewed: None,
 };
 
 /// How packets reach a backend past the kernel's routes.
@@ -112,7 +113,10 @@ impl Roster {
                 true => Some(Doom::Dead),
                 false => drains.doom(service, backend, service_id),
             };
-            let (policy, way) = (policy(service, doomed), way(world, addr.ip()));
+            let renewed =
+                drains.renewed(service, &backend.name, service_id, world.config.edge.reset_rate);
+            let policy = Policy { renewed, ..policy(service, doomed) };
+            let way = way(world, addr.ip());
             let label = Arc::new(label(service, &backend.name));
             backends.insert(id, Member { policy, reset_on_death, way, label });
         }
@@ -170,8 +174,10 @@ impl Roster {
     #[must_use]
     pub fn dooms_more_than(&self, before: &Self) -> bool {
         self.backends.iter().any(|(id, member)| {
-            let was_spared = |before: &Member| before.policy.doomed.is_none();
-            member.policy.doomed.is_some() && before.backends.get(id).is_some_and(was_spared)
+            let Some(before) = before.backends.get(id) else { return false };
+            let (now, before) = (member.policy, before.policy);
+            (now.doomed.is_some() && before.doomed.is_none())
+                || (now.renewed.is_some() && now.renewed != before.renewed)
         })
     }
 }
@@ -222,6 +228,7 @@ fn policy(service: &Service, doomed: Option<Doom>) -> Policy {
         idle_timeout: ticks(service.idle_timeout),
         close_timeout: ticks(service.close_timeout),
         doomed,
+        renewed: None,
     }
 }
 

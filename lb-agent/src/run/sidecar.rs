@@ -18,10 +18,12 @@ use tokio::time::Instant;
 
 use super::{
     agent::Agent,
+    certificates,
     checks::key,
     chronicle,
     drains::Drains,
     memory::memory,
+    paces::{Paces, paces},
     reload::FileWatch,
     start::Refused,
     view,
@@ -30,7 +32,9 @@ use super::{
 use crate::{
     choice::{self, Mode},
     config::{AccessLog, Config, Service},
-    sidecar::{Account, Event, Plan, Prepared, Supervisor, keys, settings},
+    sidecar::{
+        Account, Event, Memory, Plan, Prepared, Supervisor, certificates::Material, keys, settings,
+    },
 };
 
 /// The most workers that are started where nobody said how many.
@@ -41,16 +45,18 @@ pub struct Opened {
     prepared: Prepared,
     keys: Arc<Vec<CookieKey>>,
     access_log: Option<Arc<File>>,
+    tls: Arc<Material>,
 }
 
 /// Opens and reads it. Nothing changes for the workers.
 pub fn open(supervisor: &Supervisor, config: &Config) -> Result<Opened, Refused> {
     let refused = |error: anyhow::Error| Refused(vec![format!("{error:#}")]);
     let keys = Arc::new(cookie_keys(config)?);
+    let tls = Arc::new(certificates::material(config)?);
     let plan = plan(config).map_err(refused)?;
     let access_log = plan.access_log.clone();
     let prepared = supervisor.prepare(plan).map_err(refused)?;
-    Ok(Opened { prepared, keys, access_log })
+    Ok(Opened { prepared, keys, access_log, tls })
 }
 
 fn plan(config: &Config) -> Result<Plan> {
@@ -89,7 +95,7 @@ fn key_file(config: &Config) -> Option<&Path> {
 /// All keys of the file, if there is one; warnings go to the log.
 fn cookie_keys(config: &Config) -> Result<Vec<CookieKey>, Refused> {
     let Some(path) = key_file(config) else { return Ok(Vec::new()) };
-    let (keys, warnings) = keys::load(path)
+    let (keys, warnings) = keys::load(path, "can sign cookies")
         .map_err(|errors| Refused(errors.iter().map(ToString::to_string).collect()))?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(keys)
@@ -128,11 +134,13 @@ impl Agent {
     /// Lets the workers follow a configuration that is in force.
     pub(super) fn feed(&mut self, opened: Opened) {
         self.keys = opened.keys;
+        self.tls = opened.tls;
         // Without l7 services the log before gets the lines of what is still spliced.
         if let Some(Err(error)) = opened.access_log.map(|file| self.log.replace(&file)) {
             tracing::error!("spliced connections that end are not logged: {error:#}");
         }
         self.watch_keys();
+        self.watch_certificates();
         let (settings, deadline) = self.sidecar_settings();
         self.sidecar.apply(opened.prepared, settings, deadline);
         self.name_spliced();
@@ -185,7 +193,16 @@ impl Agent {
     pub(super) fn drains(&self) -> Drains {
         let (config, now) = (&*self.parts.config, unix_millis());
         let memory = memory(config, &self.liveness, self.sidecar.memory(), now);
-        Drains::new(config, &memory, now)
+        let paces = self.paces(&memory);
+        Drains::new(config, &memory, now).sharing(paces).resetting(self.resets.clone())
+    }
+
+    fn paces(&self, memory: &Memory) -> Paces {
+        if memory.drains.is_empty() && memory.edge_drains.is_none() && self.resets.is_empty() {
+            return Paces::new();
+        }
+        let told = self.sidecar.settings();
+        paces(&self.parts.config, memory, &self.resets, told, &self.sidecar.status())
     }
 
     /// And by when they are to end, if the edge drains.
@@ -199,7 +216,8 @@ impl Agent {
             _ => {}
         }
         let deadline = memory.edge_drains.and_then(|since| settings::edge_until(&config, since));
-        let settings = settings::settings(
+        let paces = self.paces(&memory);
+        let mut settings = settings::settings(
             &config,
             &self.keys,
             workers(&config).into(),
@@ -217,6 +235,13 @@ impl Agent {
                 since.copied().unwrap_or_else(unix_millis)
             },
         );
+        certificates::fill(&mut settings, &self.tls);
+        let among = u32::from(workers(&config)).max(1);
+        for service in &mut settings.services {
+            if let Some(pace) = paces.get(&service.name) {
+                service.drain.rate = (pace.relayed / among).max(1);
+            }
+        }
         let drains = chronicle::drains(before, &memory);
         self.sidecar.remember(memory);
         drains.into_iter().for_each(|news| self.note(news));

@@ -22,6 +22,7 @@ use super::{
     interfaces::Interfaces,
     liveness::Liveness,
     network::Network,
+    notify::Notify,
     ports,
     punts::Punts,
     reload::FileWatch,
@@ -171,6 +172,10 @@ async fn bring_up(
         shown: Default::default(),
         outliers: Default::default(),
         asks,
+        tls: Arc::default(),
+        tls_watch: None,
+        resets: Default::default(),
+        notify: Notify::of_environment(),
     };
     let config = Arc::clone(&agent.parts.config);
     // What packets will ask for is there before packets come.

@@ -39,6 +39,19 @@ pub struct Status {
     pub sidecar: Option<Sidecar>,
     /// How full the tables are, as of the last walk through them.
     pub tables: Vec<Table>,
+    /// Those that clients are shown.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub certificates: Vec<Certificate>,
+}
+
+/// A certificate of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    pub service: String,
+    /// Its file.
+    pub certificate: String,
+    /// When it ends, in seconds of Unix time.
+    pub not_after: i64,
 }
 
 /// The edge takes no new l7 clients, and gives up those that it has.

@@ -38,6 +38,7 @@ impl Agent {
         let result = match load_config(&self.parts.path) {
             Ok(loaded) if loaded.text == self.parts.text && !asked_for => return,
             Ok(loaded) => {
+                self.notify.reloading();
                 self.parts.text.clone_from(&loaded.text);
                 self.take_over(loaded).await
             }
@@ -60,6 +61,7 @@ impl Agent {
             }
         }
         self.show();
+        self.tell_ready();
     }
 
     async fn take_over(&mut self, loaded: LoadedConfig) -> Result<(), Refused> {

@@ -15,6 +15,7 @@ use lb_common::{
     outcome::{DropReason, Event, NO_SERVICE},
     ring::SLOTS,
 };
+use lb_sidecar::settings::CookieKey;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -24,7 +25,8 @@ use super::{
     input::World,
     interfaces,
     status::{
-        Backend, Flows, Health, Interface, LastProbe, Outcomes, Service, Status, Table, Traffic,
+        Backend, Certificate, Flows, Health, Interface, LastProbe, Outcomes, Service, Status,
+        Table, Traffic,
     },
     sweeper::Report,
     view_l7::{self, Drain, L7Picture},
@@ -37,7 +39,7 @@ use crate::{
     health::{self, StatusView},
     netlink::NetState,
     overrides::Overrides,
-    sidecar::Sidecar,
+    sidecar::{Sidecar, certificates::Expiry},
     state::{
         Ring,
         desired::{Desired, Pool},
@@ -73,6 +75,7 @@ pub struct Picture {
     pub sources: Option<Sources>,
     /// Clients are still taken, and routers are told not to send more.
     pub withdrawing: bool,
+    pub expiries: Vec<Expiry>,
 }
 
 /// Where the numbers are.
@@ -83,6 +86,8 @@ pub struct Sources {
     pub reports: watch::Receiver<Arc<Report>>,
     /// In force.
     pub config: Arc<Config>,
+    /// Of the cookies.
+    pub keys: Arc<Vec<CookieKey>>,
     /// What it was made of.
     pub made_of: Arc<MadeOf>,
 }
@@ -109,6 +114,14 @@ pub struct ServicePicture {
     pub backends: Vec<(u16, u32)>,
     /// Until when those of them that drain do, likewise.
     pub draining: Vec<Option<u64>>,
+}
+
+fn certificate(expiry: &Expiry) -> Certificate {
+    Certificate {
+        service: expiry.service.clone(),
+        certificate: expiry.certificate.display().to_string(),
+        not_after: expiry.not_after,
+    }
 }
 
 impl View {
@@ -179,6 +192,7 @@ impl View {
             flows: Flows::default(),
             sidecar: view_l7::sidecar(&picture.sidecar),
             tables: Vec::new(),
+            certificates: picture.expiries.iter().map(certificate).collect(),
         };
         let Some(sources) = &picture.sources else { return Ok(status) };
         let counters = Counters::open(&sources.pins)?;

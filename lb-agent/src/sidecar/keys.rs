@@ -1,4 +1,4 @@
-//! The file with the keys that sign cookies.
+//! The file with the keys that sign cookies, and the one with those that seal session tickets.
 //!
 //! ```text
 //! # one key a line: its id, and a secret of at least 32 bytes in base64
@@ -31,8 +31,8 @@ const MOST_SECRET: usize = 1_024;
 
 const LINE: &str = "write an id and a secret, as in: echo \"k1 $(openssl rand -base64 32)\"";
 
-/// Reads and checks the file: 1 to 16 keys, the first of which signs.
-pub fn load(path: &Path) -> Result<(Vec<CookieKey>, Vec<Warning>), ConfigErrors> {
+/// Reads and checks the file: 1 to 16 keys, the first of which signs. Whoever has them `can sign cookies`, say.
+pub fn load(path: &Path, who: &str) -> Result<(Vec<CookieKey>, Vec<Warning>), ConfigErrors> {
     let name = path.display().to_string();
     let refuse = |what: String, remedy: &str| ConfigErrors::of_file(&name, what, remedy.to_owned());
     let cannot = |error: io::Error| {
@@ -64,7 +64,7 @@ pub fn load(path: &Path) -> Result<(Vec<CookieKey>, Vec<Warning>), ConfigErrors>
         line: None,
         thing: "mode".to_owned(),
         value: format!("{mode:04o}"),
-        what: "lets others at the keys, and whoever has them can sign cookies".to_owned(),
+        what: format!("lets others at the keys, and whoever has them {who}"),
         remedy: format!("chmod 600 {name}"),
     });
     Ok((keys, warning.into_iter().collect()))

@@ -9,6 +9,7 @@
 
 mod backoff;
 mod brokers;
+pub mod certificates;
 mod confine;
 mod directory;
 mod end;

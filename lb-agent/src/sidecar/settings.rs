@@ -74,6 +74,10 @@ pub fn settings(
             splice: l7.splice,
             log_sample: l7.access_log.get(),
             backends: backends.collect(),
+            // What is in files is added by whoever has read them.
+            tls: None,
+            backend_tls: None,
+            redirect_https: l7.redirect_https,
         })
     });
     Settings {
@@ -82,6 +86,7 @@ pub fn settings(
         hash_seed: hash::seed(&edge.hash_seed),
         cookie_keys: keys.to_vec(),
         services: services.collect(),
+        ticket_keys: Vec::new(),
     }
 }
 

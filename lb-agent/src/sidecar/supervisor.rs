@@ -216,6 +216,16 @@ impl Supervisor {
         }
     }
 
+    /// Has the workers close what they relay to a backend now.
+    pub fn reset(&self, service: &str, backend: &str) {
+        for (&worker, member) in &self.members {
+            if member.understands {
+                let (service, backend) = (service.to_owned(), backend.to_owned());
+                self.send(worker, ToWorker::Reset { service, backend }, None);
+            }
+        }
+    }
+
     /// What the workers were told last.
     pub fn settings(&self) -> &Settings {
         &self.settings

@@ -28,6 +28,8 @@ pub struct Actual {
     pub backends: BTreeMap<u16, Backend>,
     pub next_hops: BTreeMap<u16, NextHop>,
     pub routes: BTreeMap<Prefix, u16>,
+    /// By scope and prefix: whether sources in it are admitted.
+    pub access: BTreeMap<(u16, Prefix), bool>,
     /// Flows may have looked up a next hop that has changed since. Stored nowhere, so it is set when
     /// the maps are read: the agent before may have died in between.
     pub flows_are_stale: bool,
@@ -70,6 +72,12 @@ impl Actual {
             MapOp::ClearRoute { to } => {
                 self.routes.remove(&to);
                 self.flows_are_stale = true;
+            }
+            MapOp::SetAccess { scope, from, admit } => {
+                self.access.insert((scope, from), admit);
+            }
+            MapOp::ClearAccess { scope, from } => {
+                self.access.remove(&(scope, from));
             }
             // A ring is in use only when a service points to it: until then its number stays free.
             MapOp::WriteRing { number, ref slots, .. } => {

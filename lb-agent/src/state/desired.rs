@@ -9,13 +9,19 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use lb_common::{
     abi::MAX_SOURCES,
+    access as scope,
     flow::forward,
     maglev::{Maglev, Member, key},
     next_hop::{FIB, NextHop},
-    service::{Backend, Listener, affinity, family, listener_flags},
+    service::{Backend, Listener, affinity, family, listener_flags, service_flags},
 };
 
-use super::{Endpoint, Family, Prefix, Ring, ids::Ids, words_of};
+use super::{
+    Endpoint, Family, Prefix, Ring,
+    access::{Access, lists_of},
+    ids::Ids,
+    words_of,
+};
 use crate::choice::{Candidate, Mode, Rule};
 
 /// How packets reach the backends of a service.
@@ -63,19 +69,23 @@ pub struct Input {
     /// The next hops of backends which the config has no more but flows still use
     /// ([`Ids::retired_backends`]). Those not in here are left to the kernel's FIB.
     pub retired_next_hops: BTreeMap<IpAddr, u16>,
+    /// For all services.
+    pub access: Access,
 }
 
 /// A service as configured, its backends as healthy as they are.
 #[derive(Clone, Debug)]
 pub struct ServiceInput {
     pub name: String,
-    /// Also of [`Forward::Relay`], where they are not in the maps: ids are found by them.
+    /// Also of [`Forward::Relay`], where they are in the maps only for access lists: ids are found by them.
     pub listeners: Vec<SocketAddr>,
     pub forward: Forward,
     pub affinity: Affinity,
     pub backends: Vec<BackendInput>,
     /// Who gets newcomers.
     pub rule: Rule,
+    /// On top of the edge's.
+    pub access: Access,
 }
 
 /// A backend as it is now.
@@ -112,6 +122,8 @@ pub struct Desired {
     pub retired: BTreeMap<u16, u16>,
     pub next_hops: BTreeMap<u16, NextHop>,
     pub routes: BTreeMap<Prefix, u16>,
+    /// By scope and prefix: whether sources in it are admitted.
+    pub access: BTreeMap<(u16, Prefix), bool>,
     /// The pools of which too few backends are up, so that all are taken for live: worth a warning.
     pub fail_open: Vec<Pool>,
     /// The pools of which no backend can be picked: their clients are turned away.
@@ -127,6 +139,10 @@ pub struct DesiredService {
     pub forward: u8,
     /// One of [`lb_common::service::affinity`].
     pub affinity: u8,
+    /// Bits of [`lb_common::access::lists`].
+    pub access: u8,
+    /// Bits of [`lb_common::service::service_flags`].
+    pub flags: u8,
     /// By IP version of the clients; none without a listener or without a live backend.
     pub rings: [Option<Ring>; 2],
 }
@@ -184,6 +200,7 @@ pub fn desired(input: &Input, ids: &Ids, cache: &mut RingCache) -> Result<Desire
     );
     ensure!(!input.next_hops.contains_key(&FIB), "next hop 0 stands for the kernel's FIB");
     add_sources(&mut desired, input)?;
+    desired.add_access(scope::EDGE, &input.access);
     let known = |id: u16| if input.next_hops.contains_key(&id) { id } else { FIB };
     desired.routes = input.routes.iter().map(|(&to, &id)| (to, known(id))).collect();
     for (id, _, addr) in ids.retired_backends() {
@@ -195,7 +212,9 @@ pub fn desired(input: &Input, ids: &Ids, cache: &mut RingCache) -> Result<Desire
         let Some(id) = ids.service(&service.name) else {
             bail!("service {:?} has no id: assign ids before", service.name);
         };
-        if service.forward != Forward::Relay {
+        let access = lists_of(input, service);
+        // What is neither spliced nor denied to anybody passes by unseen.
+        if service.forward != Forward::Relay || access != 0 {
             add_listeners(&mut desired, service, id, &input.xdp_only)?;
         }
         for backend in &service.backends {
@@ -203,8 +222,11 @@ pub fn desired(input: &Input, ids: &Ids, cache: &mut RingCache) -> Result<Desire
                 bail!("service {:?}: backend {} has no id", service.name, backend.addr);
             };
             let next_hop = known(backend.next_hop);
-            desired.backends.insert(backend_id, in_map(backend, id, next_hop));
+            desired
+                .backends
+                .insert(backend_id, Backend { access, ..in_map(backend, id, next_hop) });
         }
+        desired.add_access(id, &service.access);
         let rings = Family::BOTH.map(|clients| {
             let served = service.listeners.iter().any(|addr| Family::of(addr.ip()) == clients);
             if !served || !service.forward.picks() {
@@ -225,6 +247,11 @@ pub fn desired(input: &Input, ids: &Ids, cache: &mut RingCache) -> Result<Desire
                 affinity: match service.affinity {
                     Affinity::None => affinity::NONE,
                     Affinity::Source => affinity::SOURCE,
+                },
+                access,
+                flags: match service.forward {
+                    Forward::Relay => service_flags::RELAY,
+                    _ => 0,
                 },
                 rings,
             },

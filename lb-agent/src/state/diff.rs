@@ -3,14 +3,14 @@
 //! Packets see every step between, so the order is what this file is for: what is pointed to is
 //! there before what points to it, and goes after it. After any number of the operations a listener's
 //! service exists, a service's rings hold existing backends of its own, and the next hop of a backend
-//! or route exists or is 0.
+//! or route exists or is 0. A service is in use only with its access lists.
 
 use std::sync::Arc;
 
-use lb_common::{abi, abi::Edge, service::Service};
+use lb_common::{abi, abi::Edge, access, service::Service};
 
 use super::{
-    Ring,
+    Prefix, Ring,
     actual::Actual,
     desired::{Desired, DesiredService},
     op::MapOp,
@@ -26,10 +26,12 @@ pub fn diff(actual: &Actual, desired: &Desired) -> Vec<MapOp> {
     plan.set_backends(desired);
     plan.change_routes(desired);
     plan.set_edge(desired);
+    plan.change_access(desired);
     plan.switch_services(desired);
     plan.set_listeners(desired);
     plan.clear_listeners(desired);
     plan.clear_services(desired);
+    plan.clear_access(desired);
     plan.clear_backends(desired);
     plan.clear_next_hops(desired);
     plan.ops
@@ -72,8 +74,9 @@ impl Plan {
         }
         for (&id, &next_hop) in &desired.retired {
             let Some(&backend) = self.now.backends.get(&id) else { continue };
-            if backend.next_hop != next_hop {
-                let backend = lb_common::service::Backend { next_hop, ..backend };
+            let access = desired.access_of(backend.service);
+            if (backend.next_hop, backend.access) != (next_hop, access) {
+                let backend = lb_common::service::Backend { next_hop, access, ..backend };
                 self.then(MapOp::SetBackend { id, backend });
             }
         }
@@ -106,6 +109,35 @@ impl Plan {
         };
         if edge != before {
             self.then(MapOp::SetEdge(edge));
+        }
+    }
+
+    /// First all that lets more sources in, then all that lets fewer in: whom the lists before and the lists now
+    /// admit is admitted at every step between. The lists of services that go stay until these are gone.
+    fn change_access(&mut self, desired: &Desired) {
+        let set = |plan: &mut Self, admits: bool| {
+            for (&(scope, from), &admit) in &desired.access {
+                if admit == admits && plan.now.access.get(&(scope, from)) != Some(&admit) {
+                    plan.then(MapOp::SetAccess { scope, from, admit });
+                }
+            }
+        };
+        let stays = |scope: u16| scope == access::EDGE || desired.services.contains_key(&scope);
+        set(self, true);
+        self.drop_access(|key, admit| !admit && stays(key.0) && !desired.access.contains_key(key));
+        set(self, false);
+        self.drop_access(|key, _| stays(key.0) && !desired.access.contains_key(key));
+    }
+
+    fn clear_access(&mut self, desired: &Desired) {
+        self.drop_access(|key, _| !desired.access.contains_key(key));
+    }
+
+    fn drop_access(&mut self, goes: impl Fn(&(u16, Prefix), bool) -> bool) {
+        let gone = self.now.access.iter().filter(|(key, admit)| goes(key, **admit));
+        let gone: Vec<_> = gone.map(|(key, _)| *key).collect();
+        for (scope, from) in gone {
+            self.then(MapOp::ClearAccess { scope, from });
         }
     }
 
@@ -186,6 +218,7 @@ impl Plan {
 
 impl DesiredService {
     fn with_rings(&self, rings: [u32; 2]) -> Service {
-        Service { rings, forward: self.forward, affinity: self.affinity, _pad: [0; 6] }
+        let &Self { forward, affinity, access, flags, .. } = self;
+        Service { rings, forward, affinity, access, flags, _pad: [0; 4] }
     }
 }

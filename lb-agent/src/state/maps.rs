@@ -15,19 +15,23 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+    maps::{Array, HashMap, Map, MapData, MapError},
 };
 use lb_common::{
     abi::{Edge, MAX_SOURCES},
     addr::{V4, V6},
     maglev::Slots,
-    next_hop::{NextHop, RouteValue},
+    next_hop::NextHop,
     ring,
     service::{Backend, Listener, ListenerKey, Service},
 };
 
-use super::{Capacity, Endpoint, Family, Prefix, Ring, actual::Actual, op::MapOp};
+use super::{Capacity, Endpoint, Family, Ring, actual::Actual, op::MapOp};
 use crate::bpf::specs::names::*;
+
+mod tries;
+
+use tries::Tries;
 
 /// The maps that say where packets go.
 pub struct Maps {
@@ -42,8 +46,7 @@ pub struct Maps {
     rings: Array<MapData, Slots>,
     backends: Array<MapData, Backend>,
     next_hops: Array<MapData, NextHop>,
-    routes4: LpmTrie<MapData, V4, RouteValue>,
-    routes6: LpmTrie<MapData, V6, RouteValue>,
+    tries: Tries,
 }
 
 const _: () = assert!(size_of::<Slots>() == size_of::<ring::Ring>());
@@ -76,8 +79,7 @@ impl Maps {
             rings: typed(RINGS, &mut take)?,
             backends: typed(BACKENDS, &mut take)?,
             next_hops: typed(NEXT_HOPS, &mut take)?,
-            routes4: typed(ROUTES4, &mut take)?,
-            routes6: typed(ROUTES6, &mut take)?,
+            tries: Tries::open(&mut take)?,
         };
         let Capacity { services, rings, .. } = maps.capacity();
         let needed = Capacity::least_rings_for(services.saturating_sub(1));
@@ -117,8 +119,10 @@ impl Maps {
             MapOp::ClearBackend { id } => {
                 set(BACKENDS, &mut self.backends, id, &Backend::default())
             }
-            MapOp::SetRoute { to, next_hop } => self.set_route(to, next_hop),
-            MapOp::ClearRoute { to } => self.clear_route(to),
+            MapOp::SetRoute { to, next_hop } => self.tries.set_route(to, next_hop),
+            MapOp::ClearRoute { to } => self.tries.clear_route(to),
+            MapOp::SetAccess { scope, from, admit } => self.tries.set_access(scope, from, admit),
+            MapOp::ClearAccess { scope, from } => self.tries.clear_access(scope, from),
             MapOp::WriteRing { number: 0, .. } => bail!("map {RINGS}: ring 0 is the empty ring"),
             MapOp::WriteRing { number, ref slots, .. } => {
                 set(RINGS, &mut self.rings, number, slots.as_ref())
@@ -129,32 +133,6 @@ impl Maps {
             }
             MapOp::SetListener { at, ref listener } => self.set_listener(at, listener),
             MapOp::ClearListener { at } => self.clear_listener(at),
-        }
-    }
-
-    fn set_route(&mut self, to: Prefix, next_hop: u16) -> Result<()> {
-        let (value, len) = (RouteValue::from(next_hop), u32::from(to.prefix_len()));
-        match to.addr() {
-            IpAddr::V4(addr) => self
-                .routes4
-                .insert(&Key::new(len, V4::from(addr)), value, 0)
-                .map_err(|error| failed(ROUTES4, "write", &to, error)),
-            IpAddr::V6(addr) => self
-                .routes6
-                .insert(&Key::new(len, V6::from(addr)), value, 0)
-                .map_err(|error| failed(ROUTES6, "write", &to, error)),
-        }
-    }
-
-    fn clear_route(&mut self, to: Prefix) -> Result<()> {
-        let len = u32::from(to.prefix_len());
-        match to.addr() {
-            IpAddr::V4(addr) => {
-                removed(ROUTES4, &to, self.routes4.remove(&Key::new(len, V4::from(addr))))
-            }
-            IpAddr::V6(addr) => {
-                removed(ROUTES6, &to, self.routes6.remove(&Key::new(len, V6::from(addr))))
-            }
         }
     }
 
@@ -200,7 +178,8 @@ impl Maps {
             rings,
             backends: elements(BACKENDS, &self.backends)?,
             next_hops: elements(NEXT_HOPS, &self.next_hops)?,
-            routes: self.read_routes()?,
+            routes: self.tries.read_routes()?,
+            access: self.tries.read_access()?,
             flows_are_stale: true,
         })
     }
@@ -233,19 +212,6 @@ impl Maps {
             listeners.insert(endpoint(key), listener);
         }
         Ok(listeners)
-    }
-
-    fn read_routes(&self) -> Result<BTreeMap<Prefix, u16>> {
-        let mut routes = BTreeMap::new();
-        for entry in self.routes4.iter() {
-            let (key, value) = entry.map_err(|error| failed(ROUTES4, "read", &"all", error))?;
-            routes.insert(Prefix::new(key.data().into(), key.prefix_len() as u8), value as u16);
-        }
-        for entry in self.routes6.iter() {
-            let (key, value) = entry.map_err(|error| failed(ROUTES6, "read", &"all", error))?;
-            routes.insert(Prefix::new(key.data().into(), key.prefix_len() as u8), value as u16);
-        }
-        Ok(routes)
     }
 
     /// aya hands values out on the stack, copied from frame to frame: a ring's 131 KB could overflow

@@ -8,6 +8,7 @@
 //!
 //! Everything but [`maps`] is pure: no I/O, no clock, no randomness.
 
+pub mod access;
 pub mod actual;
 pub mod desired;
 pub mod diff;
@@ -61,7 +62,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// The destinations of a route. Bits beyond the length are zero.
+/// The destinations of a route, or the sources of a list. Bits beyond the length are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix {
     addr: IpAddr,

@@ -4,9 +4,10 @@ use std::fmt;
 
 use lb_common::{
     abi::Edge,
+    access,
     flow::forward,
     next_hop::NextHop,
-    service::{Backend, Listener, Service, affinity, listener_flags},
+    service::{Backend, Listener, Service, affinity, listener_flags, service_flags},
 };
 
 use std::net::IpAddr;
@@ -48,6 +49,17 @@ pub enum MapOp {
         service: u16,
         slots: Ring,
     },
+    /// Whether sources in the prefix may send to what is in the scope: a service, or the edge
+    /// ([`lb_common::access::EDGE`]).
+    SetAccess {
+        scope: u16,
+        from: Prefix,
+        admit: bool,
+    },
+    ClearAccess {
+        scope: u16,
+        from: Prefix,
+    },
     SetService {
         id: u16,
         service: Service,
@@ -71,6 +83,9 @@ impl MapOp {
             Self::SetBackend { backend, .. } => Some(backend.service),
             Self::WriteRing { service, .. } => Some(service),
             Self::SetService { id, .. } | Self::ClearService { id } => Some(id),
+            Self::SetAccess { scope, .. } | Self::ClearAccess { scope, .. } => {
+                (scope != access::EDGE).then_some(scope)
+            }
             Self::SetListener { listener, .. } if listener.service != 0 => Some(listener.service),
             _ => None,
         }
@@ -90,6 +105,13 @@ impl fmt::Display for MapOp {
             Self::ClearRoute { to } => write!(f, "route to {to}: none"),
             Self::WriteRing { number, service, .. } => {
                 write!(f, "ring {number}: new, for service {service}")
+            }
+            Self::SetAccess { scope, from, admit } => {
+                let verdict = if admit { "admitted" } else { "denied" };
+                write!(f, "access to {}: {from} {verdict}", show_scope(scope))
+            }
+            Self::ClearAccess { scope, from } => {
+                write!(f, "access to {}: {from} not listed", show_scope(scope))
             }
             Self::SetService { id, ref service } => show_service(id, service, f),
             Self::ClearService { id } => write!(f, "service {id}: none"),
@@ -117,6 +139,13 @@ impl fmt::Display for MapOp {
 impl fmt::Debug for MapOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+fn show_scope(scope: u16) -> String {
+    match scope {
+        access::EDGE => "the edge".to_owned(),
+        service => format!("service {service}"),
     }
 }
 
@@ -165,6 +194,9 @@ fn show_service(id: u16, service: &Service, f: &mut fmt::Formatter<'_>) -> fmt::
         forward::NAT => "nat",
         forward::DSR => "dsr",
         forward::IPIP => "ipip",
+        forward::SPLICE if service.flags & service_flags::RELAY != 0 => {
+            return write!(f, "service {id}: the sidecar's, which relays");
+        }
         forward::SPLICE => {
             return write!(f, "service {id}: the sidecar's, whose connections are spliced");
         }

@@ -130,7 +130,7 @@ fn a_sweep_removes_idle_pairs_and_no_other() {
         let reversed = flow(key.reversed(), flags::TO_CLIENT, now.wrapping_sub(reverse));
         map.insert(to.reversed(), reversed, 0).unwrap();
     }
-    let policy = |_| Policy { idle_timeout: 500, close_timeout: 100, doomed: None };
+    let policy = |_| Policy { idle_timeout: 500, close_timeout: 100, doomed: None, renewed: None };
     let mut flows = table::flows::<V4>(&pins).unwrap();
     let (mut sweeper, mut orders) = (Sweeper::default(), Vec::new());
     let start = Instant::now();

@@ -25,14 +25,21 @@ fn check_names_every_error_and_sums_a_good_file_up() {
 
     let example = include_str!("../../../edge.example.toml");
     fs::write(&file, example).unwrap();
+    // The certificates that it names are not there, which is no error here.
     let output = check();
     assert!(output.status.success());
-    assert_says(&text(&output), &["edge.toml: ok, 3 services, 5 listeners, 7 backends\n"]);
+    assert_says(
+        &text(&output),
+        &["edge.toml: ok, 5 services, 8 listeners, 9 backends, 9 warnings\n", "rooms.pem: service"],
+    );
 
     fs::write(&file, example.replace("127.0.0.1:9900", "10.2.0.1:9900")).unwrap();
     let output = check();
     assert!(output.status.success());
-    assert_says(&text(&output), &["warning:", "not a loopback address", "7 backends, 1 warning\n"]);
+    assert_says(
+        &text(&output),
+        &["warning:", "not a loopback address", "9 backends, 10 warnings\n"],
+    );
 
     fs::write(&file, example.replace("10.2.0.2:9000", "10.2.0.300:9000").replace("xdp =", "xpd ="))
         .unwrap();

@@ -25,7 +25,7 @@ fn socket(edge: &Edge) -> PathBuf {
 }
 
 /// Runs a command of the command line against the edge, and returns what it says.
-fn cli(edge: &Edge, arguments: &str) -> Result<String, String> {
+pub fn cli(edge: &Edge, arguments: &str) -> Result<String, String> {
     let output = edge.output(&format!("{arguments} --socket {}", socket(edge).display()));
     match output.status.success() {
         true => Ok(text(&output)),
@@ -233,4 +233,184 @@ fn changes_over_tcp_need_a_token_and_no_other_site_has_a_say() {
 fn head_of(stream: &mut std::net::TcpStream) -> String {
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     head(stream)
+}
+
+#[test]
+fn a_client_is_told_beforehand_which_backend_it_gets_and_why() {
+    let mut edge = Edge::new();
+    let _servers = [("10.2.0.2:9000", "b2:"), ("10.2.0.3:9000", "b3:")]
+        .map(|(address, name)| Echo::start(&edge.server, address, name));
+    edge.start(&edge.config("affinity = \"source\"", &TWO));
+    wait_until("both are up", || {
+        ["b2", "b3"].iter().all(|it| backend(&edge, it).health.state == "up")
+    });
+    let explained = cli(&edge, &format!("explain 10.1.0.2 {VIP}")).unwrap();
+    let mut client = edge.client.connect(VIP);
+    let name = say(&mut client, "x").unwrap();
+    let name = name.split(':').next().unwrap().to_owned();
+    assert!(explained.contains(&format!("=> {name} (10.2.0.")), "{name}: {explained}");
+    assert!(explained.contains("the client's address falls on slot"), "{explained}");
+    let port = client.local_addr().unwrap().port();
+    let explained = cli(&edge, &format!("explain 10.1.0.2:{port} {VIP}")).unwrap();
+    assert!(explained.contains("the flow decides") && explained.contains(&name), "{explained}");
+
+    edge.save(&edge.config("", &TWO));
+    wait_until("it is taken over", || edge.status().config_generation == 2);
+    for port in 40_000..40_008 {
+        let explained = cli(&edge, &format!("explain 10.1.0.2:{port} {VIP} --json")).unwrap();
+        let explained: serde_json::Value = serde_json::from_str(&explained).unwrap();
+        let served = served_at(&edge, port);
+        assert_eq!(explained["backend"]["name"].as_str(), served.split(':').next(), "{explained}");
+    }
+    let refused = cli(&edge, "explain 10.1.0.2 10.1.0.10:81").unwrap_err();
+    assert!(refused.contains("no service listens at 10.1.0.10:81"), "{refused}");
+}
+
+/// Who serves the client of this port.
+fn served_at(edge: &Edge, port: u16) -> String {
+    use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+    let socket = edge.client.run(move || {
+        let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::empty());
+        let socket = socket::socket(kind.0, kind.1, kind.2, None).unwrap();
+        let from = SockaddrIn::new(10, 1, 0, 2, port);
+        socket::bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &from).unwrap();
+        let to: SockaddrIn = VIP.parse().unwrap();
+        socket::connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &to).unwrap();
+        socket
+    });
+    say(&mut std::net::TcpStream::from(socket), "x").unwrap()
+}
+
+#[test]
+fn the_connections_of_a_backend_are_reset_once() {
+    let mut edge = Edge::new();
+    let _server = Echo::start(&edge.server, "10.2.0.2:9000", "b2:");
+    edge.start(&edge.config("", &TWO[..1]));
+    wait_until("it serves", || served(&edge) == ["b2:x"]);
+    let mut before = edge.client.connect(VIP);
+    assert_eq!(say(&mut before, "x").unwrap(), "b2:x");
+    std::thread::sleep(Duration::from_millis(100));
+    cli(&edge, "reset-flows chat b2").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut after = edge.client.connect(VIP);
+    assert_eq!(say(&mut after, "x").unwrap(), "b2:x");
+    assert_eq!(before.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let events = cli(&edge, "events").unwrap();
+    assert!(
+        events.contains("operator_changed") && events.contains("its connections are reset"),
+        "{events}"
+    );
+    // A walk later it is still there.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(say(&mut after, "y").unwrap(), "b2:y");
+}
+
+#[test]
+fn relayed_connections_are_reset_once_too_and_flows_are_listed() {
+    let mut edge = Edge::new();
+    let _web = Web::start(&edge.server, "10.2.0.2:9000", "b2");
+    edge.start(&sidecar::config(&edge, "splice = \"off\"", &sidecar::BACKEND));
+    wait_until("requests are answered", || sidecar::get(&edge, "/").is_some());
+    let mut client = chat(&edge);
+    cli(&edge, "reset-flows chat b2").unwrap();
+    let mut frame = [0; 4];
+    client.read_exact(&mut frame).unwrap();
+    assert_eq!(frame, [0x88, 2, 0x03, 0xf4], "service restart");
+    assert!(sidecar::get(&edge, "/").is_some());
+}
+
+fn json_of(edge: &Edge, path: &str) -> serde_json::Value {
+    let (head, body) = edge.netns.http(ADMIN, path).unwrap();
+    assert!(head.contains(" 200 "), "{path}: {head} {body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[test]
+fn connections_are_listed_a_page_at_a_time_each_of_them_once() {
+    let mut edge = Edge::new();
+    let _server = Echo::start(&edge.server, "10.2.0.2:9000", "b2:");
+    edge.start(&edge.config("", &TWO[..1]));
+    wait_until("it serves", || served(&edge) == ["b2:x"]);
+    let mut clients: Vec<_> = (0..30).map(|_| edge.client.connect(VIP)).collect();
+    clients.iter_mut().for_each(|client| _ = say(client, "x").unwrap());
+    let mut listed = Vec::new();
+    let mut path = "/v1/flows?service=chat&backend=b2&client=10.1.0.2&limit=7".to_owned();
+    loop {
+        let page = json_of(&edge, &path);
+        let flows = page["flows"].as_array().unwrap();
+        assert!(flows.len() <= 7 && flows.iter().all(|it| it["backend"] == "b2"), "{page}");
+        listed.extend(flows.iter().map(|it| it["client"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/flows?service=chat&backend=b2&client=10.1.0.2&limit=7&cursor={next}");
+    }
+    for client in &clients {
+        let address = client.local_addr().unwrap().to_string();
+        assert_eq!(listed.iter().filter(|it| **it == address).count(), 1, "{address}");
+    }
+    let (head, body) = edge.netns.http(ADMIN, "/v1/flows?backend=b3").unwrap();
+    assert!(head.contains(" 404 ") && body.contains("did you mean"), "{head} {body}");
+}
+
+#[test]
+fn a_cookie_is_explained() {
+    let mut edge = Edge::new();
+    let keys = edge.directory.join("keys");
+    fs::write(&keys, format!("k1 {}\n", "QUFB".repeat(11))).unwrap();
+    let _webs = [("10.2.0.2:9000", "b2"), ("10.2.0.3:9000", "b3")]
+        .map(|(address, name)| Web::start(&edge.server, address, name));
+    let config =
+        sidecar::config(&edge, "", &TWO).replace("affinity = \"none\"", "affinity = \"cookie\"");
+    let keys = format!("workers = 2\ncookie_keys = {keys:?}");
+    edge.start(&config.replace("workers = 2", &keys));
+    wait_until("both are up", || {
+        ["b2", "b3"].iter().all(|it| backend(&edge, it).health.state == "up")
+    });
+    let mut client = edge.client.connect(VIP);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let answer = head_of(&mut client);
+    let cookie = answer
+        .lines()
+        .find_map(|line| line.strip_prefix("set-cookie: ").or(line.strip_prefix("Set-Cookie: ")));
+    let cookie = cookie.unwrap().split(';').next().unwrap();
+    let mut name = [0; 2];
+    client.read_exact(&mut name).unwrap();
+    let name = String::from_utf8_lossy(&name).into_owned();
+    let explained = cli(&edge, &format!("explain 10.1.0.2 {VIP} --cookie {cookie}")).unwrap();
+    assert!(explained.contains("hit: the cookie's backend"), "{explained}");
+    assert!(explained.contains(&format!("=> {name} (")), "{explained}");
+    let explained = cli(&edge, &format!("explain 10.1.0.2 {VIP} --cookie {cookie}x")).unwrap();
+    assert!(
+        explained.contains("none of this edge's") && explained.contains("not decided yet"),
+        "{explained}"
+    );
+}
+
+#[test]
+fn of_two_changes_at_once_one_is_told_that_the_other_came_first() {
+    let mut edge = Edge::new();
+    edge.start(&edge.config("", &TWO));
+    let path = socket(&edge);
+    let ask = |backend: &str| {
+        let body = r#"{"weight": 7, "revision": 0}"#;
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let request = format!(
+            "POST /v1/services/chat/backends/{backend}/weight HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answers = std::thread::scope(|scope| {
+        let ask = &ask;
+        let both = ["b2", "b3"].map(|backend| scope.spawn(move || ask(backend)));
+        both.map(|thread| thread.join().unwrap())
+    });
+    let (late, first): (Vec<_>, Vec<_>) = answers.iter().partition(|it| it.contains(" 409 "));
+    assert_eq!((late.len(), first.len()), (1, 1), "{answers:?}");
+    assert!(first[0].contains(" 200 ") && late[0].contains("revision 0 was seen"), "{answers:?}");
+    let weights: Vec<_> = ["b2", "b3"].iter().map(|it| backend(&edge, it).weight).collect();
+    assert_eq!(weights.iter().sum::<u32>(), 107, "{weights:?}");
 }

@@ -9,7 +9,7 @@ use lb_common::{
 use lb_ebpf::packet::Packet;
 
 use crate::{
-    Verdict, Version, count, next_hop,
+    Verdict, Version, access, count, flow, next_hop,
     parse::{IcmpError, Segment},
     service, splice, transmit, tunnel,
 };
@@ -42,6 +42,18 @@ fn way<A: Version>(flow: &mut Flow<A>) -> Option<Way> {
     })
 }
 
+/// Forwards a plain segment of an established flow, which it keeps alive unless its source is denied.
+#[inline(always)]
+pub fn established<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, DropReason> {
+    let way = admitted(packet, segment, flow)?;
+    flow::touch(flow, segment);
+    along(packet, segment, flow, &way)
+}
+
 /// Forwards a segment of a flow.
 #[inline(always)]
 pub fn forward<A: Version>(
@@ -49,28 +61,50 @@ pub fn forward<A: Version>(
     segment: &Segment<A>,
     flow: &mut Flow<A>,
 ) -> Result<Verdict, DropReason> {
+    let way = admitted(packet, segment, flow)?;
+    along(packet, segment, flow, &way)
+}
+
+/// The way of a flow's packets, if the source of this one may send at all.
+#[inline(always)]
+fn admitted<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    flow: &mut Flow<A>,
+) -> Result<Way, DropReason> {
     let Some(way) = way(flow) else {
         return Err(DropReason::Inconsistent);
     };
     if let Some(backend) = way.backend {
         packet.service = backend.service;
+        access::check(&segment.tuple.src, backend.service, backend.access)?;
     }
-    if let Some(mtu) = too_big(&way, segment.ip_len) {
+    Ok(way)
+}
+
+#[inline(always)]
+fn along<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    flow: &mut Flow<A>,
+    way: &Way,
+) -> Result<Verdict, DropReason> {
+    if let Some(mtu) = too_big(way, segment.ip_len) {
         return A::packet_too_big(packet, segment.l3, mtu);
     }
     if flow.forward == forward::NAT {
         A::translate(packet, segment, &flow.to, Delta::default())?;
-        traffic(flow, &way, segment.ip_len);
-        return transmit::plain::<A>(packet, segment.l3 as usize, &way);
+        traffic(flow, way, segment.ip_len);
+        return transmit::plain::<A>(packet, segment.l3 as usize, way);
     }
     if flow.forward == forward::SPLICE {
         splice::translate(packet, segment, flow)?;
-        traffic(flow, &way, segment.ip_len);
-        return transmit::plain::<A>(packet, segment.l3 as usize, &way);
+        traffic(flow, way, segment.ip_len);
+        return transmit::plain::<A>(packet, segment.l3 as usize, way);
     }
     let traffic_class = A::hop(packet, segment.l3 as usize)?;
-    traffic(flow, &way, segment.ip_len);
-    onward::<A>(packet, segment.l3 as usize, segment.ip_len, traffic_class, &way)
+    traffic(flow, way, segment.ip_len);
+    onward::<A>(packet, segment.l3 as usize, segment.ip_len, traffic_class, way)
 }
 
 /// Counts a packet that is on its way: what is refused or answered here was never sent to anybody.

@@ -8,6 +8,7 @@
 #![no_std]
 #![no_main]
 
+mod access;
 mod answer;
 mod clock;
 mod close;
@@ -65,6 +66,7 @@ trait Version:
     + flow::Table
     + handshake::Table
     + service::Tables
+    + access::Lists
     + nat::Sources
     + next_hop::Routes
     + answer::Answer
@@ -131,8 +133,7 @@ fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict,
         return A::without_flow(packet);
     };
     if segment.is_plain() && flow.flags & OUT_OF_THE_ORDINARY == 0 {
-        flow::touch(flow, segment);
-        let result = forward::forward(packet, segment, flow);
+        let result = forward::established(packet, segment, flow);
         if result.is_err() {
             packet.service = service::of_backend(flow.backend);
         }

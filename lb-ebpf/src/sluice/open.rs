@@ -5,12 +5,12 @@ use lb_common::{
     handshake::Handshake,
     hash,
     outcome::{DropReason, Event},
-    service::{Listener, Service},
+    service::{Listener, Service, service_flags},
 };
 use lb_ebpf::packet::Packet;
 
 use crate::{
-    Verdict, Version, clock, count, handshake, nat, options,
+    Verdict, Version, access, clock, count, handshake, nat, options,
     parse::Segment,
     scratch::{self, Use},
     service,
@@ -51,9 +51,11 @@ fn from_syn<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Ver
     let Some(service) = service::get(listener.service) else {
         return Err(DropReason::Inconsistent);
     };
+    access::check(src, listener.service, service.access)?;
+    let relays = service.flags & service_flags::RELAY != 0;
     match (service.forward, segment.is_syn()) {
-        (forward::SPLICE, true) => handshake::note(packet, segment),
-        (forward::SPLICE, false) => Ok(Verdict::Pass(Event::PassToSidecar)),
+        (forward::SPLICE, true) if !relays => handshake::note(packet, segment),
+        (forward::SPLICE, _) => Ok(Verdict::Pass(Event::PassToSidecar)),
         (_, true) => open(packet, segment, listener, service),
         (_, false) => stray(packet, segment, listener, service),
     }

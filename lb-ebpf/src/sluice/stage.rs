@@ -23,7 +23,7 @@ use lb_common::{
 use lb_ebpf::packet::Packet;
 
 use crate::{
-    Verdict, answer, close, forward, handshake, icmp,
+    Verdict, access, answer, close, forward, handshake, icmp,
     nat::{self, Reserved, Source},
     open,
     options::{self, Options},
@@ -73,6 +73,9 @@ pub trait Stages: Addr {
 
     /// [`options::read`]
     fn options(packet: &Packet, options: &mut Options);
+
+    /// [`access::is_denied`]
+    fn is_denied(src: &Self, service: u16, access: u8) -> bool;
 }
 
 const DONE: u64 = 0;
@@ -234,7 +237,7 @@ extern "C" fn stage_splice_options(
 macro_rules! stages {
     ($version:ty:
         $without_flow:ident, $flagged:ident, $forward:ident, $icmp:ident, $forward_error:ident,
-        $reset:ident, $packet_too_big:ident, $reserve_source:ident, $promote:ident, $options:ident
+        $reset:ident, $packet_too_big:ident, $reserve_source:ident, $promote:ident, $options:ident, $is_denied:ident
     ) => {
         packet_stage!($version, open::without_flow as $without_flow());
         packet_stage!($version, close::flagged as $flagged(flow: Flow<$version>));
@@ -280,6 +283,13 @@ macro_rules! stages {
             let Some(segment) = scratch::segment::<$version>() else { return NULL };
             options::read(&Packet::new(&XdpContext::new(ctx)), segment, options);
             DONE
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $is_denied(src: *mut $version, service: u16, access: u32) -> u64 {
+            references!(src);
+            access::is_denied(src, service, access as u8) as u64
         }
 
         impl Stages for $version {
@@ -365,6 +375,11 @@ macro_rules! stages {
             fn options(packet: &Packet, options: &mut Options) {
                 $options(packet.ctx(), options);
             }
+
+            #[inline(always)]
+            fn is_denied(src: &Self, service: u16, access: u8) -> bool {
+                $is_denied(pointer(src), service, access as u32) != 0
+            }
         }
     };
 }
@@ -377,9 +392,9 @@ fn pointer<T>(to: &T) -> *mut T {
 
 stages!(V4:
     without_flow_v4, flagged_v4, forward_v4, icmp_v4, forward_error_v4,
-    reset_v4, packet_too_big_v4, reserve_source_v4, promote_v4, options_v4
+    reset_v4, packet_too_big_v4, reserve_source_v4, promote_v4, options_v4, is_denied_v4
 );
 stages!(V6:
     without_flow_v6, flagged_v6, forward_v6, icmp_v6, forward_error_v6,
-    reset_v6, packet_too_big_v6, reserve_source_v6, promote_v6, options_v6
+    reset_v6, packet_too_big_v6, reserve_source_v6, promote_v6, options_v6, is_denied_v6
 );

@@ -45,6 +45,8 @@ pub enum ToWorker {
     /// relayed connections are closed from now on at the pace of their service, and all that is left at the deadline;
     /// said again with another, that one counts.
     Retire { deadline: Option<u64> },
+    /// Close the connections that are relayed now to this backend, named by its id, at the pace of the service.
+    Reset { service: String, backend: String },
     /// End at once.
     Stop,
 }

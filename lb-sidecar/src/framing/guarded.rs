@@ -1,4 +1,4 @@
-//! A client's socket as hyper sees it: only bytes that passed [`Framing`].
+//! A client's connection as hyper sees it: only bytes that passed [`Framing`].
 
 use std::{
     io,
@@ -8,18 +8,15 @@ use std::{
 
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{Framing, Limits, Violation};
-use crate::scratch;
+use crate::{scratch, stream::Stream};
 
 /// A stream that gives hyper only bytes that passed. After a violation reads fail with an [`io::Error`] that carries
 /// the [`Violation`]; requests that had ended before it are still given.
 pub struct Guarded {
-    stream: TcpStream,
+    stream: Stream,
     /// Read before, and not checked yet.
     ahead: Bytes,
     framing: Framing,
@@ -28,7 +25,7 @@ pub struct Guarded {
 
 impl Guarded {
     /// Of a connection from which some bytes were read before.
-    pub fn new(stream: TcpStream, limits: Limits, ahead: Bytes) -> Self {
+    pub fn new(stream: Stream, limits: Limits, ahead: Bytes) -> Self {
         Self { stream, ahead, framing: Framing::new(limits), violation: None }
     }
 
@@ -57,7 +54,7 @@ impl Guarded {
         self.framing.is_opaque()
     }
 
-    pub fn into_inner(self) -> TcpStream {
+    pub fn into_inner(self) -> Stream {
         self.stream
     }
 }

@@ -93,6 +93,8 @@ impl Direction {
                 self.kept.advance(written);
             }
             self.kept = Bytes::new();
+            // What TLS has made of it.
+            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Failed::Writer)?;
             if self.read_all {
                 if !self.done && !last {
                     // A peer that is gone already shows when it is read.

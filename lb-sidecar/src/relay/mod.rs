@@ -20,10 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 
 pub use attempts::Means;
 use attempts::{Attempts, Verdict};
@@ -32,13 +29,13 @@ use registry::{Entry, Order};
 pub use side::Side;
 pub use websocket::{GOING_AWAY, SERVICE_RESTART};
 
-use crate::settings::State;
+use crate::{settings::State, stream::Stream};
 
 /// How long a peer that was told to close may take.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// One side, and what was read of it before: forwarded first.
-pub struct End<S = TcpStream> {
+pub struct End<S = Stream> {
     pub stream: S,
     pub read_ahead: Bytes,
 }
@@ -101,7 +98,7 @@ pub struct Ended {
 /// See [`relay`].
 pub struct Relay<C> {
     client: C,
-    backend: TcpStream,
+    backend: Stream,
     inward: Direction,
     outward: Direction,
     first: Option<By>,
@@ -237,7 +234,7 @@ impl<C: Side> Relay<C> {
                 && self.inward.is_at_rest()
                 && self.outward.is_at_rest();
             let active = if resting { self.active } else { now };
-            attempts.look(socket, &self.backend, active, now, cx.waker());
+            attempts.look(socket, self.backend.tcp(), active, now, cx.waker());
         }
         attempts.due()
     }
@@ -249,7 +246,7 @@ impl<C: Side> Relay<C> {
             return Poll::Ready(None);
         };
         loop {
-            match attempts.poll(socket, &self.backend, cx) {
+            match attempts.poll(socket, self.backend.tcp(), cx) {
                 Poll::Ready(Verdict::Spliced) => return Poll::Ready(Some(By::Splice)),
                 Poll::Ready(Verdict::Later) => break,
                 Poll::Ready(Verdict::Never) => {
@@ -285,7 +282,10 @@ impl<C: Side> Relay<C> {
         match by {
             By::ClientReset => self.backend.reset(),
             By::BackendReset => self.client.reset(),
-            _ => self.client.say_end(),
+            _ => {
+                self.client.say_end();
+                self.backend.say_end();
+            }
         }
         self.count();
         Poll::Ready(Ended { bytes_in: self.inward.bytes, bytes_out: self.outward.bytes, by })

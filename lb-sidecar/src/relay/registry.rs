@@ -29,6 +29,8 @@ pub struct Registry {
 struct Handle {
     backend: Rc<Backend>,
     order: Cell<Option<Order>>,
+    /// It is to close, whatever becomes of its backend.
+    marked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -44,8 +46,8 @@ impl Registry {
     pub fn enter(self: &Rc<Self>, backend: Rc<Backend>) -> Entry {
         let id = self.next.get();
         self.next.set(id + 1);
-        let handle = Handle { backend, order: Cell::default(), waker: RefCell::default() };
-        let handle = Rc::new(handle);
+        let (order, marked, waker) = Default::default();
+        let handle = Rc::new(Handle { backend, order, marked, waker });
         self.relays.borrow_mut().insert(id, Rc::clone(&handle));
         Entry { registry: Rc::clone(self), id, handle }
     }
@@ -60,11 +62,20 @@ impl Registry {
         self.relays.borrow().is_empty()
     }
 
-    /// Tells the oldest relay that has not been told yet to close, of those whose backend is meant. `false` if there is
-    /// none.
+    /// Notes those whose backend is meant, so that they close.
+    pub fn mark(&self, meant: impl Fn(&Backend) -> bool) {
+        let relays = self.relays.borrow();
+        let meant = relays.values().filter(|handle| meant(&handle.backend));
+        meant.for_each(|handle| handle.marked.set(true));
+    }
+
+    /// Tells the oldest relay that has not been told yet to close, of those that are marked or whose backend is meant.
+    /// `false` if there is none.
     pub fn close_one(&self, code: u16, meant: impl Fn(&Backend) -> bool) -> bool {
         let relays = self.relays.borrow();
-        let untold = |handle: &&Rc<Handle>| handle.order.get().is_none() && meant(&handle.backend);
+        let untold = |handle: &&Rc<Handle>| {
+            handle.order.get().is_none() && (handle.marked.get() || meant(&handle.backend))
+        };
         match relays.values().find(untold) {
             Some(handle) => {
                 handle.tell(Order::Close(code));

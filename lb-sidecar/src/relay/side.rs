@@ -10,6 +10,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::stream::Stream;
+
 /// One side of a relay.
 pub trait Side: AsyncRead + AsyncWrite + Unpin {
     /// The socket, if it is nothing else.
@@ -27,12 +29,16 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
     fn say_end(&mut self) {}
 }
 
-impl Side for TcpStream {
+impl Side for Stream {
     fn socket(&self) -> Option<&TcpStream> {
-        Some(self)
+        self.is_plain().then(|| self.tcp())
     }
 
     fn reset(&mut self) {
-        _ = socket2::SockRef::from(&*self).set_linger(Some(Duration::ZERO));
+        _ = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+    }
+
+    fn say_end(&mut self) {
+        Self::say_end(self);
     }
 }

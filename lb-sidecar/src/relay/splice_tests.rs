@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
+    net::TcpStream,
     task::{JoinHandle, spawn_local},
     time::timeout,
 };

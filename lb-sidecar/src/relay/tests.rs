@@ -5,7 +5,7 @@ use std::{net::SocketAddr, rc::Rc};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     task::{JoinHandle, LocalSet, spawn_local},
 };
 
@@ -65,7 +65,10 @@ pub async fn start_with(
     let ((client, inner), (outer, server)) = tokio::join!(pair(), pair());
     let backend = backend();
     let entry = registry.enter(Rc::clone(&backend));
-    let end = |stream, ahead| End { stream, read_ahead: Bytes::copy_from_slice(ahead) };
+    let end = |stream: TcpStream, ahead| End {
+        stream: stream.into(),
+        read_ahead: Bytes::copy_from_slice(ahead),
+    };
     let options = Options { idle_timeout: idle, websocket, entry, splice };
     let ended = spawn_local(relay(end(inner, ahead[0]), end(outer, ahead[1]), options));
     Case { client, server, ended, backend }
@@ -308,7 +311,7 @@ async fn an_idle_relay_is_small() {
         let (one, other) = tokio::join!(pair(), pair());
         let registry: Rc<Registry> = Rc::default();
         let entry = registry.enter(backend());
-        let end = |stream| End { stream, read_ahead: Bytes::new() };
+        let end = |stream: TcpStream| End { stream: stream.into(), read_ahead: Bytes::new() };
         let options = Options { idle_timeout: HOUR, websocket: true, entry, splice: None };
         let relay = relay(end(one.0), end(other.0), options);
         assert!(size_of_val(&relay) <= 512, "{} bytes", size_of_val(&relay));

@@ -9,13 +9,12 @@ use std::{
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-use crate::relay::End;
+use crate::{relay::End, stream::Stream};
 
 /// A connection whose request was written and whose response was read in part.
 pub struct Replay {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Stream>,
     read_ahead: Bytes,
     asked: bool,
     reader: Option<Waker>,

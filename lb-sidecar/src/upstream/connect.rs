@@ -61,8 +61,8 @@ impl Sources {
 }
 
 /// A connection, and whether its source port is of those that no flow had.
-pub struct Connected {
-    pub stream: TcpStream,
+pub struct Connected<S = TcpStream> {
+    pub stream: S,
     pub port_is_checked: bool,
 }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod http2;
+pub mod tls;
 
 use std::{
     future::Future,
@@ -132,6 +133,9 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
         splice: false,
         log_sample: 0.0,
         backends: backends.iter().enumerate().map(|(i, address)| backend(i, *address)).collect(),
+        tls: None,
+        backend_tls: None,
+        redirect_https: false,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rustls::ClientConfig;
 
 use super::pattern::{Pattern, Side};
 use super::session::Session;
@@ -39,6 +40,8 @@ pub struct LoadConfig {
     pub connect_timeout: Duration,
     /// A session from which nothing comes for so long although an answer is due has failed.
     pub stall: Duration,
+    /// Whether the clients come by TLS, and whom they trust then.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl LoadConfig {
@@ -60,6 +63,7 @@ impl LoadConfig {
             ramp: Duration::ZERO,
             connect_timeout: Duration::from_secs(5),
             stall: Duration::from_secs(10),
+            tls: None,
         }
     }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use serde::Serialize;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -20,6 +21,7 @@ use super::pattern::{Pattern, Side};
 use super::stats::ConnectionReport;
 use super::{BACKEND_HEADER, BROADCAST, CLOSE_WRONG, ECHO, HELLO, PUSH, tcp};
 use crate::netns::Stop;
+use crate::tls::server_name;
 
 /// How a session, or the attempt at one, ended against the client's will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -43,7 +45,12 @@ pub enum Failure {
     Other,
 }
 
-type Socket = WebSocketStream<TcpStream>;
+/// A connection, with TLS on it or without.
+trait Wire: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Wire for T {}
+
+type Socket = WebSocketStream<Box<dyn Wire>>;
 type Failed = (Failure, String);
 
 /// The part of a session.
@@ -97,10 +104,18 @@ impl Session<'_> {
     }
 
     async fn open(&self) -> Result<Socket, Failed> {
-        let LoadConfig { path, seed, host, .. } = self.config;
+        let LoadConfig { path, seed, host, tls, .. } = self.config;
         let stream = tcp::connect(self.target, self.source).await;
         let stream = stream.map_err(|error| failure(&Error::Io(error)))?;
         let local = stream.local_addr().ok();
+        let stream: Box<dyn Wire> = match tls {
+            None => Box::new(stream),
+            Some(config) => {
+                let connecting =
+                    TlsConnector::from(config.clone()).connect(server_name(), stream).await;
+                Box::new(connecting.map_err(|error| failure(&Error::Io(error)))?)
+            }
+        };
         let url = format!("ws://{host}{path}?seed={seed}&session={}", self.number);
         let request = url.into_client_request().map_err(|error| failure(&error))?;
         let answer = tokio_tungstenite::client_async(request, stream).await;

@@ -6,9 +6,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use lb_agent::state::{Endpoint, Family, Prefix};
+use lb_agent::state::{Endpoint, Family, Prefix, access::Access};
 use lb_common::{
     abi::{self, Edge},
+    access::{self, lists},
     addr::{Addr, Tuple, V4, V6},
     flow::forward,
     hash,
@@ -82,6 +83,10 @@ pub struct Scenario {
     pub backends: BTreeMap<u16, Backend>,
     pub next_hops: BTreeMap<u16, NextHop>,
     pub routes: BTreeMap<Prefix, u16>,
+    /// Access lists by scope: a service, or the edge.
+    pub access: BTreeMap<u16, Access>,
+    /// Bits of [`lb_common::service::service_flags`] of the sidecar's service.
+    pub sidecar_flags: u8,
 }
 
 /// The listener of a service. Every service has one for each IP version, at port 80.
@@ -229,6 +234,28 @@ impl Scenario {
         let (addr, len) = prefix.split_once('/').expect("a prefix has a length");
         let addr = addr.parse().expect("a prefix has an address");
         self.routes.insert(Prefix::new(addr, len.parse().expect("the length is a number")), hop);
+    }
+
+    /// Denies (or allows) sources in a prefix in a scope.
+    ///
+    /// # Panics
+    /// If the text is not `ADDRESS/LENGTH`.
+    pub fn list(&mut self, scope: u16, prefix: &str, admit: bool) {
+        let (addr, len) = prefix.split_once('/').expect("a prefix has a length");
+        let addr = addr.parse().expect("a prefix has an address");
+        let prefix = Prefix::new(addr, len.parse().expect("the length is a number"));
+        let access = self.access.entry(scope).or_default();
+        if admit {
+            access.allow.insert(prefix)
+        } else {
+            access.deny.insert(prefix)
+        };
+    }
+
+    /// Which lists are for a service.
+    pub fn lists_of(&self, service: u16) -> u8 {
+        let bit = |scope, bit| if self.access.contains_key(&scope) { bit } else { 0 };
+        bit(access::EDGE, lists::EDGE) | bit(service, lists::SERVICE)
     }
 
     /// The same with a change.

@@ -45,6 +45,7 @@ pub struct Tables {
     /// Keys of what is written, so that it can be removed.
     listeners: Vec<Endpoint>,
     routes: Vec<Prefix>,
+    access: Vec<(u16, Prefix)>,
     backends: Vec<u16>,
     next_hops: Vec<u16>,
     /// Members of the ring that stands at a number. Rings are large, and the data plane never writes
@@ -75,6 +76,7 @@ impl Tables {
             config: Maps::new(|name| ebpf.take_map(name)).expect("the agent takes the maps"),
             listeners: Vec::new(),
             routes: Vec::new(),
+            access: Vec::new(),
             backends: Vec::new(),
             next_hops: Vec::new(),
             rings: BTreeMap::new(),
@@ -111,8 +113,10 @@ impl Tables {
         }
         self.apply(MapOp::SetEdge(scenario.edge));
         for (&id, &backend) in &scenario.backends {
-            self.apply(MapOp::SetBackend { id, backend });
+            let access = scenario.lists_of(backend.service);
+            self.apply(MapOp::SetBackend { id, backend: Backend { access, ..backend } });
         }
+        self.write_access(scenario);
         for (&to, &next_hop) in &scenario.routes {
             self.apply(MapOp::SetRoute { to, next_hop });
         }
@@ -134,6 +138,18 @@ impl Tables {
         self.routes = scenario.routes.keys().copied().collect();
         self.backends = scenario.backends.keys().copied().collect();
         self.next_hops = scenario.next_hops.keys().copied().collect();
+    }
+
+    fn write_access(&mut self, scenario: &Scenario) {
+        for (scope, from) in std::mem::take(&mut self.access) {
+            self.apply(MapOp::ClearAccess { scope, from });
+        }
+        for (&scope, access) in &scenario.access {
+            for (from, admit) in access.entries() {
+                self.apply(MapOp::SetAccess { scope, from, admit });
+                self.access.push((scope, from));
+            }
+        }
     }
 
     fn remove_old(&mut self, scenario: &Scenario) {
@@ -165,6 +181,10 @@ impl Tables {
         };
         let mut value =
             Service { forward: spec.forward, affinity: spec.affinity, ..Service::default() };
+        value.access = scenario.lists_of(service);
+        if service == id::SIDECAR {
+            value.flags = scenario.sidecar_flags;
+        }
         for family in Family::BOTH {
             let Some(slots) = scenario.ring(service, family) else {
                 continue;

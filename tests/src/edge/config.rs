@@ -46,6 +46,8 @@ pub struct EdgeConfig {
     pub flows: u32,
     pub handshakes: u32,
     pub sidecar: SidecarConfig,
+    /// Prefixes whose packets are dropped.
+    pub deny: Vec<String>,
     pub services: Vec<ServiceConfig>,
 }
 
@@ -67,6 +69,7 @@ impl EdgeConfig {
             flows: 16_384,
             handshakes: 4096,
             sidecar: SidecarConfig::default(),
+            deny: Vec::new(),
             services: Vec::new(),
         }
     }
@@ -94,6 +97,8 @@ pub struct ServiceConfig {
     pub forward: Forward,
     pub affinity: &'static str,
     pub idle_timeout: Duration,
+    /// Prefixes whose packets are dropped.
+    pub deny: Vec<String>,
     pub close_timeout: Duration,
     /// Makes it a service with `mode = "l7"`.
     pub l7: Option<L7Config>,
@@ -111,6 +116,7 @@ impl ServiceConfig {
             forward,
             affinity: "none",
             idle_timeout: Duration::from_secs(3600),
+            deny: Vec::new(),
             close_timeout: Duration::from_secs(30),
             l7: None,
             fail_open: true,
@@ -207,6 +213,7 @@ impl fmt::Display for EdgeConfig {
         writeln!(f, "admin = \"{}\"", Self::ADMIN)?;
         writeln!(f, "reset_rate = {}", self.reset_rate)?;
         writeln!(f, "vip_addresses = \"{}\"", self.vip_addresses)?;
+        writeln!(f, "access = {{ deny = {} }}", quoted(&self.deny))?;
         writeln!(f, "\n[edge.tables]")?;
         writeln!(f, "flows_ipv4 = {0}\nflows_ipv6 = {0}", self.flows)?;
         writeln!(f, "handshakes = {}", self.handshakes)?;
@@ -230,6 +237,7 @@ impl fmt::Display for ServiceConfig {
             }
         }
         writeln!(f, "idle_timeout = {}", millis(self.idle_timeout))?;
+        writeln!(f, "access = {{ deny = {} }}", quoted(&self.deny))?;
         writeln!(f, "close_timeout = {}", millis(self.close_timeout))?;
         writeln!(f, "fail_open = {}", self.fail_open)?;
         writeln!(f, "health = {}", self.health)?;

@@ -52,6 +52,17 @@ pub enum Put {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket(u32);
 
+impl Bucket {
+    /// One that was seen before. The kernel refuses numbers that no bucket has.
+    pub const fn at(number: u32) -> Self {
+        Self(number)
+    }
+
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
 impl<K: Pod, V: Pod> HashFd<K, V> {
     /// Opens the map that is pinned at `path`.
     pub fn open(path: &Path) -> io::Result<Self> {

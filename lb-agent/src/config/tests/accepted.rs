@@ -41,9 +41,11 @@ fn every_default_is_applied() {
                 workers: None,
                 cookie_keys: None,
                 access_log: AccessLog::Stdout,
+                ticket_keys: None,
             },
             admin_token_file: None,
             zone: None,
+            access: Access::default(),
         },
         services: vec![Service {
             name: "chat".to_owned(),
@@ -75,6 +77,7 @@ fn every_default_is_applied() {
             }],
             panic_threshold: 0,
             zones: None,
+            access: Access::default(),
         }],
     };
     assert_eq!(config, expected);
@@ -84,7 +87,9 @@ fn every_default_is_applied() {
 fn the_example_means_what_it_says() {
     let config = valid(include_str!("../../../../edge.example.toml"));
     assert_eq!(config.edge.xdp, XdpMode::Native);
-    let [chat, uploads, rooms] = &config.services[..] else { panic!("{config:?}") };
+    let [chat, uploads, rooms, rooms_tls, rooms_plain] = &config.services[..] else {
+        panic!("{config:?}")
+    };
 
     let target = Target { path: "/chat".to_owned(), host: None };
     assert_eq!(chat.health.probe, Probe::Websocket(target));
@@ -105,7 +110,7 @@ fn the_example_means_what_it_says() {
     assert_eq!(*tls, TlsProbe { verify: Verify::System, server_name });
 
     assert!(config.l4().eq([chat, uploads]));
-    assert!(config.l7().eq([rooms]));
+    assert!(config.l7().eq([rooms, rooms_tls, rooms_plain]));
     assert_eq!(rooms.pool(socket("[2001:db8::12]:80")).count(), 2);
     assert_eq!(config.edge.sidecar.cookie_keys, Some(PathBuf::from("/etc/sluice/cookie.keys")));
 }
@@ -273,4 +278,19 @@ fn zones_are_preferred_where_the_table_stands() {
     assert_eq!(of("zones = { prefer = false, min_healthy_percent = 50 }"), None);
     let text = with(&minimal(), "[[service]]\n", "[[service]]\nzones = { prefer = false }\n");
     assert_eq!(valid(&text).services[0].zones, None, "and no zone is needed");
+}
+
+#[test]
+fn access_lists_are_of_the_edge_and_of_services_of_both_modes() {
+    let lists =
+        "access = { allow = [\"198.51.100.0/24\", \"2001:db8::/32\"], deny = [\"198.51.100.7\"] }";
+    let edge = with(&minimal(), "[edge]\n", &format!("[edge]\n{lists}\n"));
+    let access = valid(&edge).edge.access;
+    assert_eq!(access.allow, [(ip("198.51.100.0"), 24), (ip("2001:db8::"), 32)].into());
+    assert_eq!(access.deny, [(ip("198.51.100.7"), 32)].into());
+    for text in [minimal(), minimal_l7()] {
+        let config = valid(&with(&text, "[[service]]\n", &format!("[[service]]\n{lists}\n")));
+        assert_eq!(config.services[0].access, access);
+        assert_eq!(config.edge.access, Access::default());
+    }
 }

@@ -1,7 +1,10 @@
 //! What a valid file with l7 services means.
 
 use super::*;
-use lb_sidecar::settings::{Affinity, Balance, Cookie, Forwarded, ForwardedMode, Http, SameSite};
+use crate::config::{BackendTls, CertificateFiles, ClientAuth, Tls};
+use lb_sidecar::settings::{
+    Affinity, Balance, Cookie, Forwarded, ForwardedMode, Http, SameSite, TlsVersion, UnknownSni,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,6 +62,9 @@ fn every_default_is_applied() {
         splice: true,
         access_log: Share::ALL,
         outlier: None,
+        tls: None,
+        backend_tls: None,
+        redirect_https: false,
     };
     assert_eq!(*valid(&minimal_l7()).services[0].l7().unwrap(), expected);
     let tables = "affinity = \"none\"\nhttp = {}\nforwarded = {}\ndrain = {}";
@@ -245,4 +251,52 @@ fn an_empty_table_switches_outlier_detection_on() {
     let outlier = of("outlier = { consecutive_5xx = 0, base_ejection_time = \"10m\" }").unwrap();
     assert_eq!((outlier.consecutive_5xx, outlier.consecutive_connect_failures), (0, 5));
     assert_eq!(outlier.max_ejection_time, Duration::from_secs(600));
+}
+
+#[test]
+fn tls_with_clients_and_backends() {
+    let tls = l7_of(
+        r#"
+        tls.certificates = [{ certificate = "/c.pem", key = "/c.key", ocsp = "/c.ocsp" }]
+        tls.unknown_sni = "refuse"
+        tls.min_version = "1.3"
+        tls.client_ca = "/ca.pem"
+        tls.client_auth = "optional"
+        tls.client_cert_header = "X-Client"
+        backend_tls = { ca = "/b.pem", sni = "b.example", certificate = "/e.pem", key = "/e.key" }
+        affinity = "cookie"
+        "#,
+    );
+    let expected = Tls {
+        certificates: vec![CertificateFiles {
+            certificate: "/c.pem".into(),
+            key: "/c.key".into(),
+            ocsp: Some("/c.ocsp".into()),
+        }],
+        unknown_sni: UnknownSni::Refuse,
+        min_version: TlsVersion::Tls13,
+        alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+        handshake_timeout: seconds(10),
+        expiry_warning: seconds(30 * 86_400),
+        client_auth: Some(ClientAuth {
+            ca: "/ca.pem".into(),
+            required: false,
+            header: Some("X-Client".to_owned()),
+        }),
+    };
+    assert_eq!(tls.tls.unwrap(), expected);
+    let expected = BackendTls {
+        verify: true,
+        ca: Some("/b.pem".into()),
+        sni: Some("b.example".to_owned()),
+        client: Some(("/e.pem".into(), "/e.key".into())),
+    };
+    assert_eq!(tls.backend_tls.unwrap(), expected);
+    let Affinity::Cookie(cookie) = tls.affinity else { panic!() };
+    assert!(cookie.secure, "by itself");
+    let plain = l7_of(
+        "tls.certificates = [{ certificate = \"/c\", key = \"/k\" }]\naffinity = { kind = \"cookie\", secure = false }",
+    );
+    assert!(matches!(plain.affinity, Affinity::Cookie(cookie) if !cookie.secure));
+    assert!(l7_of("redirect = \"https\"").redirect_https);
 }

@@ -9,6 +9,7 @@ mod refused_edge;
 mod refused_health;
 mod refused_l7;
 mod refused_pool;
+mod refused_tls;
 
 use super::*;
 

@@ -80,12 +80,28 @@ fn with_line(section: &Section, line: &str) -> String {
                 &format!("[service.outlier]\n{base}\n{line}\n[[service.backend]]"),
             )
         }
-        "[service.http]" | "[service.forwarded]" | "[service.drain]" => with(
-            &minimal_l7(),
-            "[[service.backend]]",
-            &format!("{}\n{line}\n[[service.backend]]", section.heading),
-        ),
+        "[service.http]" | "[service.forwarded]" | "[service.drain]" | "[service.backend_tls]" => {
+            with(
+                &minimal_l7(),
+                "[[service.backend]]",
+                &format!("{}\n{line}\n[[service.backend]]", section.heading),
+            )
+        }
+        "[service.tls]" => {
+            let given =
+                "certificates = [{ certificate = \"/c\", key = \"/k\" }]\nclient_ca = \"/ca\"";
+            let tls = format!("[service.tls]\n{given}\n{line}\n[[service.backend]]");
+            with(&minimal_l7(), "[[service.backend]]", &tls)
+        }
         "[edge]" => with(&text, "[edge]\n", &format!("[edge]\n{line}\n")),
+        "[edge.access]" => {
+            with(&text, "[[service]]", &format!("[edge.access]\n{line}\n[[service]]"))
+        }
+        "[service.access]" => with(
+            &text,
+            "[[service.backend]]",
+            &format!("[service.access]\n{line}\n[[service.backend]]"),
+        ),
         "[edge.tables]" => {
             with(&text, "[[service]]", &format!("[edge.tables]\n{line}\n[[service]]"))
         }
@@ -136,6 +152,9 @@ fn required_keys_are_required_and_the_others_are_not() {
         ("[service.zones]", vec![]),
         ("[service.health]", vec!["kind"]),
         ("[[service.backend]]", vec!["address"]),
+        ("[service.tls]", vec!["certificates"]),
+        ("[[service.tls.certificates]]", vec!["certificate", "key"]),
+        ("[service.backend_tls]", vec![]),
     ] {
         let section = SECTIONS.iter().find(|known| known.heading == section).unwrap();
         let documented = rows(section).into_iter().filter(|row| row.default == "required");
@@ -210,13 +229,23 @@ fn documented_ranges_are_the_ranges() {
 #[test]
 fn the_example_is_valid_without_warnings() {
     let config = valid(EXAMPLE);
-    assert_eq!(config.services.len(), 3);
+    assert_eq!(config.services.len(), 5);
 }
 
 #[test]
 fn the_example_shows_most_keys() {
     let left_out = ["port", "verify", "ca", "sni"];
-    let tables = ["tables", "sidecar", "http", "forwarded", "backend", "outlier", "zones"];
+    let tables = [
+        "tables",
+        "sidecar",
+        "http",
+        "forwarded",
+        "backend",
+        "outlier",
+        "zones",
+        "tls",
+        "backend_tls",
+    ];
     for key in SECTIONS
         .iter()
         .flat_map(|section| section.keys)

@@ -131,3 +131,37 @@ fn nat_ports() {
         assert_eq!(errors(&text), format!("edge.toml:3: edge: nat_ports {ports:?} {message}"));
     }
 }
+
+#[test]
+fn access_lists() {
+    for (line, message) in [
+        (
+            "deny = \"198.51.100.0/24\"",
+            "access: deny \"198.51.100.0/24\" is a string, not an array: \
+             write e.g. deny = [\"198.51.100.0/24\"]",
+        ),
+        (
+            "deny = [\"chat.example\"]",
+            "access: deny \"chat.example\" is not an address and prefix length: \
+             write e.g. \"198.51.100.0/24\"",
+        ),
+        (
+            "allow = [\"198.51.100.7/24\"]",
+            "access: allow \"198.51.100.7/24\" has bits beyond the prefix length 24: \
+             write \"198.51.100.0/24\"",
+        ),
+        (
+            "deny = [\"::1\", \"::1/128\"]",
+            "access: deny \"::1/128\" is already on line 7: write it once, in one of the lists",
+        ),
+        (
+            "deny = [\"10.0.0.0/8\"]\nallow = [\"10.0.0.0/8\"]",
+            "access: deny \"10.0.0.0/8\" is already taken by edge: access: allow on line 8: \
+             write it once, in one of the lists",
+        ),
+        ("denny = []", "access: key \"denny\" is not known: did you mean \"deny\"?"),
+    ] {
+        let text = with(&minimal(), "[[service]]", &format!("[edge.access]\n{line}\n[[service]]"));
+        assert_eq!(errors(&text), format!("edge.toml:7: edge: {message}"));
+    }
+}

@@ -3,7 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const POLICY: Policy = Policy { idle_timeout: 1_000, close_timeout: 100, doomed: None };
+const POLICY: Policy =
+    Policy { idle_timeout: 1_000, close_timeout: 100, doomed: None, renewed: None };
 const DOOMED: Policy = Policy { doomed: Some(Doom::Dead), ..POLICY };
 const DRAINING: Policy = Policy { doomed: Some(DRAIN), ..POLICY };
 const DRAIN: Doom = Doom::Drain { service: 3, rate: 10 };

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ALIVE: Policy = Policy { idle_timeout: 1_000, close_timeout: 100, doomed: None };
+const ALIVE: Policy =
+    Policy { idle_timeout: 1_000, close_timeout: 100, doomed: None, renewed: None };
 const NOW: u32 = 5; // Just after the clock has wrapped.
 
 /// A table in memory, walked in batches of three.

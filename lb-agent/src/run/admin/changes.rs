@@ -17,7 +17,7 @@ use crate::{
     run::changes::{Ask, Done},
 };
 
-const ACTIONS: [&str; 4] = ["drain", "undrain", "maintenance", "weight"];
+const ACTIONS: [&str; 5] = ["drain", "undrain", "maintenance", "weight", "reset-flows"];
 
 type Answer = Result<Json<Done>, Problem>;
 
@@ -50,6 +50,10 @@ pub async fn backend(
         "weight" => {
             let body: body::Weight = parse(&bytes)?;
             (Change::Weight(body.weight), How { force: body.force, revision: body.revision })
+        }
+        "reset-flows" => {
+            let body: body::Plain = parse(&bytes)?;
+            (Change::ResetFlows, How { force: body.force, revision: body.revision })
         }
         other => {
             let error = format!("a backend cannot be asked to {other:?}");

@@ -5,6 +5,8 @@
 mod body;
 mod changes;
 mod events;
+mod explain;
+mod flows;
 mod guard;
 mod local;
 mod problem;
@@ -97,6 +99,7 @@ fn router(state: State, over: Over) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(healthz))
         .route("/metrics", get(metrics))
+        .route("/v1/openapi.json", get(openapi))
         .route("/v1/status", get(status))
         .route("/v1/services", get(reads::services))
         .route("/v1/services/{service}", get(reads::service))
@@ -106,6 +109,8 @@ fn router(state: State, over: Over) -> Router {
         .route("/v1/backends", get(reads::backends))
         .route("/v1/events", get(events::events))
         .route("/v1/counters", get(reads::counters))
+        .route("/v1/flows", get(flows::flows))
+        .route("/v1/explain", post(explain::explain))
         .route("/v1/config", get(reads::config))
         .route("/v1/config/diff", get(reads::diff))
         .route("/v1/config/forget", post(changes::forget))
@@ -125,6 +130,13 @@ async fn healthz(extract::State(state): extract::State<State>) -> Response {
         (true, true) => unavailable("draining\n"),
         (true, false) => "ok\n".into_response(),
     }
+}
+
+/// What all pages take and give.
+const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
 async fn status(extract::State(state): extract::State<State>) -> Result<Json<Status>, Problem> {

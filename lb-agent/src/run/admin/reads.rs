@@ -83,7 +83,7 @@ pub async fn diff(State(state): State<super::State>) -> Answer {
     Ok(Json(json!({ "revision": overrides.revision, "differences": differences })))
 }
 
-fn sources(state: &super::State) -> Result<Sources, Problem> {
+pub fn sources(state: &super::State) -> Result<Sources, Problem> {
     state.view.picture().sources.clone().ok_or_else(|| {
         let (error, remedy) = ("the agent is starting", "ask again in a moment");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, error, remedy)

@@ -1,5 +1,7 @@
 //! Requests as they come, byte for byte. Who judges changes is a stand-in: the agent's own judgement is tested with it.
 
+mod openapi;
+
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -107,6 +109,7 @@ fn view(token: &str) -> View {
         health: runner.view(),
         reports,
         config: std::sync::Arc::new(file.clone()),
+        keys: Default::default(),
         made_of: std::sync::Arc::new(MadeOf { file, text, overrides: Overrides::default() }),
     };
     view.show(Picture { sources: Some(sources), ..Picture::default() });

@@ -32,7 +32,7 @@ impl TestFile {
     }
 
     fn refused(&self) -> String {
-        let errors = load(&self.0).unwrap_err().to_string();
+        let errors = load(&self.0, "can sign cookies").unwrap_err().to_string();
         errors.strip_prefix(&format!("{}: ", self.0.display())).unwrap().to_owned()
     }
 }
@@ -120,7 +120,7 @@ fn a_file_is_loaded_and_its_mode_judged() {
         [(0o600, None), (0o400, None), (0o644, Some("0644")), (0o620, Some("0620"))]
     {
         let file = TestFile::new(&format!("{mode:o}"), line.as_bytes(), mode);
-        let (keys, warnings) = load(&file.0).unwrap();
+        let (keys, warnings) = load(&file.0, "can sign cookies").unwrap();
         assert_eq!(keys.len(), 1);
         let warnings: Vec<_> = warnings.iter().map(Warning::to_string).collect();
         let path = file.0.display();
@@ -145,7 +145,7 @@ fn what_is_no_key_file() {
     mkfifo(&fifo.0, Mode::from_bits_truncate(0o600)).unwrap();
     assert!(fifo.refused().starts_with("is not a file: "));
     for path in ["/", "/dev/zero"] {
-        let errors = load(Path::new(path)).unwrap_err().to_string();
+        let errors = load(Path::new(path), "can sign cookies").unwrap_err().to_string();
         assert!(errors.starts_with(&format!("{path}: is not a file: ")), "{errors}");
     }
 }

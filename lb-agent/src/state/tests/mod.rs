@@ -1,5 +1,6 @@
 //! The pure core, from input to applied operations.
 
+mod access;
 mod ids;
 mod steps;
 mod transitions;
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::next_hop::NextHop;
 
 use super::{
+    access::Access,
     actual::Actual,
     desired::{Affinity, BackendInput, Desired, Forward, Input, RingCache, ServiceInput, desired},
     diff::diff,
@@ -77,6 +79,7 @@ fn input(services: Vec<ServiceInput>) -> Input {
         next_hops: BTreeMap::new(),
         routes: BTreeMap::new(),
         retired_next_hops: BTreeMap::new(),
+        access: Access::default(),
     }
 }
 
@@ -88,6 +91,7 @@ fn service(name: &str, listeners: &[&str], backends: &[&str]) -> ServiceInput {
         affinity: Affinity::None,
         backends: backends.iter().map(|addr| backend(addr)).collect(),
         rule: OPEN,
+        access: Access::default(),
     }
 }
 

@@ -205,6 +205,7 @@ fn without_splice_only_the_listeners_and_upstreams_go() {
     assert_eq!(
         shown(&agent.reach(&relayed)),
         [
+            "service 1: the sidecar's, which relays",
             "listener 203.0.113.12:80: none",
             "address 203.0.113.12: no service's",
             "listener 10.2.0.3:9000: none",

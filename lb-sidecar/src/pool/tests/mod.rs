@@ -70,6 +70,9 @@ fn settings(affinity: Affinity, balance: Balance) -> Settings {
         splice: false,
         log_sample: 0.0,
         backends: vec![backend(1), backend(2), backend(3)],
+        tls: None,
+        backend_tls: None,
+        redirect_https: false,
     };
     let key = CookieKey { id: "k1".to_owned(), secret: STANDARD.encode([1; 32]) };
     Settings {
@@ -78,6 +81,7 @@ fn settings(affinity: Affinity, balance: Balance) -> Settings {
         hash_seed: 7,
         cookie_keys: vec![key],
         services: vec![service],
+        ticket_keys: Vec::new(),
     }
 }
 

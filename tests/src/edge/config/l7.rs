@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::millis;
+use crate::tls::Files;
 
 /// `[edge.sidecar]`.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ pub struct L7Config {
     /// Whether upgraded connections may be spliced, as they may if nothing is said.
     pub spliced: bool,
     pub drain: DrainConfig,
+    /// With which certificate clients are served by TLS.
+    pub tls: Option<Files>,
 }
 
 impl L7Config {
@@ -60,6 +63,7 @@ impl Default for L7Config {
             logged: true,
             spliced: true,
             drain: DrainConfig::default(),
+            tls: None,
         }
     }
 }
@@ -91,6 +95,11 @@ impl fmt::Display for L7Config {
         }
         if !self.spliced {
             writeln!(f, "splice = \"off\"")?;
+        }
+        if let Some(Files { certificate, key }) = &self.tls {
+            let (certificate, key) = (certificate.display(), key.display());
+            let files = format!("{{ certificate = \"{certificate}\", key = \"{key}\" }}");
+            writeln!(f, "tls = {{ certificates = [{files}] }}")?;
         }
         let DrainConfig { deadline, rate } = self.drain;
         writeln!(f, "drain = {{ deadline = {}, rate = {rate} }}", millis(deadline))

@@ -1,0 +1,139 @@
+//! `GET /v1/flows`: connections in the flow tables, filtered, a page at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::Context;
+use axum::{
+    Json,
+    extract::{Query, State},
+    http::StatusCode,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{blocking, problem::Problem};
+use crate::{
+    bpf::sys::now_ticks,
+    flows::list::{Cursor, Filter, Listed, page},
+    overrides::suggestion,
+    run::view::{Picture, Sources},
+};
+
+const USUAL_LIMIT: usize = 100;
+const MOST: usize = 10_000;
+
+/// What is wanted; all of it together.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wanted {
+    service: Option<String>,
+    backend: Option<String>,
+    client: Option<IpAddr>,
+    limit: Option<usize>,
+    cursor: Option<Cursor>,
+}
+
+/// `GET /v1/flows`
+pub async fn flows(
+    State(state): State<super::State>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Value>, Problem> {
+    let picture = state.view.picture();
+    let Sources { pins, .. } = super::reads::sources(&state)?;
+    let names = Names::new(&picture);
+    let filter = names.filter(&wanted)?;
+    let limit = wanted.limit.unwrap_or(USUAL_LIMIT).clamp(1, MOST);
+    let cursor = wanted.cursor;
+    let (rows, next) = blocking(move || {
+        page(&pins, &filter, limit, cursor, now_ticks()).context("the flow tables cannot be read")
+    })
+    .await?;
+    let flows: Vec<_> = rows.iter().map(|row| names.row(row)).collect();
+    let next = next.map(|next| next.to_string());
+    Ok(Json(json!({ "flows": flows, "next": next })))
+}
+
+/// What the numbers in the maps are called.
+struct Names {
+    /// By the listener.
+    services: BTreeMap<SocketAddr, String>,
+    /// Service and backend, by the number.
+    backends: BTreeMap<u16, (String, String)>,
+}
+
+impl Names {
+    fn new(picture: &Picture) -> Self {
+        let mut names = Self { services: BTreeMap::new(), backends: BTreeMap::new() };
+        for service in picture.services.iter() {
+            let ids = service.backends.iter().map(|(id, _)| Some(*id));
+            names.add(&service.config, ids);
+        }
+        for service in picture.l7.iter() {
+            names.add(&service.config, service.backends.iter().copied());
+        }
+        names
+    }
+
+    fn add(&mut self, service: &crate::config::Service, ids: impl Iterator<Item = Option<u16>>) {
+        let name = || service.name.clone();
+        self.services.extend(service.listen.iter().map(|at| (*at, name())));
+        let named = ids.zip(&service.backends);
+        let named = named.filter_map(|(id, it)| Some((id?, (name(), it.name.clone()))));
+        self.backends.extend(named);
+    }
+
+    fn filter(&self, wanted: &Wanted) -> Result<Filter, Problem> {
+        let mut filter = Filter { client: wanted.client, ..Filter::default() };
+        if let Some(name) = &wanted.service {
+            let listeners = self.services.iter().filter(|(_, it)| *it == name);
+            let listeners: BTreeSet<_> = listeners.map(|(at, _)| *at).collect();
+            let known = self.services.values().map(String::as_str);
+            filter.listeners = Some(not_empty(listeners, "service", name, known)?);
+        }
+        if let Some(name) = &wanted.backend {
+            let of_service = |it: &str| wanted.service.as_deref().is_none_or(|name| name == it);
+            let backends = self.backends.iter();
+            let meant = backends.filter(|(_, (service, it))| it == name && of_service(service));
+            let ids: BTreeSet<_> = meant.map(|(id, _)| *id).collect();
+            let known = self.backends.values().map(|(_, it)| it.as_str());
+            filter.backends = Some(not_empty(ids, "backend", name, known)?);
+        }
+        Ok(filter)
+    }
+
+    fn row(&self, row: &Listed) -> Value {
+        let service = self.services.get(&row.listener);
+        json!({
+            "client": row.client,
+            "listener": row.listener,
+            "service": service,
+            "backend": self.backends.get(&row.backend).map(|(_, name)| name),
+            "backend_id": row.backend,
+            "forward": row.forward,
+            "state": row.state,
+            "age_seconds": row.age_seconds,
+            "idle_seconds": row.idle_seconds,
+            "from_client": { "packets": row.from_client.0, "bytes": row.from_client.1 },
+            "to_client": row.to_client.map(|it| json!({ "packets": it.0, "bytes": it.1 })),
+        })
+    }
+}
+
+/// Nothing of a name that does not exist would look as if it had no flows.
+fn not_empty<'a, T>(
+    found: BTreeSet<T>,
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Result<BTreeSet<T>, Problem> {
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let known: BTreeSet<_> = known.collect();
+    let known: Vec<_> = known.into_iter().collect();
+    let error = format!("there is no {what} {name:?}");
+    Err(Problem::new(StatusCode::NOT_FOUND, error, suggestion(name, &known)))
+}

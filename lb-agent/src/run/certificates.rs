@@ -1,0 +1,122 @@
+//! Certificates and ticket keys of a running edge: read with each configuration and whenever their files change.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use lb_sidecar::settings::{CookieKey, Settings, TicketKey};
+
+use super::{agent::Agent, reload::FileWatch, start::Refused};
+use crate::{
+    config::{Config, ConfigErrors},
+    sidecar::{
+        certificates::{self, Material, Reading},
+        keys,
+    },
+};
+
+/// Reads what a configuration names; warnings go to the log.
+pub fn material(config: &Config) -> Result<Material, Refused> {
+    let refused =
+        |errors: ConfigErrors| Refused(errors.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let (mut material, warnings) = certificates::load(config, unix()).map_err(refused)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if !material.clients.is_empty() {
+        material.ticket_keys = ticket_keys(config).map_err(refused)?;
+    }
+    Ok(material)
+}
+
+/// Of the file, or one that this agent has made for itself.
+fn ticket_keys(config: &Config) -> Result<Vec<TicketKey>, ConfigErrors> {
+    let Some(path) = &config.edge.sidecar.ticket_keys else { return Ok(vec![own_key().clone()]) };
+    let (keys, warnings) = keys::load(path, "can read what clients send")?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(keys.into_iter().map(|CookieKey { id, secret }| TicketKey { id, secret }).collect())
+}
+
+fn own_key() -> &'static TicketKey {
+    static KEY: OnceLock<TicketKey> = OnceLock::new();
+    KEY.get_or_init(|| TicketKey {
+        id: "own".to_owned(),
+        secret: STANDARD.encode(rand::random::<[u8; 32]>()),
+    })
+}
+
+/// What `lb-agent check` can say of the files: errors, and warnings. What this user may not read is none of them.
+pub fn check(config: &Config) -> (Vec<String>, Vec<String>) {
+    let Reading { unreadable, errors, mut warnings, .. } = certificates::read(config, unix());
+    warnings.extend(unreadable);
+    let lines = |problems: Vec<crate::config::Problem>| {
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    (lines(errors), lines(warnings))
+}
+
+/// Tells workers what the files hold.
+pub fn fill(settings: &mut Settings, material: &Material) {
+    settings.ticket_keys.clone_from(&material.ticket_keys);
+    for service in &mut settings.services {
+        service.tls = material.clients.get(&service.name).cloned();
+        service.backend_tls = material.backends.get(&service.name).cloned();
+    }
+}
+
+/// Notices that one of the files was saved.
+pub struct Watch {
+    files: Vec<PathBuf>,
+    watch: FileWatch,
+}
+
+impl Watch {
+    pub fn watch(&mut self) -> &mut FileWatch {
+        &mut self.watch
+    }
+}
+
+impl Agent {
+    pub(super) fn watch_certificates(&mut self) {
+        let config = &self.parts.config;
+        let mut files = certificates::files(config);
+        files.extend(config.edge.sidecar.ticket_keys.clone().filter(|_| !files.is_empty()));
+        if self.tls_watch.as_ref().is_some_and(|it| it.files == files) {
+            return;
+        }
+        let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let watch = (!files.is_empty()).then(|| FileWatch::of_all(&paths));
+        self.tls_watch = watch.and_then(|watch| match watch {
+            Ok(watch) => Some(Watch { files, watch }),
+            Err(error) => {
+                tracing::warn!("only SIGHUP reloads the certificates: {error:#}");
+                None
+            }
+        });
+    }
+
+    /// Reads the files anew. Whatever is wrong with them changes nothing.
+    pub(super) fn certificates_changed(&mut self) {
+        match material(&self.parts.config) {
+            Ok(material) if material == *self.tls => {}
+            Ok(material) => {
+                tracing::info!(
+                    "certificates or ticket keys have changed: new connections get them"
+                );
+                self.tls = Arc::new(material);
+                self.tell_sidecar();
+                self.show();
+            }
+            Err(refused) => {
+                refused.0.iter().for_each(|line| tracing::error!("{line}"));
+                tracing::error!("the new certificates are refused; the ones before stay in force");
+            }
+        }
+    }
+}
+
+fn unix() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

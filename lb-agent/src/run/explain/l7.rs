@@ -1,0 +1,138 @@
+//! The pick of a worker's pool, by a pool of one's own that was told the same.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header::COOKIE};
+use lb_sidecar::{
+    pool::{Ask, Pool, Sticky},
+    settings::{self, Balance, Settings, State},
+};
+
+use super::{Client, Explanation, Question, seed};
+use crate::{
+    config::Service,
+    overrides::Refusal,
+    run::view::{Picture, Sources},
+};
+
+/// The place of the backend that a request gets, if it is already decided.
+pub fn pick(
+    answer: &mut Explanation,
+    picture: &Picture,
+    sources: &Sources,
+    service: &Service,
+    (client, question): (Client, &Question),
+) -> Result<Option<usize>, Refusal> {
+    let Some(shown) = picture.l7.iter().find(|it| it.config.name == service.name) else {
+        answer.step("sidecar", "the workers do not know the service yet");
+        return Ok(None);
+    };
+    let told = &shown.told;
+    let settings = Settings {
+        edge: sources.config.edge.name.clone(),
+        hash_seed: seed(sources),
+        cookie_keys: sources.keys.to_vec(),
+        services: vec![told.clone()],
+        ..Settings::default()
+    };
+    let (headers, uri) = request(question)?;
+    // An affinity by address does not look at the port.
+    let address = SocketAddr::new(client.ip, client.port.unwrap_or(0));
+    let ask = Ask { client: address, headers: &headers, uri: &uri };
+    let Some(picked) = Pool::new(&settings, told).pick(&ask, &[], SystemTime::now()) else {
+        answer.step("balance", "no backend takes clients: they are answered with 503");
+        return Ok(None);
+    };
+    answer.step("affinity", format!("{}: {}", picked.sticky.label(), means(picked.sticky)));
+    let decided = match (picked.sticky, told.balance) {
+        (Sticky::Hit | Sticky::Keyed, _) => true,
+        (_, Balance::Maglev) => client.port.is_some(),
+        _ => takers(told).count() == 1,
+    };
+    if !matches!(picked.sticky, Sticky::Hit | Sticky::Keyed) {
+        let names: Vec<_> = takers(told).map(|it| it.name.as_str()).collect();
+        answer.step("balance", format!("{} of {}", rule(told.balance), names.join(", ")));
+    }
+    let place = told.backends.iter().position(|it| it.id == picked.backend.id());
+    let place = place.filter(|_| decided);
+    if let Some(backend) = place.and_then(|place| told.backends.get(place)) {
+        answer.step("state", state(backend));
+    }
+    Ok(place)
+}
+
+fn request(question: &Question) -> Result<(HeaderMap, Uri), Refusal> {
+    let invalid = |what: &str, value: &str, remedy: &str| {
+        Refusal::invalid(format!("{what} {value:?} cannot stand in a request"), remedy.to_owned())
+    };
+    let mut headers = HeaderMap::new();
+    if let Some(cookie) = &question.cookie {
+        let value = HeaderValue::from_str(cookie);
+        let value = value.map_err(|_| invalid("cookie", cookie, "write e.g. sluice=VALUE"))?;
+        headers.insert(COOKIE, value);
+    }
+    if let Some(header) = &question.header {
+        let wrong = || invalid("header", header, "write e.g. \"X-Room: 7\"");
+        let (name, value) = header.split_once(':').ok_or_else(wrong)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
+        headers.insert(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
+    }
+    let path = question.path.as_deref().unwrap_or("/");
+    let uri = path.parse().map_err(|_| invalid("path", path, "write e.g. \"/chat?room=7\""))?;
+    Ok((headers, uri))
+}
+
+/// Who gets clients that belong to nobody.
+fn takers(told: &settings::Service) -> impl Iterator<Item = &settings::Backend> {
+    let takes = |it: &settings::Backend, open: bool| match it.state {
+        State::Up | State::Forced => it.weight > 0,
+        State::Down => open && it.weight > 0,
+        State::Spare | State::Draining { .. } => false,
+    };
+    let open = told.fail_open && !told.backends.iter().any(|it| takes(it, false));
+    told.backends.iter().filter(move |it| takes(it, open))
+}
+
+const fn rule(balance: Balance) -> &'static str {
+    match balance {
+        Balance::RoundRobin => "whose turn it is",
+        Balance::LeastConnections => "whoever has the fewest connections for its weight",
+        Balance::Maglev => "the hash of the client's address and port",
+    }
+}
+
+const fn means(sticky: Sticky) -> &'static str {
+    match sticky {
+        Sticky::Off => "the service keeps nobody on a backend",
+        Sticky::Hit => "the cookie's backend",
+        Sticky::Keyed => "the backend on which the ring has the value",
+        Sticky::Missing => "the request has no such cookie, header or parameter",
+        Sticky::Tampered => "the cookie is none of this edge's",
+        Sticky::UnknownKey => "the cookie's key is not in the file",
+        Sticky::Expired => "the cookie is beyond its time",
+        Sticky::Future => "the cookie is from the future: see to the clocks of the edges",
+        Sticky::UnknownBackend => "the cookie's backend was removed or renamed",
+        Sticky::Down => "the cookie's backend is down",
+        Sticky::Drained => "the cookie's backend drains, and the deadline is over",
+        Sticky::Failed => "no backend of the ring is there for the value",
+    }
+}
+
+fn state(backend: &settings::Backend) -> String {
+    match backend.state {
+        State::Up => format!("{} is up", backend.name),
+        State::Spare => {
+            format!("{} is up, and gets no newcomers as long as others are", backend.name)
+        }
+        State::Forced => format!("{} is down, as are too many others", backend.name),
+        State::Down => format!("{} is down, and the service fails open", backend.name),
+        State::Draining { until } => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let left = Duration::from_millis(until).saturating_sub(now).as_secs();
+            format!("{} drains: its clients may stay for {left} s", backend.name)
+        }
+    }
+}

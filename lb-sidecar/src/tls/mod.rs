@@ -1,0 +1,35 @@
+//! TLS (RFC 8446, RFC 5246), by rustls: with clients (`server`) and with backends (`backend`).
+//!
+//! Knows nothing of HTTP, and nothing of files: certificates and keys come with the settings.
+
+mod backend;
+mod handshake;
+mod server;
+mod session;
+mod stream;
+mod tickets;
+mod x509;
+
+use std::rc::Rc;
+
+pub use backend::{client_config, server_name};
+pub use handshake::{Failed, accept, connect, looks_like_tls};
+pub use server::{config, info};
+pub use stream::Stream;
+pub use x509::{Leaf, authorities, leaf, to_pem};
+
+/// What a handshake with a client has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    pub cipher: &'static str,
+    /// The host that the client asked for.
+    pub name: Option<Box<str>>,
+    /// The protocol that both agreed on.
+    pub alpn: Option<Box<[u8]>>,
+    /// The subject of the client's certificate (RFC 4514), which was verified.
+    pub subject: Option<Rc<str>>,
+    /// Whether it took up an earlier session.
+    pub resumed: bool,
+}

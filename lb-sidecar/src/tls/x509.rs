@@ -1,0 +1,83 @@
+//! What certificates say of themselves.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustls::{
+    RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+
+use super::server::certified;
+use crate::settings::Certificate;
+
+/// The longest subject that is told of, in bytes.
+const MOST_BYTES: usize = 1_024;
+
+/// As in `CN=alice, O=Example`; nothing that could not stand in a header.
+pub fn subject(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let mut text = certificate.subject().to_string();
+    text.retain(|letter| letter.is_ascii_graphic() || letter == ' ');
+    text.truncate(MOST_BYTES);
+    Some(text)
+}
+
+/// What a server's certificate is for, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// DNS names, `*.` before some.
+    pub names: Vec<String>,
+    /// Seconds of Unix time.
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+/// Reads the first certificate of a chain in PEM, to which the key must belong.
+pub fn leaf(chain: &str, key: &str) -> Result<Leaf> {
+    let certificate =
+        Certificate { names: Vec::new(), chain: chain.to_owned(), key: key.to_owned(), ocsp: None };
+    let certified = certified(&certificate, &ring::default_provider())?;
+    let first = certified.end_entity_cert().context("the certificate is not PEM")?;
+    let (_, parsed) = X509Certificate::from_der(first)
+        .map_err(|_| anyhow!("the certificate cannot be understood"))?;
+    let names = parsed.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|it| &it.value.general_names);
+    let names = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    Ok(Leaf {
+        names: names.collect(),
+        not_before: parsed.validity().not_before.timestamp(),
+        not_after: parsed.validity().not_after.timestamp(),
+    })
+}
+
+/// Whether a file in PEM has at least one authority, and nothing that is none.
+pub fn authorities(pem: &str) -> Result<()> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|_| anyhow!("is not PEM"))?;
+        roots.add(certificate).context("has a certificate that cannot be used")?;
+    }
+    ensure!(!roots.is_empty(), "has no certificate in PEM");
+    Ok(())
+}
+
+/// Certificates as PEM (RFC 7468).
+pub fn to_pem<'a>(certificates: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut pem = String::new();
+    for certificate in certificates {
+        let text = STANDARD.encode(certificate);
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        for line in text.as_bytes().chunks(64) {
+            _ = writeln!(pem, "{}", String::from_utf8_lossy(line));
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+    }
+    pem
+}
