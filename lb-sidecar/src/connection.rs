@@ -71,7 +71,16 @@ pub async fn serve(
     if may_splice && stream.is_plain() {
         client.fitting.set(Peer::of(stream.tcp()));
     }
-    let first = shortcut::first_bytes(&mut stream);
+    let mut first = shortcut::first_bytes(&mut stream);
+    let by_preface = plan.settings.http.h2c && stream.is_plain();
+    // A socket may say that there is something when there is not, and HTTP/2 is known by its first bytes alone.
+    while by_preface && first.is_empty() && !shortcut::has_ended(stream.tcp()) {
+        if let Err(end) = first_word(&stream, &client).await {
+            finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
+            return;
+        }
+        first = shortcut::first_bytes(&mut stream);
+    }
     if stream.is_plain() && looks_like_tls(&first) {
         // No answer in plain text would be understood.
         client.service.count(Outcome::TlsOnPlain);
@@ -79,7 +88,7 @@ pub async fn serve(
     }
     let is_http2 = match client.tls.get() {
         Some(tls) => tls.alpn.as_deref() == Some(b"h2"),
-        None => plan.settings.http.h2c && http2::begins(&first),
+        None => by_preface && http2::begins(&first),
     };
     if is_http2 {
         drop(plan);

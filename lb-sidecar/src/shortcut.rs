@@ -27,6 +27,15 @@ pub fn first_bytes(stream: &mut Stream) -> Bytes {
     })
 }
 
+/// Whether nothing more will come.
+pub fn has_ended(stream: &tokio::net::TcpStream) -> bool {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    match socket2::SockRef::from(stream).peek(&mut byte) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
 /// The head of an upgrade, and its length, if that is what the bytes begin with.
 pub fn upgrade(bytes: &[u8], limits: Limits) -> Option<(Parts, usize)> {
     let mut framing = Framing::new(limits);
