@@ -1,11 +1,17 @@
 //! Every refusal leaves both connections as they were.
 
 use std::{
-    io::Write,
+    io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
+    os::fd::AsFd,
+    time::Duration,
 };
 
-use lb_agent::{bpf::sys::Put, splice::Roster, splice::plan::AnyKeys};
+use lb_agent::{
+    bpf::sys::{Put, drop_filter},
+    splice::Roster,
+    splice::plan::AnyKeys,
+};
 use lb_common::{
     addr::{Tuple, V4},
     flow::{Flow, forward},
@@ -48,7 +54,7 @@ fn data_under_way_is_waited_for() {
         });
         assert_eq!(connection.offer(&site.splicer), Answer::Refused(Refusal::Busy));
         let mut near: &TcpStream = connection.near()[which];
-        std::io::Read::read_exact(&mut near, &mut [0; 6]).unwrap();
+        near.read_exact(&mut [0; 6]).unwrap();
         site.assert_untouched(&mut connection);
     }
 }
@@ -65,7 +71,7 @@ fn data_that_is_not_acknowledged_is_waited_for() {
         assert_eq!(connection.offer(&site.splicer), Answer::Refused(Refusal::Busy));
         drop(other);
         let mut far: &TcpStream = connection.far()[which];
-        std::io::Read::read_exact(&mut far, &mut [0; 7]).unwrap();
+        far.read_exact(&mut [0; 7]).unwrap();
         connection.wait_quiet();
         site.assert_untouched(&mut connection);
         assert_eq!(connection.offer(&site.splicer), Answer::Spliced);
@@ -86,7 +92,7 @@ fn acknowledgements_that_are_put_off_are_asked_for() {
             let mut near: &TcpStream = connection.near()[which];
             near.write_all(b"heard").unwrap();
             let mut far: &TcpStream = connection.far()[which];
-            std::io::Read::read_exact(&mut far, &mut [0; 5]).unwrap();
+            far.read_exact(&mut [0; 5]).unwrap();
             let before = site.window_probes();
             if connection.offer(&site.splicer) == Answer::Refused(Refusal::Busy) {
                 break (connection, before);
@@ -96,6 +102,27 @@ fn acknowledgements_that_are_put_off_are_asked_for() {
         connection.wait_quiet();
         site.assert_untouched(&mut connection);
         assert_eq!(connection.offer(&site.splicer), Answer::Spliced);
+    }
+}
+
+/// TCP sends everything again but a RST: in the midst of an attempt it is the sockets' own.
+#[test]
+fn a_reset_is_heard_while_all_else_is_dropped() {
+    let site = Site::new();
+    for is_client in [true, false] {
+        let Connection { client, accepted, upstream, backend, .. } = site.connect(Ip::V4);
+        let (mut far, mut near) = if is_client { (client, accepted) } else { (backend, upstream) };
+        let filter = drop_filter().unwrap();
+        let socket = same(&near);
+        socket.stop(filter.as_fd()).unwrap();
+        socket.repair().unwrap();
+        far.write_all(b"lost").unwrap();
+        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(far);
+        crate::splice::wait_until("it is reset", || !socket.facts().unwrap().established);
+        socket.resume().unwrap();
+        let error = near.read(&mut [0; 4]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
 }
 
@@ -129,7 +156,7 @@ fn a_side_that_has_closed_stays_relayed() {
         // The other direction goes on.
         let (mut near, mut far) = (connection.near()[which], connection.far()[which]);
         near.write_all(b"still").unwrap();
-        std::io::Read::read_exact(&mut far, &mut [0; 5]).unwrap();
+        far.read_exact(&mut [0; 5]).unwrap();
     }
 }
 

@@ -140,6 +140,10 @@ fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict,
         return result;
     }
     if flow.flags & flags::HOLD != 0 {
+        if segment.is_rst() {
+            // Nobody sends it again: the socket that is there must hear of it.
+            return Ok(Verdict::Pass(Event::PassToSidecar));
+        }
         packet.service = service::of_backend(flow.backend);
         return Err(DropReason::SpliceHold);
     }

@@ -11,8 +11,13 @@ const PROG_LOAD: libc::c_int = 5;
 /// `BPF_PROG_TYPE_SOCKET_FILTER`.
 const SOCKET_FILTER: u32 = 1;
 
-/// `r0 = 0; exit`: none of the packet's bytes is let through.
-const DROP: [u64; 2] = [0xb7, 0x95];
+/// Of a segment as a TCP socket's filter sees it, from the TCP header on, the bit for RST: as a number of bytes to let through it
+/// is none, or too few to matter, since the kernel never cuts into the header (`tcp_filter`).
+///
+/// ```text
+/// r6 = r1;  r0 = byte 13;  r0 &= RST;  exit
+/// ```
+const DROP_ALL_BUT_RST: [u64; 4] = [0x16bf, 13 << 32 | 0x30, 4 << 32 | 0x57, 0x95];
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -31,12 +36,12 @@ struct ProgramAttr {
 
 impl Attr for ProgramAttr {}
 
-/// Loads a socket filter (`SO_ATTACH_BPF`) that drops everything.
+/// Loads a filter for TCP sockets (`SO_ATTACH_BPF`) that drops everything but RSTs: all else TCP sends again.
 pub fn drop_filter() -> io::Result<OwnedFd> {
     let mut attr = ProgramAttr {
         prog_type: SOCKET_FILTER,
-        insn_cnt: DROP.len() as u32,
-        insns: DROP.as_ptr() as u64,
+        insn_cnt: DROP_ALL_BUT_RST.len() as u32,
+        insns: DROP_ALL_BUT_RST.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
         log_level: 0,
         log_size: 0,
