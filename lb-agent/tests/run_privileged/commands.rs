@@ -30,7 +30,10 @@ fn check_names_every_error_and_sums_a_good_file_up() {
     assert!(output.status.success());
     assert_says(
         &text(&output),
-        &["edge.toml: ok, 5 services, 8 listeners, 11 backends, 9 warnings\n", "rooms.pem: service"],
+        &[
+            "edge.toml: ok, 5 services, 8 listeners, 11 backends, 9 warnings\n",
+            "rooms.pem: service",
+        ],
     );
 
     fs::write(&file, example.replace("127.0.0.1:9900", "10.2.0.1:9900")).unwrap();
