@@ -63,28 +63,22 @@ pub async fn serve(
     open.counts_for(permit);
     let Some(mut stream) = secure::secured(stream, &client, &plan).await else { return };
     let limits = Limits { head_bytes: plan.settings.http.head_bytes as usize };
-    if let Err(end) = first_word(&stream, &client).await {
-        finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
+    let by_preface = plan.settings.http.h2c && stream.is_plain();
+    let first = match first_bytes(&mut stream, &client, by_preface).await {
+        Ok(first) => first,
+        Err(end) => {
+            finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
+            return;
+        }
+    };
+    if stream.is_plain() && looks_like_tls(&first) {
+        // No answer in plain text would be understood.
+        client.service.count(Outcome::TlsOnPlain);
         return;
     }
     let may_splice = plan.settings.splice && plan.settings.limits.bytes_per_second == 0;
     if may_splice && stream.is_plain() {
         client.fitting.set(Peer::of(stream.tcp()));
-    }
-    let mut first = shortcut::first_bytes(&mut stream);
-    let by_preface = plan.settings.http.h2c && stream.is_plain();
-    // A socket may say that there is something when there is not, and HTTP/2 is known by its first bytes alone.
-    while by_preface && first.is_empty() && !shortcut::has_ended(stream.tcp()) {
-        if let Err(end) = first_word(&stream, &client).await {
-            finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
-            return;
-        }
-        first = shortcut::first_bytes(&mut stream);
-    }
-    if stream.is_plain() && looks_like_tls(&first) {
-        // No answer in plain text would be understood.
-        client.service.count(Outcome::TlsOnPlain);
-        return;
     }
     let is_http2 = match client.tls.get() {
         Some(tls) => tls.alpn.as_deref() == Some(b"h2"),
@@ -93,8 +87,31 @@ pub async fn serve(
     if is_http2 {
         drop(plan);
         http2::serve(http2::Ahead { io: stream, ahead: first }, client, open).await;
-        return;
+    } else {
+        serve_http1(stream, first, limits, client, open, plan).await;
     }
+}
+
+/// What has come. If it `must` be something, then not nothing, unless that is all: a socket may say that there is something when
+/// there is not, and HTTP/2 is known by its first bytes alone.
+async fn first_bytes(stream: &mut Stream, client: &Client, must: bool) -> Result<Bytes, End> {
+    loop {
+        first_word(stream, client).await?;
+        let first = shortcut::first_bytes(stream);
+        if !must || !first.is_empty() || shortcut::has_ended(stream.tcp()) {
+            return Ok(first);
+        }
+    }
+}
+
+async fn serve_http1(
+    mut stream: Stream,
+    first: Bytes,
+    limits: Limits,
+    client: Rc<Client>,
+    open: Open,
+    plan: Rc<Plan>,
+) {
     let prepared = match shortcut::upgrade(&first, limits) {
         Some((head, length)) => {
             let answer = exchange::answer(&client, head, RequestBody::Empty);

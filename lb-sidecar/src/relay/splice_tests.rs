@@ -225,21 +225,27 @@ async fn a_half_closed_connection_is_not_offered() {
     .await;
 }
 
+/// How long each of so many offers is waited for, when all of them are refused.
+async fn pauses<const OFFERS: usize>(refusal: Refusal) -> [Duration; OFFERS] {
+    let all = Spliceable::new();
+    let broker = Broker::at(&all.desk);
+    let _case = all.start().await;
+    let mut before = Instant::now();
+    let mut pauses = [Duration::ZERO; OFFERS];
+    for pause in &mut pauses {
+        // The sockets' own time goes on while that of the test stands.
+        let offer = broker.offer_within(2 * LONG).await;
+        *pause = before.elapsed();
+        before = Instant::now();
+        broker.answer(&offer, Answer::Refused(refusal));
+    }
+    pauses
+}
+
 #[tokio::test(start_paused = true)]
 async fn pauses_double_up_to_ten_seconds() {
     on_local_set(async {
-        let all = Spliceable::new();
-        let broker = Broker::at(&all.desk);
-        let _case = all.start().await;
-        let mut pauses = Vec::new();
-        let mut before = Instant::now();
-        while pauses.len() < 18 {
-            // The sockets' own time goes on while that of the test stands.
-            let offer = broker.offer_within(2 * LONG).await;
-            pauses.push(before.elapsed());
-            before = Instant::now();
-            broker.answer(&offer, Answer::Refused(Refusal::Failed));
-        }
+        let pauses = pauses::<18>(Refusal::Failed).await;
         for (pause, next) in pauses[2..].iter().zip(&pauses[3..]) {
             assert!(*next >= *pause, "{pauses:?}");
             assert!(*next <= 3 * *pause, "{pauses:?}");
@@ -255,17 +261,7 @@ async fn pauses_double_up_to_ten_seconds() {
 #[tokio::test(start_paused = true)]
 async fn who_was_busy_is_offered_again_a_round_trip_later_and_then_after_the_pause() {
     on_local_set(async {
-        let all = Spliceable::new();
-        let broker = Broker::at(&all.desk);
-        let _case = all.start().await;
-        let mut pauses = Vec::new();
-        let mut before = Instant::now();
-        while pauses.len() < 24 {
-            let offer = broker.offer_within(2 * LONG).await;
-            pauses.push(before.elapsed());
-            before = Instant::now();
-            broker.answer(&offer, Answer::Refused(Refusal::Busy));
-        }
+        let pauses = pauses::<24>(Refusal::Busy).await;
         // The first one comes after no refusal; then a short one follows on each that doubles.
         let (short, doubling): (Vec<_>, Vec<_>) =
             pauses[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip();

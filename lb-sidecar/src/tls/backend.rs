@@ -4,22 +4,22 @@ use std::{net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
+use super::Anyone;
 use crate::settings::BackendTls;
 
 /// Makes what backends of a service are spoken to by. An error says what is wrong with the certificates, never a secret.
 pub fn client_config(tls: &BackendTls) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
+    let anyone = Anyone::of(&provider);
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = match tls.verify {
-        false => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(algorithms))),
+        false => builder.dangerous().with_custom_certificate_verifier(Arc::new(anyone)),
         true => {
             let mut roots = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(tls.ca.as_bytes()) {
@@ -52,44 +52,5 @@ pub fn server_name(tls: &BackendTls, address: IpAddr) -> Option<ServerName<'stat
     match &tls.server_name {
         Some(name) => ServerName::try_from(name.clone()).ok(),
         None => Some(ServerName::from(address)),
-    }
-}
-
-/// Takes any certificate, as `verify = false` demands. The backend still has to hold the certificate's key.
-#[derive(Debug)]
-struct Anyone(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
     }
 }

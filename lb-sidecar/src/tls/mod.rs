@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of HTTP, and nothing of files: certificates and keys come with the settings.
 
+mod anyone;
 mod backend;
 mod handshake;
 mod server;
@@ -12,6 +13,7 @@ mod x509;
 
 use std::rc::Rc;
 
+pub use anyone::Anyone;
 pub use backend::{client_config, server_name};
 pub use handshake::{Failed, accept, connect, looks_like_tls};
 pub use server::{config, info};
