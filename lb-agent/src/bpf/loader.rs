@@ -84,18 +84,7 @@ pub fn load_program(object: &[u8], name: &str, pins: &PinDir, specs: &[MapSpec])
         pins::create_maps(pins, specs)?;
     }
 
-    // The parser reads the file's tables in place, so they must be aligned.
-    let mut words = vec![0_u64; object.len().div_ceil(size_of::<u64>())];
-    let aligned = &mut bytemuck::cast_slice_mut(&mut words)[..object.len()];
-    aligned.copy_from_slice(object);
-    let mut loader = EbpfLoader::new();
-    for spec in specs {
-        loader.map_pin_path(spec.name, pins.map_path(spec.name));
-    }
-    let mut ebpf = loader.load(aligned).context("the BPF object cannot be loaded")?;
-    if let Some(spec) = specs.iter().find(|spec| ebpf.map(spec.name).is_none()) {
-        bail!("the BPF object has no map {}: it was not built together with this agent", spec.name);
-    }
+    let mut ebpf = read(object, pins, specs)?;
     let (program, program_id) = verify(&mut ebpf, name)?;
     pins.replace(&program, &pins.program_path())
         .with_context(|| format!("{}: cannot pin the program", pins.program_path().display()))?;
@@ -106,6 +95,33 @@ pub fn load_program(object: &[u8], name: &str, pins: &PinDir, specs: &[MapSpec])
         program_id,
         ebpf,
     })
+}
+
+/// Has the kernel verify the data plane of an object file together with the maps of the agent that runs, which stay as
+/// they are. Nothing is pinned, and nothing stays loaded.
+pub fn try_out(object: &[u8], pins: &PinDir, sizes: &TableSizes) -> Result<()> {
+    let specs = specs::maps(sizes);
+    if pins::validate(pins, &specs)? != Adoption::Complete {
+        bail!("{}: there is no data plane to take over", pins.path().display());
+    }
+    verify(&mut read(object, pins, &specs)?, PROGRAM).map(drop)
+}
+
+/// Reads an object file, whose maps are those that are pinned.
+fn read(object: &[u8], pins: &PinDir, specs: &[MapSpec]) -> Result<Ebpf> {
+    // The parser reads the file's tables in place, so they must be aligned.
+    let mut words = vec![0_u64; object.len().div_ceil(size_of::<u64>())];
+    let aligned = &mut bytemuck::cast_slice_mut(&mut words)[..object.len()];
+    aligned.copy_from_slice(object);
+    let mut loader = EbpfLoader::new();
+    for spec in specs {
+        loader.map_pin_path(spec.name, pins.map_path(spec.name));
+    }
+    let ebpf = loader.load(aligned).context("the BPF object cannot be loaded")?;
+    if let Some(spec) = specs.iter().find(|spec| ebpf.map(spec.name).is_none()) {
+        bail!("the BPF object has no map {}: it was not built together with this agent", spec.name);
+    }
+    Ok(ebpf)
 }
 
 /// Has the kernel verify and take the program.

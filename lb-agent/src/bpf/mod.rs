@@ -20,7 +20,7 @@ pub mod unload;
 pub use attach::{Attached, LinkState, XdpMode};
 pub use counters::Counters;
 pub use interface::Mode;
-pub use loader::{Loaded, load};
+pub use loader::{Loaded, load, try_out};
 pub use lock::Lock;
 pub use pins::{PinDir, PinError};
 pub use specs::TableSizes;

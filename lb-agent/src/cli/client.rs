@@ -57,12 +57,22 @@ impl Client {
     }
 
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.ask(&Method::GET, path, None)
+        self.ask(&Method::GET, path, None, PATIENCE)
     }
 
     /// Asks for a change.
     pub fn change(&self, method: &Method, path: &str, body: &Value) -> Result<Value> {
-        self.ask(method, path, Some(body))
+        self.ask(method, path, Some(body), PATIENCE)
+    }
+
+    /// Asks for what takes its time.
+    pub fn change_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+        patience: Duration,
+    ) -> Result<T> {
+        self.ask(&Method::POST, path, Some(body), patience)
     }
 
     fn ask<T: DeserializeOwned>(
@@ -70,13 +80,14 @@ impl Client {
         method: &Method,
         path: &str,
         body: Option<&Value>,
+        patience: Duration,
     ) -> Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = self.socket.display();
-        let answer = async { timeout(PATIENCE, self.request(method, path, body)).await };
+        let answer = async { timeout(patience, self.request(method, path, body)).await };
         let body = runtime
             .block_on(answer)
-            .with_context(|| format!("{socket}: no answer within {PATIENCE:?}"))??;
+            .with_context(|| format!("{socket}: no answer within {patience:?}"))??;
         serde_json::from_slice(&body).with_context(|| {
             format!("{socket}: the answer is not that of an agent of this version")
         })

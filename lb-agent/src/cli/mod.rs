@@ -16,6 +16,7 @@ mod sidecar;
 mod status;
 mod top;
 mod unload;
+mod upgrade;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -66,6 +67,8 @@ enum Command {
     AddBackend(change::Add),
     /// Take a backend out of a service
     RemoveBackend(change::Remove),
+    /// Have the running agent become another program, without losing a connection
+    Upgrade(upgrade::Arguments),
     /// Show what has happened on a running edge
     Events(events::Arguments),
     /// Say which backend a client gets now, and why; touches nothing
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::ResetFlows(arguments) => change::reset(&arguments),
         Command::AddBackend(arguments) => change::add(&arguments),
         Command::RemoveBackend(arguments) => change::remove(&arguments),
+        Command::Upgrade(arguments) => upgrade::upgrade(&arguments),
         Command::Events(arguments) => events::events(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Generate(arguments) => generate::generate(&arguments, Cli::command()),

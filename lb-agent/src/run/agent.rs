@@ -30,6 +30,7 @@ use super::{
     signals::{Request, Signals},
     start::Refused,
     sweeper::{self, Report},
+    upgrade::{Order, succession::Told},
     view::{self, MadeOf, Picture, ServicePicture, Sources, View},
 };
 use crate::{
@@ -47,6 +48,9 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Between two looks at who has how much of a drain to do.
 const SHARES: Duration = Duration::from_secs(1);
+
+/// So long whoever asked for an upgrade has for its answer, which the same process gives.
+const ANSWER: Duration = Duration::from_millis(200);
 
 /// An interval of those who wait for nothing.
 const NEVER: Duration = Duration::from_secs(86_400);
@@ -101,6 +105,10 @@ pub struct Agent {
     pub(super) outliers: Outliers,
     /// What operators ask for.
     pub(super) asks: mpsc::Receiver<Ask>,
+    /// To become another program.
+    pub(super) orders: mpsc::Receiver<Order>,
+    /// One of them, and when it is carried out.
+    pub(super) upgrading: Option<(Instant, Order)>,
     /// Certificates and the like.
     pub(super) tls: Arc<Material>,
     pub(super) tls_watch: Option<certificates::Watch>,
@@ -110,10 +118,18 @@ pub struct Agent {
     pub(super) notify: Notify,
 }
 
+/// Why an agent has ended in good order.
+#[derive(Debug)]
+pub enum End {
+    Stopped,
+    /// For another program, in place of the one whose XDP program has this id.
+    Upgrade(Order, u32),
+}
+
 impl Agent {
     /// Handles events until the process is to end, or a part of the agent has ended that it cannot do without: whoever
     /// supervises the process starts it anew, and the data plane goes on meanwhile.
-    pub async fn run(mut self, signals: &mut Signals) -> Result<()> {
+    pub async fn run(mut self, signals: &mut Signals) -> Result<End> {
         let mut refresh = interval(network::REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Half of the time is there for a change that takes long.
@@ -125,6 +141,7 @@ impl Agent {
         loop {
             let due = self.next_due();
             let edge_drain = self.edge_drain_due();
+            let upgrade = self.upgrading.as_ref().map(|(at, _)| *at);
             tokio::select! {
                 request = signals.next() => match request {
                     Request::Reload => self.reload(true).await,
@@ -145,6 +162,10 @@ impl Agent {
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.update(),
                 Some(ask) = self.asks.recv() => self.asked(ask).await,
+                Some(order) = self.orders.recv(), if upgrade.is_none() => {
+                    self.upgrading = Some((Instant::now() + ANSWER, order));
+                }
+                () = sleep_until(upgrade.unwrap_or_else(Instant::now)), if upgrade.is_some() => break,
                 () = sleep_until(edge_drain.unwrap_or_else(Instant::now)), if edge_drain.is_some() => {
                     self.begin_edge_drain().await;
                 }
@@ -153,16 +174,23 @@ impl Agent {
                 _ = alive.tick() => self.notify.alive(),
             }
         }
-        self.notify.stopping();
+        let order = self.upgrading.take().filter(|(at, _)| *at <= Instant::now());
+        match order {
+            Some(_) => self.notify.reloading(),
+            None => self.notify.stopping(),
+        }
         // What has ended is told before the end.
         self.sweeper = None;
         self.log.finish();
+        if let Some((_, order)) = order {
+            return Ok(End::Upgrade(order, self.plane.loaded.program_id()));
+        }
         tracing::info!(
             "stopped. The data plane stays, and traffic goes on as it is now: no health checks, no new \
              configuration. `lb-agent unload --edge {}` removes it",
             self.parts.config.edge.name
         );
-        Ok(())
+        Ok(End::Stopped)
     }
 
     /// Attaches the program to the interfaces of the configuration.
@@ -185,7 +213,9 @@ impl Agent {
             false => "",
         };
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
-        self.note(News::new(Kind::AgentStarted, format!("lb-agent {version}, pid {pid}{adopted}")));
+        let came = self.parts.view.told().map(came).unwrap_or_default();
+        let text = format!("lb-agent {version}, pid {pid}{adopted}{came}");
+        self.note(News::new(Kind::AgentStarted, text));
         self.tell_ready();
         let Config { edge, services, .. } = &*self.parts.config;
         tracing::info!(
@@ -367,6 +397,14 @@ impl Agent {
             }),
             withdrawing: self.edge_drain_due().is_some(),
         });
+    }
+}
+
+/// How an agent came to where another was.
+fn came(told: &Told) -> String {
+    match &told.refused {
+        None => format!(", in place of lb-agent {}", told.version),
+        Some(why) => format!("; {} has not come up: {why}", told.program.display()),
     }
 }
 

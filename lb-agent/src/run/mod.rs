@@ -42,19 +42,24 @@ mod start;
 pub mod status;
 mod sweeper;
 mod takeover;
+pub mod upgrade;
 mod view;
 mod view_l7;
 mod why;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use tokio::task::JoinHandle;
 
+use agent::End;
 pub(crate) use alarms::tunnel_problems;
 pub use certificates::check as check_certificates;
 pub(crate) use input::route_towards;
+use notify::Notify;
 pub(crate) use ports::warning as port_warning;
 pub use start::{Refused, load_config};
+use upgrade::succession::{self, Succession};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -67,8 +72,22 @@ pub struct Options {
     pub worker_arguments: Vec<OsString>,
 }
 
-/// Runs an edge until SIGTERM or SIGINT. The data plane stays when the agent ends, however it ends.
+/// Runs an edge until SIGTERM or SIGINT, or until another program takes this one's place. The data plane stays when the
+/// agent ends, however it ends. To be called while the process has one thread.
 pub fn run(options: Options) -> Result<()> {
+    let mut succession = Succession::of_environment();
+    if succession.told().is_some() {
+        // The kernel has made one of the path that was executed.
+        let _ = rustix::thread::set_name(c"lb-agent");
+    }
+    match attempt(options, &mut succession) {
+        Ok(End::Stopped) => Ok(()),
+        Ok(End::Upgrade(order, program_id)) => Err(succession::hand_over(order, program_id)),
+        Err(error) => Err(succession.go_back(error)),
+    }
+}
+
+fn attempt(options: Options, succession: &mut Succession) -> Result<End> {
     let loaded = load_config(&options.config)?;
     crate::bpf::capabilities::check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -77,15 +96,38 @@ pub fn run(options: Options) -> Result<()> {
         .context("cannot start threads")?;
     let result = runtime.block_on(async {
         let mut signals = signals::Signals::new()?;
-        tokio::select! {
-            agent = start::start(options, loaded) => agent?.run(&mut signals).await,
+        let told = succession.told().cloned();
+        let watched = told.is_some().then(|| tokio::spawn(stay_alive()));
+        let agent = tokio::select! {
+            agent = start::start(options, loaded, told) => agent,
+            () = overdue(), if succession.can_go_back() => {
+                Err(anyhow!("not ready after {:?}", succession::PATIENCE))
+            }
             () = signals.stop() => {
                 tracing::info!("stopped before the edge was ready");
-                Ok(())
+                return Ok(End::Stopped);
             }
-        }
+        };
+        watched.iter().for_each(JoinHandle::abort);
+        let agent = agent?;
+        succession.settle();
+        agent.run(&mut signals).await
     });
     // The verifier may still be at work, if the agent was stopped while it started.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+async fn overdue() {
+    tokio::time::sleep(succession::PATIENCE).await;
+}
+
+/// A supervisor waits for the first start; one in place of another program goes on where that was watched.
+async fn stay_alive() {
+    let notify = Notify::of_environment();
+    let Some(longest) = notify.watchdog else { return };
+    loop {
+        notify.alive();
+        tokio::time::sleep(longest / 2).await;
+    }
 }

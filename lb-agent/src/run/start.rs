@@ -29,6 +29,7 @@ use super::{
     roster::Current,
     sidecar::{self, unix_millis},
     sweeper,
+    upgrade::{Desk, Order, succession::Told},
     view::{MadeOf, View},
 };
 use crate::{
@@ -81,7 +82,11 @@ pub fn load_config(path: &Path) -> Result<LoadedConfig, Refused> {
 }
 
 /// Brings an edge up, or leaves nothing behind that was not there before.
-pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agent> {
+pub(super) async fn start(
+    options: Options,
+    loaded: LoadedConfig,
+    told: Option<Told>,
+) -> Result<Agent> {
     let LoadedConfig { config: file, warnings, text } = loaded;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let lock = Lock::acquire(RUN_DIR.as_ref(), &file.edge.name)?;
@@ -95,9 +100,10 @@ pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agen
         );
     }
     let edge = &config.edge;
-    let view = View::new(&edge.name);
+    let view = View::after(&edge.name, told);
     let (asker, asks) = mpsc::channel(ASKS);
-    let state = admin::State { view: view.clone(), asks: asker };
+    let (desk, orders) = Desk::new();
+    let state = admin::State { view: view.clone(), asks: asker, upgrades: desk };
     let local = admin::Local::serve(&directory, state.clone())?;
     let server = admin::bind(edge.admin)?.serve(state)?;
     tracing::info!(edge = edge.name, admin = %server.address, "starting");
@@ -109,7 +115,8 @@ pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agen
     let config = Arc::new(config);
     let path = options.config;
     let parts = Parts { config, made_of, text, path, view, server, local, lock };
-    let result = bring_up(parts, &pins, options.object, options.worker_arguments, asks).await;
+    let result =
+        bring_up(parts, &pins, options.object, options.worker_arguments, asks, orders).await;
     if result.is_err() && !was_loaded {
         // Maps that no packet has met are only memory.
         if let Err(error) = bpf::unload(&pins) {
@@ -125,12 +132,16 @@ async fn bring_up(
     object: Option<PathBuf>,
     worker_arguments: Vec<OsString>,
     asks: mpsc::Receiver<Ask>,
+    orders: mpsc::Receiver<Order>,
 ) -> Result<Agent> {
     let edge = &parts.config.edge.name;
     let mut sidecar = Supervisor::new(RUN_DIR.as_ref(), edge, worker_arguments)?;
     sidecar.note_to(parts.view.events().clone());
     let alarms = super::alarms::Alarms::new(parts.view.events().clone());
     sidecar.adopt().await?;
+    if parts.view.told().is_some() {
+        sidecar.follow_children()?;
+    }
     let opened = sidecar::open(&sidecar, &parts.config)?;
     let sizes = table_sizes(&parts.config.edge.tables);
     let mut loaded = load(pins.clone(), sizes, object).await?;
@@ -172,6 +183,8 @@ async fn bring_up(
         shown: Default::default(),
         outliers: Default::default(),
         asks,
+        orders,
+        upgrading: None,
         tls: Arc::default(),
         tls_watch: None,
         resets: Default::default(),
@@ -211,7 +224,7 @@ async fn load(pins: PinDir, sizes: TableSizes, object: Option<PathBuf>) -> Resul
     tokio::task::spawn_blocking(load).await.context("loading the XDP program panicked")?
 }
 
-fn table_sizes(tables: &Tables) -> TableSizes {
+pub(super) fn table_sizes(tables: &Tables) -> TableSizes {
     let Tables { flows_ipv4, flows_ipv6, handshakes, preallocate, services, backends } = *tables;
     TableSizes { flows_ipv4, flows_ipv6, handshakes, preallocate, services, backends }
 }

@@ -20,6 +20,9 @@ pub struct Status {
     pub draining: Option<Draining>,
     /// Since the agent started.
     pub uptime_seconds: u64,
+    /// How the agent replaced another program in its process, if it did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upgrade: Option<Upgrade>,
     /// Id of the XDP program.
     pub program_id: u32,
     /// Whether the maps were those of an earlier agent.
@@ -42,6 +45,22 @@ pub struct Status {
     /// Those that clients are shown.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub certificates: Vec<Certificate>,
+}
+
+/// An upgrade in place: what it came from and to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// As who asked for it has said.
+    pub id: String,
+    /// Path of the program that was to run from then on.
+    pub program: String,
+    /// Version of the agent before.
+    pub from_version: String,
+    /// Id of the XDP program before.
+    pub from_program_id: u32,
+    /// Why it did not come up: the agent before runs again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused: Option<String>,
 }
 
 /// A certificate of a service.

@@ -26,9 +26,10 @@ use super::{
     interfaces,
     status::{
         Backend, Certificate, Flows, Health, Interface, LastProbe, Outcomes, Service, Status,
-        Table, Traffic,
+        Table, Traffic, Upgrade,
     },
     sweeper::Report,
+    upgrade::succession::Told,
     view_l7::{self, Drain, L7Picture},
     why::{Around, why},
 };
@@ -54,6 +55,8 @@ pub struct View(Arc<Shared>);
 struct Shared {
     start: Instant,
     edge: String,
+    /// Of the program before in this process, if there was one.
+    told: Option<Told>,
     ready: AtomicBool,
     events: Events,
     picture: Mutex<Arc<Picture>>,
@@ -116,6 +119,16 @@ pub struct ServicePicture {
     pub draining: Vec<Option<u64>>,
 }
 
+fn upgrade(told: &Told) -> Upgrade {
+    Upgrade {
+        id: told.id.clone(),
+        program: told.program.display().to_string(),
+        from_version: told.version.clone(),
+        from_program_id: told.program_id,
+        refused: told.refused.clone(),
+    }
+}
+
 fn certificate(expiry: &Expiry) -> Certificate {
     Certificate {
         service: expiry.service.clone(),
@@ -128,9 +141,16 @@ impl View {
     /// Of an agent that is starting.
     #[must_use]
     pub fn new(edge: &str) -> Self {
+        Self::after(edge, None)
+    }
+
+    /// Of an agent that another one has left its process to.
+    #[must_use]
+    pub fn after(edge: &str, told: Option<Told>) -> Self {
         Self(Arc::new(Shared {
             start: Instant::now(),
             edge: edge.to_owned(),
+            told,
             ready: AtomicBool::new(false),
             events: Events::default(),
             picture: Mutex::default(),
@@ -141,6 +161,12 @@ impl View {
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.0.events
+    }
+
+    /// What the program before in this process has said.
+    #[must_use]
+    pub fn told(&self) -> Option<&Told> {
+        self.0.told.as_ref()
     }
 
     /// The data plane is attached and has the configuration.
@@ -182,6 +208,7 @@ impl View {
             ready: self.is_ready(),
             draining: picture.drain.map(|drain| view_l7::draining(drain, &picture.sidecar)),
             uptime_seconds: self.0.start.elapsed().as_secs(),
+            upgrade: self.0.told.as_ref().map(upgrade),
             program_id: picture.program_id,
             adopted: picture.adopted,
             config_generation: picture.config_generation,

@@ -6,7 +6,10 @@ use std::{
     io,
     os::{
         fd::OwnedFd,
-        unix::{net::UnixListener, process::CommandExt},
+        unix::{
+            net::UnixListener,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     process::{Command, ExitStatus, Stdio},
     sync::mpsc::sync_channel,
@@ -14,7 +17,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::unistd::{Gid, Uid, User, geteuid};
+use nix::{
+    libc,
+    unistd::{Gid, Uid, User, geteuid},
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
     clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
@@ -107,6 +113,27 @@ pub fn start(
     started.recv().map_err(anyhow::Error::from).flatten().with_context(|| {
         format!("worker {index}: lb-agent cannot be started as user {:?}", account.name)
     })
+}
+
+/// Calls `ended` once a child has ended that another program has started in this process.
+pub fn follow(
+    index: u16,
+    pid: u32,
+    ended: impl FnOnce(u32, io::Result<ExitStatus>) + Send + 'static,
+) -> Result<()> {
+    thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let mut status = 0;
+        // SAFETY: `status` is written to, and lives for longer than the call.
+        let result = unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, 0) };
+        ended(
+            pid,
+            match result {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(ExitStatus::from_raw(status)),
+            },
+        );
+    })?;
+    Ok(())
 }
 
 /// Takes from this thread what its children could ever win by starting another program. What remains lets it become

@@ -6,8 +6,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs::File,
+    io,
     net::SocketAddr,
     path::Path,
+    process::ExitStatus,
     sync::Arc,
     time::Duration,
 };
@@ -36,6 +38,7 @@ use super::{
 };
 use crate::{
     events::{Events, Kind, News},
+    run::upgrade::succession,
     splice::Splicer,
 };
 
@@ -150,6 +153,15 @@ impl Supervisor {
         }
         self.step();
         self.settle("workers of an earlier agent do not answer", Fleet::has_joined).await;
+        Ok(())
+    }
+
+    /// Waits for the ends of those that an earlier program of this very process has started, as for its own.
+    pub fn follow_children(&self) -> Result<()> {
+        for member in self.members.values().filter(|it| succession::is_child(it.pid)) {
+            let ended = ended_badly(member.name, self.exits.0.clone());
+            start::follow(member.name.index, member.pid, ended)?;
+        }
         Ok(())
     }
 
@@ -414,14 +426,7 @@ impl Supervisor {
             account: self.plan.account.as_ref().context("no user to run workers as")?,
             arguments: &self.arguments,
         };
-        let started = start::start(start, move |pid, status| {
-            let how = match status {
-                Ok(status) if status.success() => return,
-                Ok(status) => status.to_string(),
-                Err(error) => error.to_string(),
-            };
-            let _ = exits.blocking_send((name, format!("pid {pid}: {how}")));
-        });
+        let started = start::start(start, ended_badly(name, exits));
         let record = started.inspect_err(|_| drop(self.directory.forget(name)))?;
         if let Err(error) = self.directory.record(name, &record) {
             tracing::error!("{error:#}");
@@ -515,5 +520,20 @@ impl Supervisor {
         workers.sort_by_key(|worker| worker.index);
         let handovers = self.splicer.as_ref().map(Splicer::timings);
         Sidecar { workers, sums: self.reports.sums(), spliced: self.spliced(), handovers }
+    }
+}
+
+/// Tells of a process that has ended badly.
+fn ended_badly(
+    name: Name,
+    exits: mpsc::Sender<(Name, String)>,
+) -> impl FnOnce(u32, io::Result<ExitStatus>) + Send + 'static {
+    move |pid, status| {
+        let how = match status {
+            Ok(status) if status.success() => return,
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let _ = exits.blocking_send((name, format!("pid {pid}: {how}")));
     }
 }

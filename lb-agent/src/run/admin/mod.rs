@@ -11,12 +11,13 @@ mod guard;
 mod local;
 mod problem;
 mod reads;
+mod upgrade;
 
 use std::net::{SocketAddr, TcpListener};
 
 use anyhow::{Context, Result};
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{self, DefaultBodyLimit},
     http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
     middleware,
@@ -25,7 +26,7 @@ use axum::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{changes::Ask, metrics, status::Status, view::View};
+use super::{changes::Ask, metrics, status::Status, upgrade::Desk, view::View};
 pub use local::{Local, path as socket_path};
 use problem::Problem;
 
@@ -38,6 +39,7 @@ pub struct State {
     pub view: View,
     /// To the agent, which takes them one after the other.
     pub asks: mpsc::Sender<Ask>,
+    pub upgrades: Desk,
 }
 
 /// How a request came.
@@ -116,9 +118,11 @@ fn router(state: State, over: Over) -> Router {
         .route("/v1/config/forget", post(changes::forget))
         .route("/v1/drain", post(changes::drain_edge))
         .route("/v1/undrain", post(changes::undrain_edge))
+        .route("/v1/upgrade", post(upgrade::upgrade))
         .fallback(unknown)
         .method_not_allowed_fallback(other_method)
         .layer(guarded)
+        .layer(Extension(over))
         .layer(DefaultBodyLimit::max(MOST_BYTES))
         .with_state(state)
 }

@@ -57,7 +57,7 @@ fn json() -> String {
 /// A server, and what asks for changes come to.
 fn server(view: View) -> (Server, mpsc::Receiver<Ask>) {
     let (asker, asks) = mpsc::channel(1);
-    let state = State { view, asks: asker };
+    let state = State { view, asks: asker, upgrades: Desk::new().0 };
     (bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(state).unwrap(), asks)
 }
 
