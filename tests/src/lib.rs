@@ -13,6 +13,7 @@ pub mod effort;
 pub mod interrupt;
 pub mod lab;
 pub mod link;
+pub mod machine;
 pub mod netns;
 pub mod owner;
 pub mod packet;

@@ -8,7 +8,7 @@ use std::{process::Command, time::Instant};
 use anyhow::{Result, bail};
 
 use crate::{
-    build, process,
+    build, dist, process,
     provision::{self, Package, program},
     runner::{self, Binary},
     web,
@@ -50,6 +50,7 @@ pub fn test(options: &Options) -> Result<()> {
         build::build(build::Profile::Release)?;
         if options.full {
             web::install()?;
+            dist::dist()?;
         }
     }
     let privileged = match privilege {

@@ -26,6 +26,9 @@ const PROGRAMS: &[Package] = &[
     program("python3-pip", "pip3"),
     program("curl", "curl"),
     program("chromium", "chromium"),
+    // The machine on which the package is installed.
+    program("systemd", "systemd-analyze"),
+    program("procps", "ps"),
 ];
 
 /// Sees to it that everything is there, in the versions of today's files.

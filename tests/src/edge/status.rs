@@ -162,6 +162,18 @@ impl Status {
         found.and_then(|it| it["requests"].as_u64()).unwrap_or_default()
     }
 
+    /// Id of the XDP program.
+    #[must_use]
+    pub fn program_id(&self) -> u64 {
+        self.0["program_id"].as_u64().unwrap_or_default()
+    }
+
+    /// Why a program that was to take the agent's place has not come up, if that was so.
+    #[must_use]
+    pub fn refused_upgrade(&self) -> Option<&str> {
+        self.0["upgrade"]["refused"].as_str()
+    }
+
     /// How many configurations the agent has taken over.
     #[must_use]
     pub fn generation(&self) -> u64 {

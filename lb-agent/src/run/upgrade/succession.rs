@@ -44,6 +44,8 @@ pub struct Told {
     pub version: String,
     /// Id of its XDP program.
     pub program_id: u32,
+    /// What it was started with, and what whoever follows is.
+    arguments: Vec<OsString>,
     /// Descriptor of its file.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     previous: Option<RawFd>,
@@ -106,7 +108,9 @@ pub fn hand_over(order: Order, program_id: u32) -> Error {
     let Order { id, program, file, version } = order;
     tracing::info!(program = %program.display(), version, "another program takes over");
     let own = env!("CARGO_PKG_VERSION").to_owned();
-    let told = Told { id, program, version: own, program_id, previous: None, refused: None };
+    let arguments = env::args_os().collect();
+    let told =
+        Told { id, program, version: own, program_id, arguments, previous: None, refused: None };
     let previous = match File::open("/proc/self/exe") {
         Ok(previous) => OwnedFd::from(previous),
         Err(error) => return anyhow!(error).context("/proc/self/exe: cannot be opened"),
@@ -139,15 +143,14 @@ fn execute_again(program: &OwnedFd, told: &Told) -> Error {
         .context("the program before")
 }
 
-/// Replaces this process's program, with the arguments that it was started with.
+/// Replaces this process's program.
 fn execute(mut command: Command, told: &Told) -> Result<Error> {
-    let mut arguments = env::args_os();
-    let name = arguments.next().unwrap_or_else(|| OsString::from("lb-agent"));
+    let (name, arguments) = told.arguments.split_first().context("a process without a name")?;
     // Until the program listens, a wish to read the file would end it; it reads the file anyway.
     // SAFETY: no handler of ours is left out, the process's program ends here.
     unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }.context("SIGHUP")?;
-    let told = serde_json::to_string(told)?;
-    Ok(anyhow!(command.arg0(name).args(arguments).env(HANDED_OVER, told).exec()))
+    let text = serde_json::to_string(told)?;
+    Ok(anyhow!(command.arg0(name).args(arguments).env(HANDED_OVER, text).exec()))
 }
 
 /// For the next program.
@@ -204,6 +207,7 @@ mod tests {
             program: "/usr/sbin/lb-agent".into(),
             version: "1.2.3".to_owned(),
             program_id: 9,
+            arguments: vec!["lb-agent".into(), "run".into()],
             previous: Some(5),
             refused: None,
         };
