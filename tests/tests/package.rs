@@ -106,8 +106,8 @@ fn what_is_installed_is_where_it_belongs_and_goes_again() {
     machine.write("/etc/sluice/own.keys", "an operator's").unwrap();
     machine.run(&["dpkg", "--remove", "sluice"]).unwrap();
     machine.run(&["dpkg", "--purge", "sluice"]).unwrap();
-    let left: Vec<_> = listed.lines().filter(|it| it.contains("sluice") || it.contains("lb-agent"));
-    let left: Vec<_> = left.into_iter().filter(|path| machine.has(path)).collect();
+    let ours = |path: &&str| path.contains("sluice") || path.contains("lb-agent");
+    let left: Vec<_> = listed.lines().filter(ours).filter(|path| machine.has(path)).collect();
     assert_eq!(left, ["/etc/sluice"], "what is the operator's stays");
     assert!(machine.has("/etc/sluice/own.keys"));
     let known =
