@@ -65,6 +65,9 @@ pub struct Edge {
     pub vip_addresses: VipAddresses,
     /// Whether the edge gives its l7 clients up, and takes no more.
     pub drain: bool,
+    /// How many of them each second in all, if an operator has said so: 1 to 100,000. In no file, where each service has
+    /// its own rate.
+    pub drain_rate: Option<u32>,
     /// Sizes of the BPF tables.
     pub tables: Tables,
     /// The processes that serve l7 services.
@@ -158,6 +161,7 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
             ],
         ),
         drain: reader.flag("drain", false),
+        drain_rate: None,
         tables: tables(&reader.table_or_empty("tables", &TABLES)),
         sidecar: sidecar::read(&sidecar),
         admin_token_file: reader

@@ -49,6 +49,7 @@ fn gone(service: &str, backend: &str, why: &str) -> String {
 
 fn drain_edge(config: &mut Config, asked: EdgeDrain) {
     config.edge.drain = true;
+    config.edge.drain_rate = asked.rate;
     for service in &mut config.services {
         if let Mode::L7(l7) = &mut service.mode {
             l7.drain.deadline = asked.deadline.map_or(l7.drain.deadline, Duration::from_millis);

@@ -52,7 +52,12 @@ pub fn head(stream: &mut TcpStream) -> String {
 
 /// A client that chats.
 pub fn chat(edge: &Edge) -> TcpStream {
-    let mut stream = edge.client.connect(VIP);
+    chat_at(edge, VIP)
+}
+
+/// The same at another listener.
+pub fn chat_at(edge: &Edge, listener: &str) -> TcpStream {
+    let mut stream = edge.client.connect(listener);
     let ask = "GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(ask.as_bytes()).unwrap();

@@ -3,12 +3,13 @@
 use std::{
     fs,
     io::{ErrorKind, Read},
+    net::TcpStream,
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
 use crate::{
-    drain::chat,
+    drain::{chat, chat_at},
     edge::{Edge, command_in},
     network::wait_until,
     operate::cli,
@@ -31,15 +32,20 @@ fn closed_by_drain(connections: usize, rate: u32, splice: &str) -> Vec<f64> {
     ];
     edge.start(&changed.iter().fold(config, |config, (from, to)| config.replace(from, to)));
     wait_until("requests are answered", || sidecar::get(&edge, "/").is_some());
-    let mut open: Vec<_> = (0..connections).map(|_| chat(&edge)).collect();
+    let open: Vec<_> = (0..connections).map(|_| chat(&edge)).collect();
     if splice == "auto" {
         wait_until("all are spliced", || {
             edge.status().services[0].spliced.unwrap_or(0) >= connections as u64
         });
     }
-    open.iter().for_each(|client| client.set_nonblocking(true).unwrap());
     let start = Instant::now();
     cli(&edge, &format!("drain chat b2 --deadline 0s --rate {rate} --force")).unwrap();
+    closed_since(start, open)
+}
+
+/// When each was closed, in seconds.
+fn closed_since(start: Instant, mut open: Vec<TcpStream>) -> Vec<f64> {
+    open.iter().for_each(|client| client.set_nonblocking(true).unwrap());
     let mut closed = Vec::new();
     while !open.is_empty() && start.elapsed() < Duration::from_secs(120) {
         open.retain_mut(|client| match client.read(&mut [0; 16]) {
@@ -75,6 +81,38 @@ fn a_drain_keeps_to_its_rate_spliced() {
     let took = closed.last().unwrap() - closed[0];
     assert!((3.6..4.4).contains(&took), "{took}");
     assert!(most_in_a_second(&closed) <= 110, "{}", most_in_a_second(&closed));
+}
+
+#[test]
+fn the_rate_of_an_edge_that_drains_is_that_of_all_its_services_together() {
+    const ROOMS: &str = "10.1.0.10:81";
+    let mut edge = Edge::new();
+    let _web = Web::start(&edge.server, "10.2.0.2:9000", "b2");
+    let mut config = sidecar::config(&edge, "splice = \"auto\"", &sidecar::BACKEND);
+    // Four fifths of the connections are of one service, and relayed.
+    config += &format!(
+        "[[service]]\nname = \"rooms\"\nmode = \"l7\"\naffinity = \"none\"\nsplice = \"off\"\n\
+         listen = [\"{ROOMS}\"]\nhealth = {{ kind = \"none\" }}\n\
+         backend = [{{ name = \"b3\", address = \"10.2.0.2:9000\" }}]\n"
+    );
+    edge.start(&config);
+    wait_until("requests are answered", || sidecar::get(&edge, "/").is_some());
+    let mut open: Vec<_> = (0..80).map(|_| chat(&edge)).collect();
+    open.extend((0..320).map(|_| chat_at(&edge, ROOMS)));
+    wait_until("they are counted", || {
+        let services = edge.status().services;
+        let spliced = services[0].spliced == Some(80);
+        spliced && services[1].relayed == Some(320)
+    });
+    let start = Instant::now();
+    cli(&edge, "drain --edge --deadline 60s --rate 100").unwrap();
+    let closed = closed_since(start, open);
+    let (took, most) = (closed.last().unwrap() - closed[0], most_in_a_second(&closed));
+    eprintln!(
+        "an edge of two services: 400 connections in {took:.1} s, at most {most} in a second"
+    );
+    assert!((3.6..4.6).contains(&took), "{took}");
+    assert!(most <= 110, "{most}");
 }
 
 /// The same as [`Web`], in a process of its own.

@@ -28,6 +28,7 @@ fn every_default_is_applied() {
             reset_rate: 1000,
             vip_addresses: VipAddresses::Auto,
             drain: false,
+            drain_rate: None,
             tables: Tables {
                 flows_ipv4: 1_048_576,
                 flows_ipv6: 262_144,

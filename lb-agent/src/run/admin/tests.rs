@@ -160,6 +160,17 @@ async fn an_address_in_use_is_named_with_the_remedy() {
 const DRAIN: &str = "/v1/services/chat/backends/a/drain";
 
 #[tokio::test]
+async fn an_upgrade_is_not_for_tcp_even_with_the_token() {
+    let (path, line) = token_file("upgrade", TOKEN);
+    let server = willing(view(&line));
+    let body = "{\"program\": \"/bin/true\", \"id\": \"1\"}";
+    let (status, answer) = post(server.address, "/v1/upgrade", &json(), body).await;
+    assert_eq!(status, 403, "{answer}");
+    assert!(answer["remedy"].as_str().unwrap().contains("Unix socket"), "{answer}");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
 async fn changes_over_tcp_need_the_token_of_the_file() {
     let (path, line) = token_file("token", TOKEN);
     let server = willing(view(&line));
