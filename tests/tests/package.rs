@@ -89,7 +89,7 @@ fn what_is_installed_is_where_it_belongs_and_goes_again() {
     assert!(page.contains("--binary"), "{page}");
     let completions = "/usr/share/bash-completion/completions/lb-agent";
     let completed = format!(
-        "set -e; . {completions}; COMP_WORDS=(lb-agent upg); COMP_CWORD=1; _lb-agent lb-agent upg lb-agent; \
+        "set -e; . {completions}; COMP_WORDS=(lb-agent upg); COMP_CWORD=1; _lb__agent lb-agent upg lb-agent; \
          echo ${{COMPREPLY[@]}}"
     );
     assert_eq!(machine.run(&["bash", "-c", &completed]).unwrap().trim(), "upgrade");
@@ -269,6 +269,11 @@ fn the_unit_restarts_reloads_upgrades_and_recovers_without_losing_a_connection()
     let machine = &site.machine;
     site.is_active();
     site.goes_on("start");
+    let mounts =
+        machine.run(&["readlink", "/proc/1/ns/mnt", &format!("/proc/{}/ns/mnt", site.main_pid())]);
+    let mounts = mounts.unwrap();
+    let (first, own) = mounts.trim().split_once('\n').unwrap();
+    assert_eq!(first, own, "pins would end with mounts of its own");
     assert!(machine.property(UNIT, "StatusText").unwrap().contains(&site.name));
     assert_eq!(machine.property(UNIT, "NRestarts").unwrap(), "0");
 
