@@ -72,7 +72,7 @@ struct RunArgs {
 #[derive(Args)]
 struct TestArgs {
     /// Also what takes minutes: more rounds of fuzzing, longer traffic (SLUICE_TEST_FULL=1), and clients from
-    /// npm, PyPI and Debian, which are installed
+    /// npm, PyPI and Debian, which are installed; and the package of `dist` under systemd
     #[arg(long)]
     full: bool,
     /// Only what needs no root: the host tests

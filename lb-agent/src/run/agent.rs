@@ -30,7 +30,7 @@ use super::{
     signals::{Request, Signals},
     start::Refused,
     sweeper::{self, Report},
-    upgrade::{Order, succession::Told},
+    upgrade::{self, End, Order, succession::Told},
     view::{self, MadeOf, Picture, ServicePicture, Sources, View},
 };
 use crate::{
@@ -48,9 +48,6 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Between two looks at who has how much of a drain to do.
 const SHARES: Duration = Duration::from_secs(1);
-
-/// So long whoever asked for an upgrade has for its answer, which the same process gives.
-const ANSWER: Duration = Duration::from_millis(200);
 
 /// An interval of those who wait for nothing.
 const NEVER: Duration = Duration::from_secs(86_400);
@@ -118,14 +115,6 @@ pub struct Agent {
     pub(super) notify: Notify,
 }
 
-/// Why an agent has ended in good order.
-#[derive(Debug)]
-pub enum End {
-    Stopped,
-    /// For another program, in place of the one whose XDP program has this id.
-    Upgrade(Order, u32),
-}
-
 impl Agent {
     /// Handles events until the process is to end, or a part of the agent has ended that it cannot do without: whoever
     /// supervises the process starts it anew, and the data plane goes on meanwhile.
@@ -163,7 +152,7 @@ impl Agent {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.update(),
                 Some(ask) = self.asks.recv() => self.asked(ask).await,
                 Some(order) = self.orders.recv(), if upgrade.is_none() => {
-                    self.upgrading = Some((Instant::now() + ANSWER, order));
+                    self.upgrading = Some((Instant::now() + upgrade::ANSWER, order));
                 }
                 () = sleep_until(upgrade.unwrap_or_else(Instant::now)), if upgrade.is_some() => break,
                 () = sleep_until(edge_drain.unwrap_or_else(Instant::now)), if edge_drain.is_some() => {
@@ -213,7 +202,7 @@ impl Agent {
             false => "",
         };
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
-        let came = self.parts.view.told().map(came).unwrap_or_default();
+        let came = self.parts.view.told().map(Told::shown).unwrap_or_default();
         let text = format!("lb-agent {version}, pid {pid}{adopted}{came}");
         self.note(News::new(Kind::AgentStarted, text));
         self.tell_ready();
@@ -398,14 +387,6 @@ impl Agent {
             }),
             withdrawing: self.edge_drain_due().is_some(),
         });
-    }
-}
-
-/// How an agent came to where another was.
-fn came(told: &Told) -> String {
-    match &told.refused {
-        None => format!(", in place of lb-agent {}", told.version),
-        Some(why) => format!("; {} has not come up: {why}", told.program.display()),
     }
 }
 

@@ -53,14 +53,16 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use anyhow::{Context, Result, anyhow};
 use tokio::task::JoinHandle;
 
-use agent::End;
 pub(crate) use alarms::tunnel_problems;
 pub use certificates::check as check_certificates;
 pub(crate) use input::route_towards;
 use notify::Notify;
 pub(crate) use ports::warning as port_warning;
 pub use start::{Refused, load_config};
-use upgrade::succession::{self, Succession};
+use upgrade::{
+    End,
+    succession::{self, Succession},
+};
 
 /// What to run.
 #[derive(Clone, Debug)]

@@ -26,7 +26,7 @@ use super::{
     interfaces,
     status::{
         Backend, Certificate, Flows, Health, Interface, LastProbe, Outcomes, Service, Status,
-        Table, Traffic, Upgrade,
+        Table, Traffic,
     },
     sweeper::Report,
     upgrade::succession::Told,
@@ -119,16 +119,6 @@ pub struct ServicePicture {
     pub draining: Vec<Option<u64>>,
 }
 
-fn upgrade(told: &Told) -> Upgrade {
-    Upgrade {
-        id: told.id.clone(),
-        program: told.program.display().to_string(),
-        from_version: told.version.clone(),
-        from_program_id: told.program_id,
-        refused: told.refused.clone(),
-    }
-}
-
 fn certificate(expiry: &Expiry) -> Certificate {
     Certificate {
         service: expiry.service.clone(),
@@ -208,7 +198,7 @@ impl View {
             ready: self.is_ready(),
             draining: picture.drain.map(|drain| view_l7::draining(drain, &picture.sidecar)),
             uptime_seconds: self.0.start.elapsed().as_secs(),
-            upgrade: self.0.told.as_ref().map(upgrade),
+            upgrade: self.0.told.as_ref().map(Into::into),
             program_id: picture.program_id,
             adopted: picture.adopted,
             config_generation: picture.config_generation,

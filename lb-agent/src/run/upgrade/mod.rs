@@ -12,12 +12,15 @@ pub mod program;
 pub mod succession;
 pub mod trial;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use program::File;
+
+/// So long whoever asked for an upgrade has for its answer, which the same process gives.
+pub const ANSWER: Duration = Duration::from_millis(200);
 
 /// Who asks for an upgrade is heard here; cheap to clone.
 #[derive(Clone)]
@@ -35,6 +38,14 @@ pub struct Order {
     /// What was tried out.
     pub file: File,
     pub version: String,
+}
+
+/// Why an agent has ended in good order.
+#[derive(Debug)]
+pub enum End {
+    Stopped,
+    /// For another program, in place of the one whose XDP program has this id.
+    Upgrade(Order, u32),
 }
 
 /// An upgrade is about to happen.

@@ -26,6 +26,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use super::{Order, program};
+use crate::run::status::Upgrade;
 
 /// The variable that the next program finds.
 pub const HANDED_OVER: &str = "SLUICE_HANDED_OVER";
@@ -52,6 +53,29 @@ pub struct Told {
     /// Why the ordered program did not come up: this is the one that was to be replaced.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refused: Option<String>,
+}
+
+impl Told {
+    /// How the agent came to where another was: for people.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match &self.refused {
+            None => format!(", in place of lb-agent {}", self.version),
+            Some(why) => format!("; {} has not come up: {why}", self.program.display()),
+        }
+    }
+}
+
+impl From<&Told> for Upgrade {
+    fn from(told: &Told) -> Self {
+        Self {
+            id: told.id.clone(),
+            program: told.program.display().to_string(),
+            from_version: told.version.clone(),
+            from_program_id: told.program_id,
+            refused: told.refused.clone(),
+        }
+    }
 }
 
 /// How this program came into its process.
