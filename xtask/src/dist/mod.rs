@@ -27,7 +27,7 @@ const PROGRAMS: &[Package] = &[
     program("dpkg", "dpkg-deb"),
     program("binutils", "strip"),
     program("man-db", "man"),
-    program("groff", "groff"),
+    program("groff-base", "groff"),
     program("gzip", "gzip"),
 ];
 
