@@ -110,9 +110,6 @@ fn what_is_installed_is_where_it_belongs_and_goes_again() {
     let left: Vec<_> = listed.lines().filter(ours).filter(|path| machine.has(path)).collect();
     assert_eq!(left, ["/etc/sluice"], "what is the operator's stays");
     assert!(machine.has("/etc/sluice/own.keys"));
-    let known =
-        machine.run(&["dpkg-query", "--show", "--showformat=${db:Status-Status}\n"]).unwrap();
-    assert!(known.contains("installed"));
     assert!(machine.run(&["dpkg-query", "--show", "sluice"]).is_err(), "dpkg has forgotten it");
 }
 
@@ -342,7 +339,7 @@ fn the_unit_restarts_reloads_upgrades_and_recovers_without_losing_a_connection()
     site.is_active();
     site.goes_on("started");
 
-    let Site { machine, traffic, lab: _lab, name, _servers } = site;
+    let Site { lab: _lab, _servers, machine, traffic, name } = site;
     for (service, lasting, passing) in traffic {
         let (lasting, passing) = (lasting.stop(), passing.stop());
         assert_eq!((lasting.errors, lasting.wrong, passing.errors, passing.wrong), (0, 0, 0, 0));
@@ -356,7 +353,10 @@ fn the_unit_restarts_reloads_upgrades_and_recovers_without_losing_a_connection()
     assert!(machine.has(&pins));
     machine.run(&["dpkg", "--purge", "sluice"]).unwrap();
     assert!(!machine.has(&pins) && !machine.has("/usr/sbin/lb-agent"));
-    let processes = machine.run(&["ps", "-e", "-o", "comm="]).unwrap();
-    assert!(!processes.contains("lb-"), "{processes}");
+    let start = Instant::now();
+    while machine.run(&["ps", "-e", "-o", "comm="]).unwrap().contains("lb-") {
+        assert!(start.elapsed() < SOON, "processes are left");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert!(machine.has(CONFIG), "the operator's");
 }

@@ -111,7 +111,7 @@ fn the_rate_of_an_edge_that_drains_is_that_of_all_its_services_together() {
     eprintln!(
         "an edge of two services: 400 connections in {took:.1} s, at most {most} in a second"
     );
-    assert!((3.6..4.6).contains(&took), "{took}");
+    assert!((3.6..5.0).contains(&took), "{took}");
     assert!(most <= 110, "{most}");
 }
 

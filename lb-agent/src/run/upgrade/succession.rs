@@ -20,8 +20,9 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::{
         signal::{SigHandler, Signal, signal},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
+    unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -212,10 +213,6 @@ fn reap() {
 /// Whether a process is a child of this one, as those are that a program before has started.
 #[must_use]
 pub fn is_child(pid: u32) -> bool {
-    use nix::{
-        sys::wait::{Id, waitid},
-        unistd::Pid,
-    };
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), flags) != Err(Errno::ECHILD)
 }
