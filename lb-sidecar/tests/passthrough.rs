@@ -256,7 +256,7 @@ fn unknown_names_go_to_the_default_pool_or_nowhere() {
         for (n, name) in ["other.example", "example", nameless].into_iter().enumerate() {
             let refused = try_connect(edge.address, &trusting(&authority), name).await;
             let error = refused.unwrap_err().to_string();
-            assert!(error.contains("UnrecognizedName"), "{name}: {error}");
+            assert!(error.contains("UnrecognisedName"), "{name}: {error}");
             edge.counted("tls_unknown_name", n as u64 + 1).await;
         }
         let mut client = connect(edge.address, &trusting(&authority), "chat.example").await;

@@ -73,11 +73,11 @@ fn what_is_for_requests_is_refused() {
             "tls.certificates = [{ certificate = \"/c\", key = \"/k\" }]",
             format!("tls {requests}: remove it"),
         ),
-        ("backend_tls = {}", format!("backend_tls {requests}: remove it")),
-        ("route = [{ pool = \"chat\" }]", format!("route {requests}: remove it")),
+        ("backend_tls = {}", format!("backend_tls {{}} {requests}: remove it")),
+        ("route = [{ pool = \"chat\" }]", format!("route [{{ pool = \"chat\" }}] {requests}: remove it")),
         ("redirect = \"https\"", format!("redirect \"https\" {requests}: remove it")),
         ("upgrades = [\"websocket\"]", format!("upgrades [\"websocket\"] {requests}: remove it")),
-        ("forwarded = {}", format!("forwarded {requests}: remove it")),
+        ("forwarded = {}", format!("forwarded {{}} {requests}: remove it")),
         ("http.h2c = true", format!("http: h2c true {requests}: remove it")),
         ("http.head_bytes = 2048", format!("http: head_bytes 2048 {requests}: remove it")),
         ("limits.body_bytes = 5", format!("limits: body_bytes 5 {requests}: remove it")),
@@ -87,7 +87,7 @@ fn what_is_for_requests_is_refused() {
         ),
         (
             "affinity = { kind = \"header\", name = \"X\" }",
-            format!("affinity {requests}: write \"source\" or \"none\""),
+            format!("affinity {{ kind = \"header\", name = \"X\" }} {requests}: write \"source\" or \"none\""),
         ),
         (
             "affinity = \"cookie\"",
@@ -109,7 +109,7 @@ fn routes_that_cannot_be() {
         ("{ sni = \"a.example\" }", "pool is missing: add it, or pools, e.g. pool = \"default\""),
         (
             "{ sni = \"a.example\", pool = \"chat\", pools = { chat = 1 } }",
-            "pools stands beside pool: write one of them",
+            "pools { chat = 1 } stands beside pool: write one of them",
         ),
         (
             "{ sni = \"a.example\", pool = \"chta\" }",
