@@ -139,6 +139,48 @@ fn names_choose_and_strangers_hear_why() {
     assert_eq!(status.route(SERVICES[0], "none"), 2);
 }
 
+#[test]
+fn operators_are_told_who_gets_a_name_and_add_to_its_pool() {
+    let it = passing("operators");
+    let edge = &it.site.edge;
+    let listener = it.site.listeners()[0].to_string();
+    let file = edge.config_path();
+    let file = file.to_str().unwrap();
+    let explain = |name: &str| {
+        let host = format!("Host: {name}");
+        let at = ["explain", "10.1.0.2", &listener, "--header", &host, "--config", file];
+        edge.cli(&at).unwrap()
+    };
+    let told = explain("a.rooms.test");
+    assert!(told.contains("\"rooms\" has \"a.rooms.test\""), "{told}");
+    assert!(told.contains("=> chat-3 (10.2.0."), "{told}");
+    let told = explain("other.test");
+    assert!(told.contains("none has \"other.test\": it is refused"), "{told}");
+
+    let node = &it.site.lab.backends()[0];
+    let more = node.sockets(BACKEND_PORT)[0].to_string();
+    let add = |pool: &str, name: &str| {
+        let of = ["add-backend", SERVICES[0], &more, "--name", name, "--pool", pool];
+        edge.cli(&[&of[..], &["--config", file]].concat())
+    };
+    let refused = format!("{:#}", add("rums", "extra").unwrap_err());
+    assert!(refused.contains("has no pool \"rums\": did you mean \"rooms\"?"), "{refused}");
+    add("rooms", "extra").unwrap();
+    let up = |it: &tests::edge::Status| it.is_up(SERVICES[0], "extra");
+    edge.wait_for("the new one is up", SOON, up).unwrap();
+    let backends: serde_json::Value =
+        serde_json::from_str(&edge.get("/v1/backends").unwrap().body).unwrap();
+    let backends = backends["backends"].as_array().unwrap();
+    let pools: Vec<_> = backends
+        .iter()
+        .filter(|it| it["service"] == SERVICES[0])
+        .map(|it| (it["name"].as_str().unwrap(), it["pool"].as_str().unwrap()))
+        .collect();
+    let expected =
+        [("chat-1", "default"), ("chat-2", "default"), ("chat-3", "rooms"), ("extra", "rooms")];
+    assert_eq!(pools, expected);
+}
+
 /// Of what `s_client` has printed; empty if there is none.
 fn text_of_certificate(it: &Passing, said: &str) -> String {
     let begin = "-----BEGIN CERTIFICATE-----";

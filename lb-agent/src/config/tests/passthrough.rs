@@ -74,7 +74,10 @@ fn what_is_for_requests_is_refused() {
             format!("tls {requests}: remove it"),
         ),
         ("backend_tls = {}", format!("backend_tls {{}} {requests}: remove it")),
-        ("route = [{ pool = \"chat\" }]", format!("route [{{ pool = \"chat\" }}] {requests}: remove it")),
+        (
+            "route = [{ pool = \"chat\" }]",
+            format!("route [{{ pool = \"chat\" }}] {requests}: remove it"),
+        ),
         ("redirect = \"https\"", format!("redirect \"https\" {requests}: remove it")),
         ("upgrades = [\"websocket\"]", format!("upgrades [\"websocket\"] {requests}: remove it")),
         ("forwarded = {}", format!("forwarded {{}} {requests}: remove it")),
@@ -87,7 +90,9 @@ fn what_is_for_requests_is_refused() {
         ),
         (
             "affinity = { kind = \"header\", name = \"X\" }",
-            format!("affinity {{ kind = \"header\", name = \"X\" }} {requests}: write \"source\" or \"none\""),
+            format!(
+                "affinity {{ kind = \"header\", name = \"X\" }} {requests}: write \"source\" or \"none\""
+            ),
         ),
         (
             "affinity = \"cookie\"",
