@@ -163,8 +163,8 @@ fn operators_are_told_who_gets_a_name_and_add_to_its_pool() {
         let of = ["add-backend", SERVICES[0], &more, "--name", name, "--pool", pool];
         edge.cli(&[&of[..], &["--config", file]].concat())
     };
-    let refused = format!("{:#}", add("rums", "extra").unwrap_err());
-    assert!(refused.contains("has no pool \"rums\": did you mean \"rooms\"?"), "{refused}");
+    let refused = format!("{:#}", add("room", "extra").unwrap_err());
+    assert!(refused.contains("has no pool \"room\": did you mean \"rooms\"?"), "{refused}");
     add("rooms", "extra").unwrap();
     let up = |it: &tests::edge::Status| it.is_up(SERVICES[0], "extra");
     edge.wait_for("the new one is up", SOON, up).unwrap();
