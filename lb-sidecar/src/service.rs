@@ -20,6 +20,7 @@ use crate::{
     routing::Routes,
     settings::{self, DEFAULT_POOL, Settings},
     splice::Splicing,
+    times::Times,
     tls,
     upstream::{Kept, Sources},
 };
@@ -137,6 +138,7 @@ pub struct Service {
     pub pool: Rc<Pool>,
     pub kept: Rc<Kept>,
     pub outcomes: Rc<Outcomes>,
+    pub times: Times,
     pub splicing: Rc<Splicing>,
     /// Client connections, relayed ones included.
     pub connections: Cell<u64>,
@@ -161,6 +163,7 @@ impl Service {
             pool: Pool::new(settings, service),
             kept: Rc::new(Kept::new(service.http.pool)),
             outcomes: Rc::default(),
+            times: Times::default(),
             splicing: Rc::clone(splicing),
             connections: Cell::new(0),
             relays: Rc::default(),
@@ -215,6 +218,7 @@ impl Service {
                 })
                 .collect(),
             routes: self.plan().routes.report(),
+            times: self.times.report(),
         }
     }
 }
