@@ -58,8 +58,8 @@ fn fill(place: &Place, count: u32) -> Result<()> {
     let status: Value = serde_json::from_str(&place.edge.get("/v1/status")?.body)?;
     let backend = status["services"][0]["backends"][0]["id"].as_u64().context("no backend id")?;
     let backend = u16::try_from(backend)?;
-    let pin = PinDir::of_edge(place.edge.name()).map_path(names::FLOWS4);
-    let map = Map::from_map_data(MapData::from_pin(pin)?)?;
+    let map = PinDir::of_edge(place.edge.name()).map(names::FLOWS4)?;
+    ensure!(matches!(map, Map::HashMap(_)), "{}: not a hash map", names::FLOWS4);
     let mut table: HashMap<MapData, Tuple<V4>, Flow<V4>> = map.try_into()?;
     let SocketAddr::V4(listener) = SocketAddr::new(place.lab.vips()[0], PORT) else {
         anyhow::bail!("the first address of the services is not an IPv4 address");
