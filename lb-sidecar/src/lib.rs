@@ -26,6 +26,7 @@ pub mod session;
 pub mod settings;
 pub mod splice;
 pub mod stream;
+pub mod times;
 pub mod tls;
 pub mod worker;
 
