@@ -29,6 +29,7 @@ pub mod stream;
 pub mod tls;
 pub mod worker;
 
+mod admission;
 mod body;
 mod client;
 mod connection;
