@@ -63,7 +63,7 @@ async function refused() {
 }
 
 setInterval(() => {
-  if (stream && heard > 0 && Date.now() - heard > SILENCE) {
+  if (stream?.readyState === EventSource.OPEN && heard > 0 && Date.now() - heard > SILENCE) {
     view.live('bad', `nothing new for ${Math.round((Date.now() - heard) / 1000)} s`);
   }
 }, 1000);

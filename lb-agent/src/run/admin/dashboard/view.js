@@ -106,7 +106,7 @@ export class View {
     const legend = make('ul', { className: 'legend' }, ...this.legend.map(({ item }) => item));
     id('paths').append(make('h3', { textContent: 'Connections by path' }), this.paths.svg, legend);
     this.services = new Table(id('services'), SERVICES, (cells) => this.serviceRow(cells));
-    this.backends = new Table(id('backends'), BACKENDS, (cells) => this.backendRow(cells));
+    this.backends = new Table(id('backends'), BACKENDS, (cells, item) => this.backendRow(cells, item));
     for (const name of ['of-service', 'named', 'troubled']) {
       id(name).addEventListener('input', () => this.drawBackends());
     }
