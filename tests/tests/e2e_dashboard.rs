@@ -2,7 +2,7 @@
 //! Chromium: `cargo xtask test --full` installs it.
 //!
 //! `SLUICE_SCREENSHOT=docs/dashboard.png cargo test -p tests --features web --test e2e_dashboard shows` makes the picture
-//! of the README again.
+//! of the README again, and some for a look in the directory for temporary files.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -111,6 +111,16 @@ fn the_dashboard_shows_a_busy_edge_on_any_screen() {
     let told = "[...document.querySelectorAll('#events li')].some((it) => it.innerText.includes('backend down') \
                 && it.innerText.includes('web / chat-3'))";
     browser.wait_for("an event tells it", told).unwrap();
+    let file = site.edge.config_path();
+    let drain = ["drain", CHAT, "chat-2", "--deadline", "1h", "--config", file.to_str().unwrap()];
+    site.edge.cli(&drain).unwrap();
+    let drains = format!("{}.querySelector('.badge.warn')?.textContent === 'draining'", row(CHAT, "chat-2"));
+    browser.wait_for("chat-2 drains", &drains).unwrap();
+    if let Some(path) = &picture {
+        browser.look(1120, 1180, false).unwrap();
+        browser.screenshot(&at_root(path)).unwrap();
+    }
+
     // Only those in trouble, of one service, chosen by its name.
     browser.value("document.querySelector('#troubled').click()").unwrap();
     let troubled = browser.value(&rows("backends")).unwrap().as_u64().unwrap();
@@ -134,15 +144,11 @@ fn the_dashboard_shows_a_busy_edge_on_any_screen() {
             let cell = "getComputedStyle(document.querySelector('#services td'), '::before').content";
             let label = browser.value(cell).unwrap();
             assert_eq!(label == "\"Service\"", width < 900, "{width}: {label}");
-            if let Some(path) = &picture {
-                let name = format!("dashboard-{width}{}.png", if dark { "-dark" } else { "" });
-                browser.screenshot(&scratch.path().join(&name)).unwrap();
-                if (width, dark) == (1280, false) {
-                    fs::copy(scratch.path().join(&name), at_root(path)).unwrap();
-                }
-                if let Some(all) = std::env::var_os("SLUICE_SCREENSHOTS") {
-                    fs::copy(scratch.path().join(&name), Path::new(&all).join(&name)).unwrap();
-                }
+            if picture.is_some() {
+                // Beside the one of the README, to look at.
+                let kind = if dark { "dark" } else { "light" };
+                let name = format!("dashboard-{width}-{kind}.png");
+                browser.screenshot(&std::env::temp_dir().join(&name)).unwrap();
             }
         }
     }

@@ -140,8 +140,8 @@ fn router(state: State, over: Over) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(other_method)
         .layer(guarded)
-        .layer(browsers)
         .layer(middleware::map_response(problem::in_json))
+        .layer(browsers)
         .layer(DefaultBodyLimit::max(MOST_BYTES))
         .with_state(state)
 }

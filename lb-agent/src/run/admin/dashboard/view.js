@@ -265,6 +265,9 @@ export class View {
       write(traffic, bytes(rates.bytes));
       const [allowed, drains] = [this.steer.isAllowed(), backend.draining_until != null];
       [drain.hidden, rest.hidden, undrain.hidden] = [!allowed || drains, !allowed || drains, !allowed || !drains];
+      // The keyboard's focus goes on to what is there instead.
+      const focus = document.activeElement;
+      if ([drain, rest, undrain].includes(focus) && focus.hidden) (drains ? undrain : drain).focus();
     };
   }
 
