@@ -32,7 +32,9 @@ fn page() -> String {
 /// A row of the backends' table.
 fn row(service: &str, backend: &str) -> String {
     let key = serde_json::json!([service, backend]).to_string();
-    format!("[...document.querySelectorAll('#backends tbody tr')].find((it) => it.dataset.key === {key:?})")
+    format!(
+        "[...document.querySelectorAll('#backends tbody tr')].find((it) => it.dataset.key === {key:?})"
+    )
 }
 
 /// The same services once more, by other names and ports.
@@ -82,7 +84,9 @@ fn the_dashboard_shows_a_busy_edge_on_any_screen() {
     let mut browser = Browser::start(site.edge.namespace(), &[]).unwrap();
     browser.look(1280, 1000, false).unwrap();
     browser.open(&page()).unwrap();
-    browser.wait_for("it is live", "document.querySelector('#live').textContent === 'live'").unwrap();
+    browser
+        .wait_for("it is live", "document.querySelector('#live').textContent === 'live'")
+        .unwrap();
     let rows = |of: &str| format!("document.querySelectorAll('#{of} tbody tr').length");
     let services = browser.value(&rows("services")).unwrap();
     assert_eq!(services, site.edge.config().services.len());
@@ -90,7 +94,9 @@ fn the_dashboard_shows_a_busy_edge_on_any_screen() {
     assert_eq!(browser.value(&rows("backends")).unwrap(), backends);
     // Rates, connections by path, and what probes have found.
     let of_path = |name: &str| {
-        format!("Number(document.querySelector('#paths .key.{name}').parentElement.querySelector('strong').textContent)")
+        format!(
+            "Number(document.querySelector('#paths .key.{name}').parentElement.querySelector('strong').textContent)"
+        )
     };
     browser.wait_for("XDP carries some", &of_path("l4")).unwrap();
     browser.wait_for("and some that are spliced", &of_path("splice")).unwrap();
@@ -99,12 +105,14 @@ fn the_dashboard_shows_a_busy_edge_on_any_screen() {
     browser.wait_for("charts have points", &drawn).unwrap();
     let rate = "Number(document.querySelectorAll('#tiles strong')[1].textContent) > 0";
     browser.wait_for("clients come", rate).unwrap();
-    let probes = format!("{}.querySelector('.probes .good').getAttribute('d')", row(CHAT, "chat-1"));
+    let probes =
+        format!("{}.querySelector('.probes .good').getAttribute('d')", row(CHAT, "chat-1"));
     browser.wait_for("probes are drawn", &probes).unwrap();
 
     // What fails is seen at once: in its row, in its history and among the events.
     site.kill_chat(2).unwrap();
-    let down = format!("{}.querySelector('.badge.bad')?.textContent === 'down'", row(WEB, "chat-3"));
+    let down =
+        format!("{}.querySelector('.badge.bad')?.textContent === 'down'", row(WEB, "chat-3"));
     browser.wait_for("chat-3 is down", &down).unwrap();
     let failed = format!("{}.querySelector('.probes .bad').getAttribute('d')", row(WEB, "chat-3"));
     browser.wait_for("its probes fail", &failed).unwrap();
@@ -114,7 +122,8 @@ fn the_dashboard_shows_a_busy_edge_on_any_screen() {
     let file = site.edge.config_path();
     let drain = ["drain", CHAT, "chat-2", "--deadline", "1h", "--config", file.to_str().unwrap()];
     site.edge.cli(&drain).unwrap();
-    let drains = format!("{}.querySelector('.badge.warn')?.textContent === 'draining'", row(CHAT, "chat-2"));
+    let drains =
+        format!("{}.querySelector('.badge.warn')?.textContent === 'draining'", row(CHAT, "chat-2"));
     browser.wait_for("chat-2 drains", &drains).unwrap();
     if let Some(path) = &picture {
         browser.look(1120, 1180, false).unwrap();
@@ -137,11 +146,13 @@ fn the_dashboard_shows_a_busy_edge_on_any_screen() {
     for (width, height) in [(360, 740), (768, 1000), (1280, 1000), (2560, 1400)] {
         for dark in [false, true] {
             browser.look(width, height, dark).unwrap();
-            let overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
+            let overflow =
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth";
             assert_eq!(browser.value(overflow).unwrap(), 0, "{width} is too narrow");
             assert_eq!(browser.value(background).unwrap() != light, dark);
             // On a narrow screen a row is a card whose cells say what they are.
-            let cell = "getComputedStyle(document.querySelector('#services td'), '::before').content";
+            let cell =
+                "getComputedStyle(document.querySelector('#services td'), '::before').content";
             let label = browser.value(cell).unwrap();
             assert_eq!(label == "\"Service\"", width < 900, "{width}: {label}");
             if picture.is_some() {
@@ -160,11 +171,18 @@ fn the_dashboard_shows_a_busy_edge_on_any_screen() {
 
     // An agent that comes again is seen again, without anybody's doing.
     site.edge.terminate().unwrap();
-    browser.wait_for("it is gone", "document.querySelector('#live').textContent === 'not connected'").unwrap();
+    browser
+        .wait_for("it is gone", "document.querySelector('#live').textContent === 'not connected'")
+        .unwrap();
     site.edge.run().unwrap();
-    let again = format!("document.querySelector('#about').textContent.includes('pid {},')", site.edge.process().pid());
+    let again = format!(
+        "document.querySelector('#about').textContent.includes('pid {},')",
+        site.edge.process().pid()
+    );
     browser.wait_for("the new one is shown", &again).unwrap();
-    browser.wait_for("it is live again", "document.querySelector('#live').textContent === 'live'").unwrap();
+    browser
+        .wait_for("it is live again", "document.querySelector('#live').textContent === 'live'")
+        .unwrap();
     let complaints: Vec<_> = browser.complaints();
     let other = complaints.iter().filter(|it| !it.contains("net::ERR_"));
     assert_eq!(other.count(), 0, "{complaints:#?}");
@@ -183,7 +201,8 @@ fn a_backend_is_drained_by_keyboard_with_the_token_alone() {
     let site = site("keyboard", |config| config.admin_token_file = Some(token));
     let mut browser = Browser::start(site.edge.namespace(), &[]).unwrap();
     browser.open(&page()).unwrap();
-    let unlock = "document.querySelector('#unlock:not([hidden])')?.textContent === 'Unlock changes'";
+    let unlock =
+        "document.querySelector('#unlock:not([hidden])')?.textContent === 'Unlock changes'";
     browser.wait_for("changes can be unlocked", unlock).unwrap();
     let shown = "[...document.querySelectorAll('#backends button')].filter((it) => it.checkVisibility()).length";
     assert_eq!(browser.value(shown).unwrap(), 0, "no buttons without the token");
@@ -195,7 +214,8 @@ fn a_backend_is_drained_by_keyboard_with_the_token_alone() {
     browser.wait_for("a dialog asks for it", "document.activeElement.id === 'token'").unwrap();
     browser.type_text("a-wrong-token-0123").unwrap();
     browser.press("Enter").unwrap();
-    let wrong = "document.querySelector('#token-error').textContent.includes('the token is a wrong one')";
+    let wrong =
+        "document.querySelector('#token-error').textContent.includes('the token is a wrong one')";
     browser.wait_for("it is refused", wrong).unwrap();
     browser.value("document.querySelector('#token').value = ''").unwrap();
     browser.tab_to("it.id === 'token'").unwrap();
@@ -203,10 +223,15 @@ fn a_backend_is_drained_by_keyboard_with_the_token_alone() {
     browser.press("Enter").unwrap();
     browser.wait_for("it is taken", "!document.querySelector('#token-dialog').open").unwrap();
     assert_eq!(browser.value("document.cookie").unwrap(), "");
-    assert_eq!(browser.value("document.activeElement.id").unwrap(), "unlock", "focus is where it was");
+    assert_eq!(
+        browser.value("document.activeElement.id").unwrap(),
+        "unlock",
+        "focus is where it was"
+    );
 
     // Escape changes nothing.
-    let label = |action: &str| format!("it.getAttribute('aria-label') === '{action} chat-1 of web'");
+    let label =
+        |action: &str| format!("it.getAttribute('aria-label') === '{action} chat-1 of web'");
     browser.tab_to(&label("Drain")).unwrap();
     browser.press("Enter").unwrap();
     let open = "document.querySelector('#change-dialog').open";
@@ -216,21 +241,26 @@ fn a_backend_is_drained_by_keyboard_with_the_token_alone() {
     assert!(!draining(&site, WEB, "chat-1"));
 
     // Rows are made anew each second for what is in them, and the focus stays.
-    assert_eq!(browser.value(&format!("((it) => {})(document.activeElement)", label("Drain"))).unwrap(), true);
+    assert_eq!(
+        browser.value(&format!("((it) => {})(document.activeElement)", label("Drain"))).unwrap(),
+        true
+    );
     browser.press("Enter").unwrap();
     browser.wait_for("it asks again", open).unwrap();
     browser.tab_to("it.id === 'deadline'").unwrap();
     browser.type_text("soon").unwrap();
     browser.tab_to("it.id === 'change-do'").unwrap();
     browser.press("Enter").unwrap();
-    let refused = "document.querySelector('#change-error').textContent.includes('deadline \"soon\"')";
+    let refused =
+        "document.querySelector('#change-error').textContent.includes('deadline \"soon\"')";
     browser.wait_for("the edge says what is wrong", refused).unwrap();
     browser.value("document.querySelector('#deadline').value = '5m'").unwrap();
     browser.tab_to("it.id === 'change-do'").unwrap();
     browser.press("Enter").unwrap();
     browser.wait_for("it is done", &format!("!{open}")).unwrap();
     site.edge.wait_for("it drains", SOON, |_| draining(&site, WEB, "chat-1")).unwrap();
-    let badge = format!("{}.querySelector('.badge').textContent === 'draining'", row(WEB, "chat-1"));
+    let badge =
+        format!("{}.querySelector('.badge').textContent === 'draining'", row(WEB, "chat-1"));
     browser.wait_for("it is shown to drain", &badge).unwrap();
 
     browser.tab_to(&label("Undrain")).unwrap();
@@ -243,7 +273,9 @@ fn a_backend_is_drained_by_keyboard_with_the_token_alone() {
     assert!(!draining(&site, WEB, "chat-1"));
     let complaints = browser.complaints();
     // The refusals that this test asked for.
-    let other = complaints.iter().filter(|it| !it.contains("status of 401") && !it.contains("status of 422"));
+    let other = complaints
+        .iter()
+        .filter(|it| !it.contains("status of 401") && !it.contains("status of 422"));
     assert_eq!(other.count(), 0, "{complaints:#?}");
 }
 
@@ -379,9 +411,12 @@ fn what_comes_from_a_file_is_shown_as_text() {
     let mut site = site("text", |_| {});
     let mut browser = Browser::start(site.edge.namespace(), &[]).unwrap();
     browser.open(&page()).unwrap();
-    browser.wait_for("it is live", "document.querySelector('#live').textContent === 'live'").unwrap();
+    browser
+        .wait_for("it is live", "document.querySelector('#live').textContent === 'live'")
+        .unwrap();
     // Nobody may change anything by this page: no token file is set.
-    let read_only = "!document.querySelector('#read-only').hidden && document.querySelector('#unlock').hidden";
+    let read_only =
+        "!document.querySelector('#read-only').hidden && document.querySelector('#unlock').hidden";
     browser.wait_for("it says so", read_only).unwrap();
     let html = "<img src=x onerror=\"document.title='run'\">";
     site.edge.save_text(&format!("{:?} = 1\n", html)).unwrap();
@@ -393,5 +428,7 @@ fn what_comes_from_a_file_is_shown_as_text() {
     assert!(title.as_str().unwrap().ends_with("Sluice"), "{title}");
     site.edge.configure(|_| {}).unwrap();
     site.edge.reload().unwrap();
-    browser.wait_for("it is gone", "document.querySelectorAll('#notices li').length === 0").unwrap();
+    browser
+        .wait_for("it is gone", "document.querySelectorAll('#notices li').length === 0")
+        .unwrap();
 }

@@ -10,8 +10,7 @@ pub const FAILED: char = 'x';
 
 /// A probe that took less than the n-th of these microseconds, and no less than the one before, is the digit n; 9 is
 /// longer than all.
-pub const BOUNDS_MICROS: [u64; 9] =
-    [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 64_000, 256_000];
+pub const BOUNDS_MICROS: [u64; 9] = [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 64_000, 256_000];
 
 /// The last probes, the oldest first.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -124,7 +124,9 @@ mod tests {
     #[test]
     fn names_that_only_the_edge_can_have() {
         let own = |host: &str| cannot_be_a_strangers(name(host));
-        for host in ["127.0.0.1:9900", "10.2.0.1", "[::1]:9900", "[2001:db8::1]", "edge", "edge:9900"] {
+        for host in
+            ["127.0.0.1:9900", "10.2.0.1", "[::1]:9900", "[2001:db8::1]", "edge", "edge:9900"]
+        {
             assert!(own(host), "{host}");
         }
         for host in ["localhost:9900", "sluice.localhost"] {

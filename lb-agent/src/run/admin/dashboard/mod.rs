@@ -54,9 +54,14 @@ mod tests {
     #[test]
     fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
         for (name, kind, text) in FILES {
-            for forbidden in
-                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"]
-            {
+            for forbidden in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                "new Function",
+            ] {
                 assert!(!text.contains(forbidden), "{name}: {forbidden}");
             }
             let foreign = text.replace("http://www.w3.org/2000/svg", "");
@@ -66,7 +71,10 @@ mod tests {
                     assert!(!text.contains(forbidden), "{name}: {forbidden}");
                 }
                 let scripts = text.matches("<script").count();
-                assert_eq!(scripts, text.matches("<script type=\"module\" src=\"/dashboard/").count());
+                assert_eq!(
+                    scripts,
+                    text.matches("<script type=\"module\" src=\"/dashboard/").count()
+                );
             }
         }
     }

@@ -92,13 +92,7 @@ impl Maker {
     }
 }
 
-fn message(
-    name: &str,
-    at: u64,
-    edge: &str,
-    services: &[Arc<str>],
-    events: &[Arc<str>],
-) -> Bytes {
+fn message(name: &str, at: u64, edge: &str, services: &[Arc<str>], events: &[Arc<str>]) -> Bytes {
     let (services, events) = (services.join(","), events.join(","));
     let data =
         format!(r#"{{"at":{at},"edge":{edge},"services":[{services}],"events":[{events}]}}"#);
