@@ -26,7 +26,8 @@ pub async fn secured(socket: TcpStream, client: &Client, plan: &Plan) -> Option<
         return None;
     };
     client.deadline.set(Wait::Tls, told.handshake_timeout);
-    match in_time(tls::accept(socket, config, Vec::new()), client).await {
+    // Boxed: it is short, and the connection is long.
+    match in_time(Box::pin(tls::accept(socket, config, Vec::new())), client).await {
         None => {
             service.count(Outcome::TlsTimeout);
             None
