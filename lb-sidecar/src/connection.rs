@@ -4,6 +4,9 @@
 //! accepted -> who it is, and whether it may stay (TLS that is passed on: see passthrough) -> TLS, if the service has it -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::Cell,
     convert::Infallible,
@@ -26,18 +29,19 @@ use hyper::{
 use tokio::{net::TcpStream, time::sleep_until};
 
 use crate::{
+    admission::admit,
     body::{RequestBody, ResponseBody},
     client::Client,
     deadline::{Deadline, Wait},
     exchange,
-    farewell::{End, finish, reset},
+    farewell::{End, finish},
     framing::{Guarded, Limits},
+    fresh::Fresh,
     http2,
     life::{Life, Open},
-    limits::{self, Place, sources::Permit},
     outcome::Outcome,
     passthrough,
-    proxy_protocol::{self, Ends},
+    proxy_protocol::Ends,
     secure,
     service::{Plan, Service},
     shortcut,
@@ -89,7 +93,8 @@ pub async fn serve(
     };
     if is_http2 {
         drop(plan);
-        http2::serve(http2::Ahead { io: stream, ahead: first }, client, open).await;
+        // Boxed: whoever speaks HTTP/1.1 needs no room for it.
+        Box::pin(http2::serve(http2::Ahead { io: stream, ahead: first }, client, open)).await;
     } else {
         serve_http1(stream, first, limits, client, open, plan).await;
     }
@@ -117,7 +122,8 @@ async fn serve_http1(
 ) {
     let prepared = match shortcut::upgrade(&first, limits) {
         Some((head, length)) => {
-            let answer = exchange::answer(&client, head, RequestBody::Empty);
+            // Boxed: it is short, and the connection is long.
+            let answer = Box::pin(exchange::answer(&client, head, RequestBody::Empty));
             let response = in_time(answer, &client.deadline).await;
             if let Some(handover) = client.handover.borrow_mut().take() {
                 shortcut::write_head(&mut stream, &response);
@@ -150,57 +156,18 @@ async fn serve_http1(
     }
 }
 
-/// Learns who a client is and whether it may stay; whoever may not is reset.
-async fn admit(
-    stream: &TcpStream,
-    ends: Ends,
-    service: &Rc<Service>,
-    plan: &Plan,
-) -> Option<(Ends, Place, Option<Permit>)> {
-    let admitted = match plan.settings.proxy_protocol.accept.is_empty() {
-        true => limits::place(service)
-            .and_then(|place| Ok((ends, place, limits::admit(service, ends.peer)?))),
-        // Boxed: few need the room, and all connections would have it.
-        false => Box::pin(introduced(stream, ends, service, plan)).await,
-    };
-    admitted
-        .inspect_err(|outcome| {
-            service.count(*outcome);
-            reset(stream);
-        })
-        .ok()
-}
-
-/// The same where proxies are to name their clients. A connection counts for its service from the beginning, and for its
-/// source as soon as that is known: of a proxy with its header, which may have any number on the way, of everybody else at
-/// once.
-async fn introduced(
-    stream: &TcpStream,
-    ends: Ends,
-    service: &Rc<Service>,
-    plan: &Plan,
-) -> Result<(Ends, Place, Option<Permit>), Outcome> {
-    let place = limits::place(service)?;
-    if plan.proxies.contains(ends.peer.ip()) {
-        let ends = proxy_protocol::named(stream, ends, plan).await?;
-        return Ok((ends, place, limits::admit(service, ends.peer)?));
-    }
-    let permit = limits::admit(service, ends.peer)?;
-    proxy_protocol::unnamed(stream, plan).await?;
-    Ok((ends, place, permit))
-}
-
 /// Waits until the client has said something, or nothing is to be heard any more.
 async fn first_word(stream: &Stream, client: &Client) -> Result<(), End> {
     let deadline = &client.deadline;
     let mut sleep = pin!(sleep_until(deadline.armed()));
+    let mut fresh = Fresh::new();
     poll_fn(|cx| {
-        // Who has taken the pains of a handshake has a request.
-        if stream.is_plain() && client.closing.take() {
-            return Poll::Ready(Err(End::Done(Ok(()))));
-        }
         if stream.poll_read_ready(cx).is_ready() {
             return Poll::Ready(Ok(()));
+        }
+        // Who has taken the pains of a handshake has a request.
+        if stream.is_plain() && fresh.poll_close(client, cx).is_ready() {
+            return Poll::Ready(Err(End::Done(Ok(()))));
         }
         deadline.poll(sleep.as_mut(), cx);
         match deadline.take_expired() {
@@ -240,7 +207,9 @@ async fn drive(
     poll_fn(|cx| {
         let mut expired = deadline.poll(sleep.as_mut(), cx);
         loop {
-            if (client.heard.get() || !is_ahead) && client.closing.take() {
+            // hyper would add to the answer of a switch that the connection ends, which it does not.
+            let may_end = (client.heard.get() || !is_ahead) && !client.switching.get();
+            if may_end && client.closing.take() {
                 Pin::new(&mut *connection).graceful_shutdown();
             }
             if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
@@ -251,7 +220,7 @@ async fn drive(
                 return Poll::Ready(End::Expired(wait));
             }
             expired = deadline.rearm(sleep.as_mut(), cx);
-            if !expired && !client.closing.get() {
+            if !expired && (!client.closing.get() || client.switching.get()) {
                 return Poll::Pending;
             }
         }

@@ -5,7 +5,7 @@
 
 mod replay;
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc, time};
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::{
@@ -28,6 +28,7 @@ use crate::{
     pool::{Backend, Lease},
     relay::{self, End, Means, Options, Side},
     stream::Stream,
+    times::Time,
     upstream::Connected,
 };
 use replay::Replay;
@@ -47,6 +48,22 @@ pub struct Handover {
     pub address: SocketAddr,
 }
 
+/// For as long as a handshake is under way, and for good if it has come to something.
+struct Switching<'a>(&'a Client);
+
+impl<'a> Switching<'a> {
+    fn of(client: &'a Client) -> Self {
+        client.switching.set(true);
+        Self(client)
+    }
+}
+
+impl Drop for Switching<'_> {
+    fn drop(&mut self) {
+        self.0.switching.set(self.0.handover.borrow().is_some());
+    }
+}
+
 /// Asks a backend to upgrade, and another one if that fails or refuses.
 pub async fn handshake(
     to: &Exchange<'_>,
@@ -58,6 +75,7 @@ pub async fn handshake(
     head.headers.remove(TE);
     head.headers.remove(CONNECTION);
     let request = serialize(&head, protocol);
+    let _switching = Switching::of(to.client);
     let mut chosen = None;
     loop {
         let mut picked = match chosen.take() {
@@ -77,7 +95,12 @@ pub async fn handshake(
             Err(outcome) => outcome,
             Ok(Connected { stream, port_is_checked }) => {
                 to.client.deadline.set(Wait::Response, to.client.timeouts().response);
-                match to.in_time(ask(stream, &request)).await {
+                let begun = time::Instant::now();
+                let answer = to.in_time(ask(stream, &request)).await;
+                if let Ok(Answer::Switched(..) | Answer::Other(..)) = &answer {
+                    service.times.took(Time::BackendAnswer, begun.elapsed());
+                }
+                match answer {
                     Err(_) => {
                         refuses(&picked.backend);
                         return Err(Outcome::ResponseTimeout.into());

@@ -29,6 +29,7 @@ const PROGRAMS: &[Package] = &[
     // The machine on which the package is installed.
     program("systemd", "systemd-analyze"),
     program("procps", "ps"),
+    program("prometheus", "promtool"),
 ];
 
 /// Sees to it that everything is there, in the versions of today's files.

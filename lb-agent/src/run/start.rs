@@ -103,7 +103,8 @@ pub(super) async fn start(
     let view = View::after(&edge.name, told);
     let (asker, asks) = mpsc::channel(ASKS);
     let (desk, orders) = Desk::new();
-    let state = admin::State { view: view.clone(), asks: asker, upgrades: desk };
+    let state =
+        admin::State { view: view.clone(), asks: asker, upgrades: desk, feed: Default::default() };
     let local = admin::Local::serve(&directory, state.clone())?;
     let server = admin::bind(edge.admin)?.serve(state)?;
     tracing::info!(edge = edge.name, admin = %server.address, "starting");
@@ -176,6 +177,7 @@ async fn bring_up(
         punts: None,
         alarms,
         generation: 0,
+        taken: None,
         refused: None,
         retry_at: None,
         drain_at: None,

@@ -24,6 +24,7 @@ use crate::{
     entry::Entry,
     exchange::{Exchange, Tried},
     farewell,
+    fresh::Fresh,
     life::Open,
     outcome::Outcome,
     pool::Picked,
@@ -106,12 +107,13 @@ async fn read(socket: &TcpStream, client: &Client, reader: &mut Reader) -> Resul
 
 /// Waits for more, in the time that there is for the hello.
 async fn readable(socket: &TcpStream, client: &Client, nothing_came: bool) -> Result<(), Refused> {
+    let mut fresh = Fresh::new();
     poll_fn(|cx| {
-        if nothing_came && client.closing.take() {
-            return Poll::Ready(Err(None));
-        }
         if socket.poll_read_ready(cx).is_ready() {
             return Poll::Ready(Ok(()));
+        }
+        if nothing_came && fresh.poll_close(client, cx).is_ready() {
+            return Poll::Ready(Err(None));
         }
         match client.deadline.take_expired() {
             Some(_) => Poll::Ready(Err(Some(Outcome::TlsTimeout))),

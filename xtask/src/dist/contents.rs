@@ -13,6 +13,11 @@ pub const UNIT: &str = "usr/lib/systemd/system/sluice.service";
 pub const MAN: &str = "usr/share/man/man8";
 const DOC: &str = "usr/share/doc/sluice";
 
+/// A dashboard, alerts and their test, below [`SHARED`] as below `packaging`.
+const MONITORING: [&str; 3] =
+    ["grafana/sluice.json", "prometheus/sluice.rules.yml", "prometheus/sluice.rules.test.yml"];
+const SHARED: &str = "usr/share/sluice";
+
 /// Puts everything where it will be.
 pub fn fill(stage: &Path, agent: &Path) -> Result<()> {
     let to = stage.join(AGENT);
@@ -22,6 +27,9 @@ pub fn fill(stage: &Path, agent: &Path) -> Result<()> {
     let root = workspace::root();
     copy(&root.join("packaging/sluice.service"), &stage.join(UNIT), 0o644)?;
     copy(&root.join("edge.example.toml"), &stage.join(EXAMPLE), 0o644)?;
+    for file in MONITORING {
+        copy(&root.join("packaging").join(file), &stage.join(SHARED).join(file), 0o644)?;
+    }
     let doc = stage.join(DOC);
     copy(&root.join("packaging/debian/copyright"), &doc.join("copyright"), 0o644)?;
     // A package without a Debian revision has one changelog.

@@ -23,7 +23,13 @@ pub fn try_out(package: &Path, root: &Path) -> Result<()> {
     let version = process::stdout(Command::new(&agent).arg("--version"))?;
     ensure!(version.contains(VERSION), "the installed agent says {version:?}");
     process::quiet(Command::new(&agent).args(["check", "--config"]).arg(root.join(EXAMPLE)))?;
-    for file in [UNIT, "usr/share/bash-completion/completions/lb-agent", "etc/sluice"] {
+    for file in [
+        UNIT,
+        "usr/share/bash-completion/completions/lb-agent",
+        "usr/share/sluice/grafana/sluice.json",
+        "usr/share/sluice/prometheus/sluice.rules.yml",
+        "etc/sluice",
+    ] {
         let length = fs::metadata(root.join(file)).map(|it| it.len()).unwrap_or(0);
         ensure!(length > 0, "{file} is not in the package, or empty");
     }
