@@ -111,7 +111,8 @@ fn the_rate_of_an_edge_that_drains_is_that_of_all_its_services_together() {
     eprintln!(
         "an edge of two services: 400 connections in {took:.1} s, at most {most} in a second"
     );
-    assert!((3.6..5.0).contains(&took), "{took}");
+    // Shares follow counts that are some seconds old, so that it may take a little longer; never less.
+    assert!((3.6..6.5).contains(&took), "{took}");
     assert!(most <= 110, "{most}");
 }
 
