@@ -1,0 +1,62 @@
+//! A worker that retires owes an answer to whoever it has accepted.
+
+mod harness;
+
+use std::rc::Rc;
+
+use harness::*;
+use tokio::{io::AsyncWriteExt, sync::Notify};
+
+#[test]
+fn who_has_just_come_is_answered() {
+    run(|| async {
+        let server = Server::upgrading("").await;
+        let edge = Edge::new(&[server.address], |_| {});
+        let mut client = edge.connect().await;
+        edge.until(|| edge.count("connection") == 1, || "a connection".into()).await;
+        edge.worker.retire(None);
+        // The worker has its turn before the client says something.
+        tokio::task::yield_now().await;
+        client.send(format!("{ASK}early")).await;
+        let head = client.read_until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        client.read_until("early").await;
+        drop(client);
+        tokio::time::timeout(LONG, edge.worker.life.over()).await.expect("the end");
+    });
+}
+
+#[test]
+fn a_switch_that_is_under_way_is_answered_as_one_that_lasts() {
+    run(|| async {
+        let (asked, release) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let (was_asked, released) = (asked.clone(), release.clone());
+        let server = Server::new(move |mut stream| {
+            let (asked, release) = (was_asked.clone(), released.clone());
+            async move {
+                read_head(&mut stream).await;
+                asked.notify_one();
+                release.notified().await;
+                let answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\
+                               connection: upgrade\r\nsec-websocket-accept: x\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                read_head(&mut stream).await;
+            }
+        })
+        .await;
+        let edge = Edge::new(&[server.address], |_| {});
+        let mut client = edge.connect().await;
+        // In two pieces, so that hyper reads it.
+        let (first, rest) = ASK.split_at(20);
+        client.send(first).await;
+        edge.until(|| edge.count("connection") == 1, || "a connection".into()).await;
+        client.send(rest).await;
+        asked.notified().await;
+        edge.worker.retire(None);
+        release.notify_one();
+        let head = client.read_until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert_eq!(field(&head, "connection"), Some("upgrade"));
+        assert!(!head.to_ascii_lowercase().contains("close"), "{head}");
+    });
+}
