@@ -20,12 +20,12 @@ pub struct Status {
     pub draining: Option<Draining>,
     /// Since the agent started.
     pub uptime_seconds: u64,
-    /// How the agent replaced another program in its process, if it did.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub upgrade: Option<Upgrade>,
     /// When it did, in seconds of Unix time.
     #[serde(default)]
     pub started: u64,
+    /// How the agent replaced another program in its process, if it did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upgrade: Option<Upgrade>,
     /// Id of the XDP program.
     pub program_id: u32,
     /// Whether the maps were those of an earlier agent.
