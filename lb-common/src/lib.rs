@@ -25,6 +25,7 @@ pub mod ring;
 pub mod seq;
 pub mod service;
 pub mod splice;
+pub mod trace;
 
 /// Declares that a type may be read from and written to a BPF map byte by byte.
 ///

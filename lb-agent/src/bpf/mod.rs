@@ -15,6 +15,7 @@ pub mod lock;
 pub mod pins;
 pub mod specs;
 pub mod sys;
+pub mod traced;
 pub mod unload;
 
 pub use attach::{Attached, LinkState, XdpMode};

@@ -42,6 +42,7 @@ mod start;
 pub mod status;
 mod sweeper;
 mod takeover;
+pub mod trace;
 mod view;
 mod view_l7;
 mod why;

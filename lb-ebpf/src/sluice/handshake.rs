@@ -14,6 +14,7 @@ use lb_common::{
     handshake::{Handshake, flags},
     outcome::{DropReason, Event},
     seq::within,
+    trace::Stage,
 };
 use lb_ebpf::{packet::Packet, wire::tcp_flags};
 
@@ -24,7 +25,7 @@ use crate::{
     next_hop, options,
     parse::Segment,
     scratch::{self, Use},
-    service, stage,
+    service, stage, trace,
 };
 
 /// Handshakes by the tuple on the wire, IPv4.
@@ -217,6 +218,7 @@ pub fn note<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Ver
     // Without room the connection is served all the same.
     if enter(&segment.tuple, entry).is_ok() {
         count::event(packet.service, Event::OfferNoted);
+        trace::step(Stage::Noted, 0, 0);
     }
     Ok(Verdict::Pass(Event::PassToSidecar))
 }
@@ -224,6 +226,7 @@ pub fn note<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Ver
 /// Remembers what the backend's SYN-ACK says, at its own entry and at the client's.
 #[inline(always)]
 fn answered<A: Version>(packet: &Packet, segment: &Segment<A>, handshake: &mut Handshake<A>) {
+    trace::step(Stage::Answered, 0, 0);
     handshake.isn = segment.seq;
     handshake.offer = options::of(packet, segment).offer;
     if let Some(client) = find(&handshake.flow.to.reversed()) {
@@ -258,7 +261,9 @@ pub fn completes<A: Version>(segment: &Segment<A>, handshake: &Handshake<A>) -> 
 #[inline(always)]
 pub fn complete<A: Version>(handshake: &mut Handshake<A>) {
     let backend = handshake.flow.backend;
-    if !A::promote() {
+    let has_room = A::promote();
+    trace::step(Stage::Completed, has_room as u16, 0);
+    if !has_room {
         handshake.flags |= flags::COMPLETED;
         let service = service::of_backend(backend);
         count::event(service, Event::FlowTableFull);

@@ -30,6 +30,11 @@ mod scratch;
 mod service;
 mod splice;
 mod stage;
+#[cfg(feature = "trace")]
+mod trace;
+#[cfg(not(feature = "trace"))]
+#[path = "untraced.rs"]
+mod trace;
 mod transmit;
 mod tunnel;
 
@@ -37,6 +42,7 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use lb_common::{
     flow::flags,
     outcome::{DropReason, Event, NO_SERVICE},
+    trace::Stage,
 };
 use lb_ebpf::{packet::Packet, wire::ethertype};
 
@@ -72,6 +78,7 @@ trait Version:
     + answer::Answer
     + scratch::Scratch
     + stage::Stages
+    + trace::Traced
 {
 }
 impl Version for lb_common::addr::V4 {}
@@ -81,7 +88,9 @@ impl Version for lb_common::addr::V6 {}
 #[inline(always)]
 pub fn sluice(ctx: XdpContext) -> u32 {
     let mut packet = Packet::new(&ctx);
-    match process(&mut packet) {
+    let result = process(&mut packet);
+    trace::finish(&packet, &result);
+    match result {
         Ok(Verdict::Transmit) => xdp_action::XDP_TX,
         Ok(Verdict::Redirect) => xdp_action::XDP_REDIRECT,
         Ok(Verdict::Punted) => xdp_action::XDP_DROP,
@@ -111,7 +120,9 @@ fn process(packet: &mut Packet) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReason> {
     let mut segment = Segment::<A>::default();
-    match A::parse(packet, l3, &mut segment) {
+    let parsed = A::parse(packet, l3, &mut segment);
+    trace::parsed(packet, &segment, matches!(parsed, Ok(Parsed::Icmp)));
+    match parsed {
         Ok(Parsed::Tcp) => tcp(packet, &segment),
         Ok(Parsed::Icmp) => {
             scratch::keep(&segment)?;
@@ -130,8 +141,10 @@ const OUT_OF_THE_ORDINARY: u8 = flags::RESTART | flags::RESET | flags::FIN | fla
 fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
     let Some(flow) = flow::find(&segment.tuple) else {
         scratch::keep(segment)?;
+        trace::step(Stage::NoFlow, 0, 0);
         return A::without_flow(packet);
     };
+    trace::flow(Stage::Flow, flow);
     if segment.is_plain() && flow.flags & OUT_OF_THE_ORDINARY == 0 {
         let result = forward::established(packet, segment, flow);
         if result.is_err() {

@@ -19,6 +19,7 @@ use lb_common::{
     outcome::{DropReason, Event},
     service::Backend,
     splice::Deltas,
+    trace::{Stage, verdict},
 };
 use lb_ebpf::packet::Packet;
 
@@ -28,7 +29,7 @@ use crate::{
     open,
     options::{self, Options},
     parse::IcmpError,
-    report, scratch, splice, transmit,
+    report, scratch, splice, trace, transmit,
 };
 
 /// The stages of an IP version.
@@ -81,28 +82,28 @@ pub trait Stages: Addr {
 const DONE: u64 = 0;
 const TAKEN: u64 = 1;
 const FULL: u64 = 2;
-const TRANSMIT: u64 = 1 << 8;
-const REDIRECT: u64 = 2 << 8;
-const PUNTED: u64 = 3 << 8;
+const TRANSMIT: u64 = (verdict::TRANSMIT as u64) << 8;
+const REDIRECT: u64 = (verdict::REDIRECT as u64) << 8;
+const PUNTED: u64 = (verdict::PUNTED as u64) << 8;
 /// With the event's number.
-const PASS: u64 = 4 << 8;
+const PASS: u64 = (verdict::PASS as u64) << 8;
 /// With the reason's number.
-const DROP: u64 = 5 << 8;
+const DROP: u64 = (verdict::DROP as u64) << 8;
 
 /// A null pointer for an argument: no caller gives one.
 const NULL: u64 = DROP | DropReason::Inconsistent as u64;
 
 /// A stage's result and the service that it is counted for, as one number.
 #[inline(always)]
-fn pack(packet: &Packet, result: Result<Verdict, DropReason>) -> u64 {
+pub fn pack(service: u16, result: &Result<Verdict, DropReason>) -> u64 {
     let outcome = match result {
         Ok(Verdict::Transmit) => TRANSMIT,
         Ok(Verdict::Redirect) => REDIRECT,
         Ok(Verdict::Punted) => PUNTED,
-        Ok(Verdict::Pass(event)) => PASS | event as u64,
-        Err(reason) => DROP | reason as u64,
+        Ok(Verdict::Pass(event)) => PASS | *event as u64,
+        Err(reason) => DROP | *reason as u64,
     };
-    (packet.service as u64) << 32 | outcome
+    (service as u64) << 32 | outcome
 }
 
 #[inline(always)]
@@ -134,7 +135,7 @@ fn run(
     let mut packet = Packet::new(&XdpContext::new(ctx));
     packet.service = service;
     let result = stage(&mut packet);
-    pack(&packet, result)
+    pack(packet.service, &result)
 }
 
 /// Turns the pointers that a global function got into references.
@@ -184,6 +185,8 @@ pub fn unresolved(
     link_backend: u16,
 ) -> Result<Verdict, DropReason> {
     let outcome = stage_unresolved(packet.ctx(), packet.service, kind, link_backend);
+    // Here, since the stack of the stage itself has no room for it.
+    trace::step(Stage::Unresolved, outcome as u16 >> 8, 0);
     unpack(packet, outcome)
 }
 

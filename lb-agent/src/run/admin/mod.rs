@@ -11,6 +11,7 @@ mod guard;
 mod local;
 mod problem;
 mod reads;
+mod trace;
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -25,7 +26,7 @@ use axum::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{changes::Ask, metrics, status::Status, view::View};
+use super::{changes::Ask, metrics, status::Status, trace::Desk, view::View};
 pub use local::{Local, path as socket_path};
 use problem::Problem;
 
@@ -38,6 +39,8 @@ pub struct State {
     pub view: View,
     /// To the agent, which takes them one after the other.
     pub asks: mpsc::Sender<Ask>,
+    /// For those who trace packets.
+    pub desk: Desk,
 }
 
 /// How a request came.
@@ -111,6 +114,7 @@ fn router(state: State, over: Over) -> Router {
         .route("/v1/counters", get(reads::counters))
         .route("/v1/flows", get(flows::flows))
         .route("/v1/explain", post(explain::explain))
+        .route("/v1/trace", post(trace::trace))
         .route("/v1/config", get(reads::config))
         .route("/v1/config/diff", get(reads::diff))
         .route("/v1/config/forget", post(changes::forget))
