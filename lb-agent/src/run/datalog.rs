@@ -24,7 +24,7 @@ pub fn start(ebpf: &mut Ebpf) -> Option<JoinHandle<()>> {
     }
 }
 
-fn unread(error: &dyn std::error::Error) -> Option<JoinHandle<()>> {
-    tracing::warn!(error, "the data plane's log cannot be read");
+fn unread(error: &dyn std::fmt::Display) -> Option<JoinHandle<()>> {
+    tracing::warn!(%error, "the data plane's log cannot be read");
     None
 }

@@ -18,6 +18,7 @@ mod reload;
 mod sidecar;
 mod splice;
 mod spliced;
+mod trace;
 mod traffic;
 mod tunnel;
 mod zones;

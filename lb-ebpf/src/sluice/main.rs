@@ -121,11 +121,14 @@ fn process(packet: &mut Packet) -> Result<Verdict, DropReason> {
 fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReason> {
     let mut segment = Segment::<A>::default();
     let parsed = A::parse(packet, l3, &mut segment);
-    trace::parsed(packet, &segment, matches!(parsed, Ok(Parsed::Icmp)));
+    let is_icmp = matches!(parsed, Ok(Parsed::Icmp));
+    let Some(segment) = trace::parsed(packet, &segment, is_icmp) else {
+        return Err(DropReason::Inconsistent);
+    };
     match parsed {
-        Ok(Parsed::Tcp) => tcp(packet, &segment),
+        Ok(Parsed::Tcp) => tcp(packet, segment),
         Ok(Parsed::Icmp) => {
-            scratch::keep(&segment)?;
+            scratch::keep(segment)?;
             A::icmp(packet)
         }
         Err(Stop::Pass(event)) => Ok(Verdict::Pass(event)),

@@ -76,6 +76,13 @@ impl Scratch for V6 {
 /// Keeps a segment for the stages to come.
 #[inline(always)]
 pub fn keep<A: Scratch>(segment: &Segment<A>) -> Result<(), DropReason> {
+    // The traced variant has kept it from the beginning.
+    if cfg!(feature = "trace") { Ok(()) } else { put(segment) }
+}
+
+/// Writes the segment under way.
+#[inline(always)]
+pub fn put<A: Scratch>(segment: &Segment<A>) -> Result<(), DropReason> {
     let Some(kept) = A::segment().get_ptr_mut(0) else {
         return Err(DropReason::Inconsistent);
     };

@@ -57,12 +57,17 @@ pub trait Traced: Sized {
     fn flow(stage: Stage, flow: &Flow<Self>);
 }
 
-/// Begins a packet's way.
+/// Begins a packet's way. The segment goes on from scratch memory: what is on the stack of the program's entry is
+/// missing to every chain of calls.
 #[inline(always)]
-pub fn parsed<A: Traced + scratch::Scratch>(packet: &Packet, segment: &Segment<A>, is_icmp: bool) {
-    if scratch::keep(segment).is_ok() {
-        A::parsed(packet, is_icmp);
-    }
+pub fn parsed<A: Traced + scratch::Scratch>(
+    packet: &Packet,
+    segment: &Segment<A>,
+    is_icmp: bool,
+) -> Option<&'static Segment<A>> {
+    scratch::put(segment).ok()?;
+    A::parsed(packet, is_icmp);
+    scratch::segment()
 }
 
 /// What an ICMP error is about.

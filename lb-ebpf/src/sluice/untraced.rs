@@ -10,7 +10,13 @@ pub trait Traced {}
 impl<A> Traced for A {}
 
 #[inline(always)]
-pub fn parsed<A>(_packet: &Packet, _segment: &Segment<A>, _is_icmp: bool) {}
+pub fn parsed<'a, A>(
+    _packet: &Packet,
+    segment: &'a Segment<A>,
+    _is_icmp: bool,
+) -> Option<&'a Segment<A>> {
+    Some(segment)
+}
 
 #[inline(always)]
 pub fn about<A>(_tuple: &lb_common::addr::Tuple<A>) {}

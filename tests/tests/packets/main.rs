@@ -24,3 +24,4 @@ mod splice_offers;
 mod splice_options;
 mod spoofed;
 mod stray;
+mod trace;
