@@ -22,6 +22,7 @@ pub mod next_hop;
 pub mod outcome;
 pub mod punt;
 pub mod ring;
+pub mod rtt;
 pub mod seq;
 pub mod service;
 pub mod splice;

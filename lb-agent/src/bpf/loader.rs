@@ -80,8 +80,9 @@ pub fn load_program(object: &[u8], name: &str, pins: &PinDir, specs: &[MapSpec])
         }
         Adoption::Fresh => {}
     }
-    if adoption != Adoption::Complete {
-        pins::create_maps(pins, specs)?;
+    match adoption {
+        Adoption::Complete => pins::create_added(pins, specs)?,
+        _ => pins::create_maps(pins, specs)?,
     }
 
     let mut ebpf = open(object, pins, specs.iter().map(|spec| spec.name))?;

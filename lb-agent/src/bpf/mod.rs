@@ -13,6 +13,7 @@ pub mod interface;
 pub mod loader;
 pub mod lock;
 pub mod pins;
+pub mod rtt;
 pub mod specs;
 pub mod sys;
 pub mod traced;

@@ -46,6 +46,7 @@ mod takeover;
 pub mod trace;
 mod view;
 mod view_l7;
+mod view_xdp;
 mod why;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};

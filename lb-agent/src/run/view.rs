@@ -30,6 +30,7 @@ use super::{
     },
     sweeper::Report,
     view_l7::{self, Drain, L7Picture},
+    view_xdp,
     why::{Around, why},
 };
 use crate::{
@@ -193,6 +194,8 @@ impl View {
             sidecar: view_l7::sidecar(&picture.sidecar),
             tables: Vec::new(),
             certificates: picture.expiries.iter().map(certificate).collect(),
+            handshakes: BTreeMap::new(),
+            xdp_runs: None,
         };
         let Some(sources) = &picture.sources else { return Ok(status) };
         let counters = Counters::open(&sources.pins)?;
@@ -214,6 +217,10 @@ impl View {
         let places: BTreeMap<&str, usize> =
             (0..).zip(&sources.config.services).map(|(n, it)| (it.name.as_str(), n)).collect();
         status.services.sort_by_key(|it| places.get(it.name.as_str()).copied());
+        let l4 = picture.services.iter().map(|it| (it.id, it.config.name.as_str()));
+        let l7 = picture.l7.iter().map(|it| (it.id, it.config.name.as_str()));
+        status.handshakes = view_xdp::handshakes(&sources.pins, l4.chain(l7))?;
+        status.xdp_runs = view_xdp::runs(&sources.pins)?;
         status.outcomes = outcomes(&counters.service(NO_SERVICE)?);
         let totals = report.totals;
         status.flows = Flows {

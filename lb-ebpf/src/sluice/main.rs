@@ -26,6 +26,7 @@ mod parse;
 mod punt;
 mod report;
 mod rewrite;
+mod rtt;
 mod scratch;
 mod service;
 mod splice;
@@ -149,7 +150,7 @@ fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict,
     };
     trace::flow(Stage::Flow, flow);
     if segment.is_plain() && flow.flags & OUT_OF_THE_ORDINARY == 0 {
-        let result = forward::established(packet, segment, flow);
+        let result = trace::established(packet, segment, flow);
         if result.is_err() {
             packet.service = service::of_backend(flow.backend);
         }

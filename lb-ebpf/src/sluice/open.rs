@@ -13,6 +13,7 @@ use lb_ebpf::packet::Packet;
 use crate::{
     Verdict, Version, access, clock, count, handshake, nat, options,
     parse::Segment,
+    rtt,
     scratch::{self, Use},
     service, trace,
 };
@@ -87,6 +88,7 @@ fn open<A: Version>(
     entry.flow.forward = service.forward;
     entry.flow.last_seen = clock::now();
     entry.isn = segment.seq;
+    entry.began = rtt::now();
     if service.forward == forward::NAT {
         let hash = hash::tuple(0, &segment.tuple);
         nat::reserve(packet, &segment.tuple, id, backend, hash, &mut entry.flow.to)?;

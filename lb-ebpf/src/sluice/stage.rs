@@ -40,6 +40,10 @@ pub trait Stages: Addr {
     /// [`close::flagged`]
     fn flagged(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason>;
 
+    /// [`forward::established`]
+    #[cfg(feature = "trace")]
+    fn established(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason>;
+
     /// [`forward::forward`]
     fn forward(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason>;
 
@@ -239,11 +243,13 @@ extern "C" fn stage_splice_options(
 /// The global functions of an IP version, and the trait that calls them.
 macro_rules! stages {
     ($version:ty:
-        $without_flow:ident, $flagged:ident, $forward:ident, $icmp:ident, $forward_error:ident,
+        $without_flow:ident, $flagged:ident, $established:ident, $forward:ident, $icmp:ident, $forward_error:ident,
         $reset:ident, $packet_too_big:ident, $reserve_source:ident, $promote:ident, $options:ident, $is_denied:ident
     ) => {
         packet_stage!($version, open::without_flow as $without_flow());
         packet_stage!($version, close::flagged as $flagged(flow: Flow<$version>));
+        #[cfg(feature = "trace")]
+        packet_stage!($version, forward::established as $established(flow: Flow<$version>));
         packet_stage!($version, forward::forward as $forward(flow: Flow<$version>));
         packet_stage!($version, icmp::message as $icmp());
         packet_stage!(forward::forward_error
@@ -305,6 +311,16 @@ macro_rules! stages {
             #[inline(always)]
             fn flagged(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason> {
                 let outcome = $flagged(packet.ctx(), packet.service, flow);
+                unpack(packet, outcome)
+            }
+
+            #[cfg(feature = "trace")]
+            #[inline(always)]
+            fn established(
+                packet: &mut Packet,
+                flow: &mut Flow<Self>,
+            ) -> Result<Verdict, DropReason> {
+                let outcome = $established(packet.ctx(), packet.service, flow);
                 unpack(packet, outcome)
             }
 
@@ -394,10 +410,10 @@ fn pointer<T>(to: &T) -> *mut T {
 }
 
 stages!(V4:
-    without_flow_v4, flagged_v4, forward_v4, icmp_v4, forward_error_v4,
+    without_flow_v4, flagged_v4, established_v4, forward_v4, icmp_v4, forward_error_v4,
     reset_v4, packet_too_big_v4, reserve_source_v4, promote_v4, options_v4, is_denied_v4
 );
 stages!(V6:
-    without_flow_v6, flagged_v6, forward_v6, icmp_v6, forward_error_v6,
+    without_flow_v6, flagged_v6, established_v6, forward_v6, icmp_v6, forward_error_v6,
     reset_v6, packet_too_big_v6, reserve_source_v6, promote_v6, options_v6, is_denied_v6
 );

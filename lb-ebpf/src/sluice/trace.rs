@@ -28,7 +28,7 @@ use lb_ebpf::{
     packet::{Packet, opaque},
 };
 
-use crate::{Verdict, clock, parse::Segment, scratch, stage};
+use crate::{Verdict, Version, clock, parse::Segment, scratch, stage};
 
 /// The way of the packet under way.
 #[map]
@@ -68,6 +68,16 @@ pub fn parsed<A: Traced + scratch::Scratch>(
     scratch::put(segment).ok()?;
     A::parsed(packet, is_icmp);
     scratch::segment()
+}
+
+/// Forwards a plain segment of an established flow: not in the program's entry, whose stack would grow.
+#[inline(always)]
+pub fn established<A: Version>(
+    packet: &mut Packet,
+    _segment: &Segment<A>,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, DropReason> {
+    A::established(packet, flow)
 }
 
 /// What an ICMP error is about.

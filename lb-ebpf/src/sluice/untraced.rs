@@ -3,7 +3,7 @@
 use lb_common::{flow::Flow, outcome::DropReason, trace::Stage};
 use lb_ebpf::packet::Packet;
 
-use crate::{Verdict, parse::Segment};
+use crate::{Verdict, Version, forward, parse::Segment};
 
 /// Any IP version.
 pub trait Traced {}
@@ -16,6 +16,15 @@ pub fn parsed<'a, A>(
     _is_icmp: bool,
 ) -> Option<&'a Segment<A>> {
     Some(segment)
+}
+
+#[inline(always)]
+pub fn established<A: Version>(
+    packet: &mut Packet,
+    segment: &Segment<A>,
+    flow: &mut Flow<A>,
+) -> Result<Verdict, DropReason> {
+    forward::established(packet, segment, flow)
 }
 
 #[inline(always)]

@@ -19,6 +19,7 @@ mod parse;
 mod pick;
 mod ports;
 mod restart;
+mod rtt;
 mod splice;
 mod splice_offers;
 mod splice_options;

@@ -10,6 +10,7 @@ mod packets;
 mod services;
 mod sidecar;
 mod text;
+mod xdp;
 
 use super::status::Status;
 
@@ -18,7 +19,7 @@ pub use text::{Format, text};
 
 /// All of them.
 pub const ALL: &[&[Metric]] =
-    &[edge::METRICS, packets::METRICS, services::METRICS, backends::METRICS, sidecar::METRICS];
+    &[edge::METRICS, packets::METRICS, xdp::METRICS, services::METRICS, backends::METRICS, sidecar::METRICS];
 
 /// A metric, and where its values come from.
 pub struct Metric {
