@@ -53,11 +53,15 @@ mod tests {
 
     #[test]
     fn every_time_is_in_the_bucket_whose_bound_it_stays_below() {
-        for micros in [0, 1, 63, 64, 65, 127, 128, 1_000, 1 << 24, (1 << 25) - 1, 1 << 25, u32::MAX] {
+        for micros in [0, 1, 63, 64, 65, 127, 128, 1_000, 1 << 24, (1 << 25) - 1, 1 << 25, u32::MAX]
+        {
             let at = bucket(micros);
             assert!(bound(at).is_none_or(|bound| u64::from(micros) < bound), "{micros} in {at}");
             assert!(at == 0 || bound(at - 1).unwrap() <= u64::from(micros), "{micros} in {at}");
         }
-        assert_eq!((bound(0), bound(BUCKETS - 2), bound(BUCKETS - 1)), (Some(64), Some(1 << 25), None));
+        assert_eq!(
+            (bound(0), bound(BUCKETS - 2), bound(BUCKETS - 1)),
+            (Some(64), Some(1 << 25), None)
+        );
     }
 }

@@ -82,7 +82,10 @@ fn packet(packet: &Packet) -> String {
     let micros = packet.time % 1_000_000;
     let numbers = match protocol.as_str() {
         "icmp" => "ICMP".to_owned(),
-        _ => format!("{} seq {} ack {} data {}", packet.flags, packet.seq, packet.ack, packet.payload),
+        _ => format!(
+            "{} seq {} ack {} data {}",
+            packet.flags, packet.seq, packet.ack, packet.payload
+        ),
     };
     let mut text = format!(
         "{time}.{micros:06} cpu {cpu} {interface}  {source} > {destination}  {numbers} length {length}\n"
@@ -101,7 +104,8 @@ fn last(end: &End) -> String {
     let End { reason, told, above_rate, lost } = end;
     let mut text = format!("{told} packets; ended: {reason}\n");
     if *above_rate > 0 {
-        text += &format!("{above_rate} more came above the rate: raise --rate, or narrow the filter\n");
+        text +=
+            &format!("{above_rate} more came above the rate: raise --rate, or narrow the filter\n");
     }
     if *lost > 0 {
         text += &format!("{lost} more were not read in time: lower --rate, or narrow the filter\n");

@@ -1,7 +1,7 @@
 //! Carries the rare events which the data plane itself logs (aya-log) into the agent's log.
 
-use aya_log::{EbpfLogger, Error};
 use aya::Ebpf;
+use aya_log::{EbpfLogger, Error};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 
 /// Reads a program's log until the task is aborted. A program without one is silent.

@@ -193,13 +193,14 @@ fn filters_that_cannot_be_are_refused_with_a_remedy() {
     let refused = [
         ("--client 10.1.0.300", "client \"10.1.0.300\" is not an IP address"),
         ("--client 10.1.0.2 --vip 2001:db8::1", "their IP versions differ"),
-        ("--backend b9", "no backend is called \"b9\": did you mean"),
+        ("--backend b9", "no backend is called \"b9\": there are \"chat/b2\""),
         ("--duration 1h", "at most 600 s"),
         ("--rate 0", "write 1 to 10000"),
         ("--count 0", "write 1 to 1000000"),
     ];
     for (arguments, part) in refused {
-        let output = edge.output(&format!("trace {arguments} --config {}", edge.config_file().display()));
+        let output =
+            edge.output(&format!("trace {arguments} --config {}", edge.config_file().display()));
         assert_eq!(output.status.code(), Some(1), "{arguments}");
         assert!(text(&output).contains(part), "{arguments}: {}", text(&output));
     }

@@ -37,7 +37,10 @@ fn a_handshake_is_measured_from_the_syn_to_the_segment_that_completes_it() {
         assert_eq!(count(&rtt), 1, "{what}");
         let took = Duration::from_micros(rtt.micros);
         // A clock of microseconds.
-        assert!(took + Duration::from_micros(2) >= WAIT && took <= most, "{what}: {took:?} of {most:?}");
+        assert!(
+            took + Duration::from_micros(2) >= WAIT && took <= most,
+            "{what}: {took:?} of {most:?}"
+        );
         let bucket = lb_common::rtt::bucket(rtt.micros as u32);
         assert_eq!(rtt.buckets[bucket], 1, "{what}");
 

@@ -116,7 +116,9 @@ fn a_connection_is_told_stage_by_stage_in_both_directions() {
         assert_eq!(stages(&record), [Flow, Forward, Out], "{what}");
         assert_eq!((record.payload, record.backend), (100, connection.backend), "{what}");
 
-        plane.run(&connection.up(Tcp::new(0, 0, FIN | ACK).numbers(CLIENT + 101, SERVER + 1)).bytes());
+        plane.run(
+            &connection.up(Tcp::new(0, 0, FIN | ACK).numbers(CLIENT + 101, SERVER + 1)).bytes(),
+        );
         assert_eq!(stages(&only(&mut tracer)), [Flow, Ending, Forward, Out], "{what}");
         let counts = tracer.counts();
         let told = if connection.is_nat() { 5 } else { 4 };
@@ -167,7 +169,12 @@ fn others_packets_are_not_told() {
     let mask = [u32::MAX; 4];
     let filters = [
         of_client(other),
-        Filter { vip: end(scenario::listener(id::DSR, false)), vip_mask: mask, rate: 9, ..Filter::default() },
+        Filter {
+            vip: end(scenario::listener(id::DSR, false)),
+            vip_mask: mask,
+            rate: 9,
+            ..Filter::default()
+        },
         Filter { family: 6, rate: 9, ..Filter::default() },
         Filter { backend: connection.backend + 1, rate: 9, ..Filter::default() },
     ];
@@ -177,7 +184,11 @@ fn others_packets_are_not_told() {
         for frame in [connection.syn(), connection.syn_ack(), connection.handshake_ack()] {
             plane.run(&frame.bytes());
         }
-        assert_eq!((tracer.take_records(), tracer.counts()), (vec![], Counts::default()), "{filter:?}");
+        assert_eq!(
+            (tracer.take_records(), tracer.counts()),
+            (vec![], Counts::default()),
+            "{filter:?}"
+        );
     }
     let all = Filter { backend: connection.backend, rate: 9, ..Filter::default() };
     plane.reset(Scenario::usual());
@@ -190,7 +201,11 @@ fn others_packets_are_not_told() {
     plane.run(&[0xff; 60]);
     tracer.filter_until(Filter { until: lb_agent::bpf::sys::now_ticks().wrapping_sub(1), ..all });
     plane.run(&connection.syn().bytes());
-    assert_eq!((tracer.take_records(), tracer.counts()), (vec![], Counts::default()), "its time is over");
+    assert_eq!(
+        (tracer.take_records(), tracer.counts()),
+        (vec![], Counts::default()),
+        "its time is over"
+    );
 }
 
 #[test]

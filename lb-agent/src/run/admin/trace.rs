@@ -18,10 +18,7 @@ use crate::{
     },
 };
 
-pub async fn trace(
-    State(state): State<super::State>,
-    bytes: Bytes,
-) -> Result<Response, Problem> {
+pub async fn trace(State(state): State<super::State>, bytes: Bytes) -> Result<Response, Problem> {
     let question: Question = parse(&bytes)?;
     let picture = state.view.picture();
     let Some(pins) = picture.sources.as_ref().map(|sources| sources.pins.clone()) else {

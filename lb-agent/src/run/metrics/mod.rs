@@ -18,8 +18,14 @@ use text::Samples;
 pub use text::{Format, text};
 
 /// All of them.
-pub const ALL: &[&[Metric]] =
-    &[edge::METRICS, packets::METRICS, xdp::METRICS, services::METRICS, backends::METRICS, sidecar::METRICS];
+pub const ALL: &[&[Metric]] = &[
+    edge::METRICS,
+    packets::METRICS,
+    xdp::METRICS,
+    services::METRICS,
+    backends::METRICS,
+    sidecar::METRICS,
+];
 
 /// A metric, and where its values come from.
 pub struct Metric {

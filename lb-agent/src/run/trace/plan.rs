@@ -64,8 +64,14 @@ impl Question {
         let vip = self.vip.as_deref().map(|text| End::parse("vip", text)).transpose()?;
         let family = match (client, vip) {
             (Some(client), Some(vip)) if client.ip.is_ipv4() != vip.ip.is_ipv4() => {
-                let error = format!("no packet is of {} and {}: their IP versions differ", client.ip, vip.ip);
-                return Err(Refusal::invalid(error, "write two addresses of one version".to_owned()));
+                let error = format!(
+                    "no packet is of {} and {}: their IP versions differ",
+                    client.ip, vip.ip
+                );
+                return Err(Refusal::invalid(
+                    error,
+                    "write two addresses of one version".to_owned(),
+                ));
             }
             (Some(end), _) | (_, Some(end)) if end.ip.is_ipv4() => 4,
             (None, None) => 0,
@@ -126,8 +132,10 @@ impl End {
         {
             return Ok(Self { ip, len, port: 0 });
         }
-        let error = format!("{key} {text:?} is not an IP address, with a port or without, or a prefix");
-        let remedy = "write e.g. 198.51.100.7, 198.51.100.7:40000, [2001:db8::7]:40000 or 198.51.100.0/24";
+        let error =
+            format!("{key} {text:?} is not an IP address, with a port or without, or a prefix");
+        let remedy =
+            "write e.g. 198.51.100.7, 198.51.100.7:40000, [2001:db8::7]:40000 or 198.51.100.0/24";
         Err(Refusal::invalid(error, remedy.to_owned()))
     }
 

@@ -296,7 +296,8 @@ mod tests {
 
     #[test]
     fn drops_and_passes_have_the_counters_labels() {
-        let record = |kind, number| Trace { family: 6, verdict: kind << 8 | number, ..Trace::default() };
+        let record =
+            |kind, number| Trace { family: 6, verdict: kind << 8 | number, ..Trace::default() };
         let drop = record(verdict::DROP, DropReason::DeniedSource as u32);
         let packet = names().packet(&drop, 0);
         assert_eq!((packet.verdict.as_str(), packet.reason.as_str()), ("drop", "denied_source"));

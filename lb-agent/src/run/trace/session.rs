@@ -40,7 +40,8 @@ impl Session {
     /// Begins to read. The lines end with the trace, and the trace with them.
     pub fn start(mut self) -> Result<impl Stream<Item = Result<Bytes, Infallible>>> {
         // SAFETY: the ring owns its map, whose descriptor stays the same and open for as long as it lives.
-        let records = unsafe { AsyncFd::register(self.traced.take_records()?) }.context("TRACES")?;
+        let records =
+            unsafe { AsyncFd::register(self.traced.take_records()?) }.context("TRACES")?;
         let (lines, waiting) = mpsc::channel(WAITING);
         tokio::spawn(async move {
             let (told, reason) = self.read(records, &lines).await;

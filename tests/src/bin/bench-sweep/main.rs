@@ -45,8 +45,7 @@ enum Mode {
 }
 
 const VIP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), 80);
-const BACKEND: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 2, 0, 2)), 9000);
+const BACKEND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 2, 0, 2)), 9000);
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -145,7 +144,8 @@ fn fill(table: &mut Table, entries: u32, mode: Mode, backend: u16) -> Result<()>
             table.insert(client, Flow { to: client, forward: forward::DSR, ..usual }, 0)?;
             continue;
         }
-        let up = Tuple { src: ip(10, 1 << 20 | n / 16), dst: server, sport: port, dport: server_port };
+        let up =
+            Tuple { src: ip(10, 1 << 20 | n / 16), dst: server, sport: port, dport: server_port };
         let (answers, down) = (up.reversed(), client.reversed());
         table.insert(client, Flow { to: up, forward: forward::NAT, ..usual }, 0)?;
         let back = Flow { to: down, forward: forward::NAT, flags: flags::TO_CLIENT, ..usual };
