@@ -67,7 +67,7 @@ mod tests {
         let begin = Instant::now();
         let [first] = keys.at(begin).try_into().unwrap();
         assert!(!keys.are_due(begin + TICKET_LIFETIME - MOMENT));
-        assert_eq!(keys.at(begin + TICKET_LIFETIME - MOMENT), [first.clone()]);
+        assert_eq!(keys.at(begin + TICKET_LIFETIME - MOMENT), std::slice::from_ref(&first));
 
         let changed = begin + TICKET_LIFETIME;
         assert!(keys.are_due(changed));
