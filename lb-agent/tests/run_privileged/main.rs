@@ -9,6 +9,7 @@ mod drain;
 mod edge;
 mod events;
 mod lifecycle;
+mod measured;
 mod network;
 mod notify;
 mod operate;

@@ -116,7 +116,6 @@ fn measure(arguments: &Arguments, mode: Mode) -> Result<()> {
         share(all(pid)? - before.1),
     );
     ensure!(entries()? == u64::from(arguments.flows), "flows were removed meanwhile");
-    edge.unload()?;
     Ok(())
 }
 
