@@ -21,6 +21,9 @@ const SPLICE: [Package; 4] = [
     program("nginx-light", "nginx"),
 ];
 
+/// What networks are made with.
+const NETWORKS: [Package; 2] = [program("iproute2", "ip"), program("ethtool", "ethtool")];
+
 pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
     let metadata = Metadata::own(&workspace::root().join("Cargo.toml"))?;
     let known: Vec<String> = metadata
@@ -42,6 +45,7 @@ pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
     match name {
         "l7" => provision::packages("this benchmark", &L7)?,
         "splice" => provision::packages("this benchmark", &SPLICE)?,
+        "dashboard" => provision::packages("this benchmark", &NETWORKS)?,
         _ => {}
     }
     let binaries = build::build(Profile::Release)?;

@@ -45,6 +45,7 @@ mod sweeper;
 mod takeover;
 pub mod trace;
 mod view;
+mod view_flows;
 mod view_l7;
 mod view_xdp;
 mod why;

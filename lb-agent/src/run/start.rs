@@ -99,7 +99,7 @@ pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agen
     let view = View::new(&edge.name);
     let (asker, asks) = mpsc::channel(ASKS);
     let (desk, tracer) = trace::desk::desk();
-    let state = admin::State { view: view.clone(), asks: asker, desk };
+    let state = admin::State { view: view.clone(), asks: asker, desk, feed: Default::default() };
     let local = admin::Local::serve(&directory, state.clone())?;
     let server = admin::bind(edge.admin)?.serve(state)?;
     tracing::info!(edge = edge.name, admin = %server.address, "starting");
@@ -169,6 +169,7 @@ async fn bring_up(
         punts: None,
         alarms,
         generation: 0,
+        taken: None,
         refused: None,
         retry_at: None,
         drain_at: None,

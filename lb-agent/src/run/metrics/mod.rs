@@ -9,7 +9,9 @@ mod edge;
 mod packets;
 mod services;
 mod sidecar;
+mod splice;
 mod text;
+mod times;
 mod xdp;
 
 use super::status::Status;
@@ -23,6 +25,8 @@ pub const ALL: &[&[Metric]] = &[
     packets::METRICS,
     xdp::METRICS,
     services::METRICS,
+    times::METRICS,
+    splice::METRICS,
     backends::METRICS,
     sidecar::METRICS,
 ];
