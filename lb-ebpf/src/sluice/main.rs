@@ -121,11 +121,12 @@ fn process(packet: &mut Packet) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReason> {
     let mut segment = Segment::<A>::default();
-    let parsed = A::parse(packet, l3, &mut segment);
-    let is_icmp = matches!(parsed, Ok(Parsed::Icmp));
-    let Some(segment) = trace::parsed(packet, &segment, is_icmp) else {
+    let Some(segment) = trace::place(&mut segment) else {
         return Err(DropReason::Inconsistent);
     };
+    let parsed = A::parse(packet, l3, segment);
+    let segment = &*segment;
+    trace::parsed::<A>(packet, matches!(parsed, Ok(Parsed::Icmp)));
     match parsed {
         Ok(Parsed::Tcp) => tcp(packet, segment),
         Ok(Parsed::Icmp) => {

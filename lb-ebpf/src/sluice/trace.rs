@@ -57,17 +57,16 @@ pub trait Traced: Sized {
     fn flow(stage: Stage, flow: &Flow<Self>);
 }
 
-/// Begins a packet's way. The segment goes on from scratch memory: what is on the stack of the program's entry is
-/// missing to every chain of calls.
+/// Where a segment is parsed to: not on the stack of the program's entry, which is missing to every chain of calls.
 #[inline(always)]
-pub fn parsed<A: Traced + scratch::Scratch>(
-    packet: &Packet,
-    segment: &Segment<A>,
-    is_icmp: bool,
-) -> Option<&'static Segment<A>> {
-    scratch::put(segment).ok()?;
+pub fn place<A: scratch::Scratch>(_own: &mut Segment<A>) -> Option<&'static mut Segment<A>> {
+    scratch::fresh()
+}
+
+/// Begins the way of the packet whose segment is in scratch memory.
+#[inline(always)]
+pub fn parsed<A: Traced>(packet: &Packet, is_icmp: bool) {
     A::parsed(packet, is_icmp);
-    scratch::segment()
 }
 
 /// Forwards a plain segment of an established flow: not in the program's entry, whose stack would grow.

@@ -10,13 +10,12 @@ pub trait Traced {}
 impl<A> Traced for A {}
 
 #[inline(always)]
-pub fn parsed<'a, A>(
-    _packet: &Packet,
-    segment: &'a Segment<A>,
-    _is_icmp: bool,
-) -> Option<&'a Segment<A>> {
-    Some(segment)
+pub fn place<A>(own: &mut Segment<A>) -> Option<&mut Segment<A>> {
+    Some(own)
 }
+
+#[inline(always)]
+pub fn parsed<A>(_packet: &Packet, _is_icmp: bool) {}
 
 #[inline(always)]
 pub fn established<A: Version>(
