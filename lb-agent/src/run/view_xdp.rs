@@ -35,7 +35,7 @@ pub fn runs(pins: &PinDir) -> Result<Option<XdpRuns>> {
     let path = pins.program_path();
     let info = ProgramInfo::from_pin(&path).with_context(|| path.display().to_string())?;
     let (runs, time) = (info.run_count(), info.run_time());
-    Ok((runs > 0).then(|| XdpRuns { seconds: time.as_secs_f64(), runs }))
+    Ok((runs > 0).then_some(XdpRuns { seconds: time.as_secs_f64(), runs }))
 }
 
 #[cfg(test)]
