@@ -30,6 +30,7 @@ pub mod times;
 pub mod tls;
 pub mod worker;
 
+mod admission;
 mod body;
 mod client;
 mod connection;

@@ -274,6 +274,9 @@ pub struct Health {
     pub last: Option<LastProbe>,
     pub probes: u64,
     pub failures: u64,
+    /// The last probes, the oldest first, a character each: `x` failed; `0` to `9` by how long it took.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub history: String,
 }
 
 /// How a probe ended.

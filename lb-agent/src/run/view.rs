@@ -406,7 +406,14 @@ fn slots_by_backend(slots: &lb_common::maglev::Slots) -> BTreeMap<u16, u32> {
 pub fn health_status(status: Option<&health::Status>) -> Health {
     let Some(status) = status else {
         let state = health::State::Unknown.to_string();
-        return Health { state, since_seconds: 0.0, last: None, probes: 0, failures: 0 };
+        return Health {
+            state,
+            since_seconds: 0.0,
+            last: None,
+            probes: 0,
+            failures: 0,
+            history: String::new(),
+        };
     };
     Health {
         state: status.state.to_string(),
@@ -419,6 +426,7 @@ pub fn health_status(status: Option<&health::Status>) -> Health {
         }),
         probes: status.probes,
         failures: status.failures,
+        history: status.history.as_str().to_owned(),
     }
 }
 
