@@ -402,7 +402,9 @@ fn add_traffic(service: &mut Service, counters: &Counters) -> Result<()> {
 }
 
 fn slots_by_backend(slots: &lb_common::maglev::Slots) -> BTreeMap<u16, u32> {
-    let mut count = vec![0_u32; usize::from(u16::MAX) + 1];
+    // Ids are small: a count for each that could be would take longer to clear than the ring to read.
+    let most = slots.iter().copied().max().unwrap_or(0);
+    let mut count = vec![0_u32; usize::from(most) + 1];
     slots.iter().for_each(|id| count[usize::from(*id)] += 1);
     let named = count.into_iter().enumerate().filter(|(_, slots)| *slots > 0);
     named.map(|(id, slots)| (id as u16, slots)).collect()
