@@ -15,6 +15,7 @@ mod show;
 mod sidecar;
 mod status;
 mod top;
+mod trace;
 mod unload;
 mod upgrade;
 
@@ -73,6 +74,8 @@ enum Command {
     Events(events::Arguments),
     /// Say which backend a client gets now, and why; touches nothing
     Explain(explain::Arguments),
+    /// Follow the packets of some flows through the stages of XDP, for a bounded time
+    Trace(trace::Arguments),
     /// Compare the running edge with its file
     #[command(subcommand)]
     Config(show::Config),
@@ -119,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Upgrade(arguments) => upgrade::upgrade(&arguments),
         Command::Events(arguments) => events::events(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Trace(arguments) => trace::trace(&arguments),
         Command::Generate(arguments) => generate::generate(&arguments, Cli::command()),
         Command::Config(action) => show::config(&action),
         Command::Doctor(arguments) => {

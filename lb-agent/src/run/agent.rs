@@ -30,6 +30,7 @@ use super::{
     signals::{Request, Signals},
     start::Refused,
     sweeper::{self, Report},
+    trace::{self, Tracer},
     upgrade::{self, End, Order, succession::Told},
     view::{self, MadeOf, Picture, ServicePicture, Sources, View},
 };
@@ -108,6 +109,7 @@ pub struct Agent {
     pub(super) orders: mpsc::Receiver<Order>,
     /// One of them, and when it is carried out.
     pub(super) upgrading: Option<(Instant, Order)>,
+    pub(super) tracer: Tracer,
     /// Certificates and the like.
     pub(super) tls: Arc<Material>,
     pub(super) tls_watch: Option<certificates::Watch>,
@@ -157,6 +159,7 @@ impl Agent {
                     self.upgrading = Some((Instant::now() + upgrade::ANSWER, order));
                 }
                 () = sleep_until(upgrade.unwrap_or_else(Instant::now)), if upgrade.is_some() => break,
+                event = self.tracer.next() => self.trace(event),
                 () = sleep_until(edge_drain.unwrap_or_else(Instant::now)), if edge_drain.is_some() => {
                     self.begin_edge_drain().await;
                 }
@@ -170,6 +173,7 @@ impl Agent {
             Some(_) => self.notify.reloading(),
             None => self.notify.stopping(),
         }
+        self.cut_trace("the agent stops");
         // What has ended is told before the end.
         self.sweeper = None;
         self.log.finish();
@@ -187,9 +191,21 @@ impl Agent {
     /// Attaches the program to the interfaces of the configuration.
     pub(super) fn attach(&mut self) -> Result<()> {
         self.interfaces.attach(&self.plane.loaded, &self.parts.config.edge)?;
+        self.cut_trace("the program was attached anew");
         self.interfaces.detach_others(&self.plane.loaded, &self.parts.config.edge);
         self.publish_spliced();
         Ok(())
+    }
+
+    fn trace(&mut self, event: trace::desk::Event) {
+        let loaded = &self.plane.loaded;
+        block_in_place(|| self.tracer.handle(event, loaded.pins(), loaded.program()));
+    }
+
+    /// Ends the trace that there is, and says why.
+    pub(super) fn cut_trace(&mut self, why: &'static str) {
+        let loaded = &self.plane.loaded;
+        block_in_place(|| self.tracer.cut(loaded.pins(), loaded.program(), why));
     }
 
     /// The last steps: clients may come from now on.

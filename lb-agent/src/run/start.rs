@@ -29,6 +29,7 @@ use super::{
     roster::Current,
     sidecar::{self, unix_millis},
     sweeper,
+    trace::{self, Tracer},
     upgrade::{Desk, Order, succession::Told},
     view::{MadeOf, View},
 };
@@ -102,9 +103,10 @@ pub(super) async fn start(
     let edge = &config.edge;
     let view = View::after(&edge.name, told);
     let (asker, asks) = mpsc::channel(ASKS);
-    let (desk, orders) = Desk::new();
-    let state =
-        admin::State { view: view.clone(), asks: asker, upgrades: desk, feed: Default::default() };
+    let (upgrades, orders) = Desk::new();
+    let (desk, tracer) = trace::desk::desk();
+    let feed = Default::default();
+    let state = admin::State { view: view.clone(), asks: asker, upgrades, desk, feed };
     let local = admin::Local::serve(&directory, state.clone())?;
     let server = admin::bind(edge.admin)?.serve(state)?;
     tracing::info!(edge = edge.name, admin = %server.address, "starting");
@@ -116,8 +118,8 @@ pub(super) async fn start(
     let config = Arc::new(config);
     let path = options.config;
     let parts = Parts { config, made_of, text, path, view, server, local, lock };
-    let result =
-        bring_up(parts, &pins, options.object, options.worker_arguments, asks, orders).await;
+    let comers = (asks, orders, tracer);
+    let result = bring_up(parts, &pins, options.object, options.worker_arguments, comers).await;
     if result.is_err() && !was_loaded {
         // Maps that no packet has met are only memory.
         if let Err(error) = bpf::unload(&pins) {
@@ -132,8 +134,7 @@ async fn bring_up(
     pins: &PinDir,
     object: Option<PathBuf>,
     worker_arguments: Vec<OsString>,
-    asks: mpsc::Receiver<Ask>,
-    orders: mpsc::Receiver<Order>,
+    (asks, orders, tracer): (mpsc::Receiver<Ask>, mpsc::Receiver<Order>, Tracer),
 ) -> Result<Agent> {
     let edge = &parts.config.edge.name;
     let mut sidecar = Supervisor::new(RUN_DIR.as_ref(), edge, worker_arguments)?;
@@ -146,7 +147,8 @@ async fn bring_up(
     let opened = sidecar::open(&sidecar, &parts.config)?;
     let sizes = table_sizes(&parts.config.edge.tables);
     let mut loaded = load(pins.clone(), sizes, object).await?;
-    datalog::start(&mut loaded);
+    // For as long as the agent runs.
+    drop(datalog::start(loaded.ebpf_mut()));
     let plane = DataPlane::open(loaded)?;
     let network = Network::open().await?;
     let roster = Arc::new(Current::default());
@@ -187,6 +189,7 @@ async fn bring_up(
         asks,
         orders,
         upgrading: None,
+        tracer,
         tls: Arc::default(),
         tls_watch: None,
         resets: Default::default(),
