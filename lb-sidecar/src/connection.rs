@@ -1,7 +1,7 @@
 //! One client connection: its task and its timer.
 //!
 //! ```text
-//! accepted -> who it is, and whether it may stay -> TLS, if the service has it -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
+//! accepted -> who it is, and whether it may stay (TLS that is passed on: see passthrough) -> TLS, if the service has it -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
 //! ```
 
 use std::{
@@ -26,17 +26,18 @@ use hyper::{
 use tokio::{net::TcpStream, time::sleep_until};
 
 use crate::{
+    admission::admit,
     body::{RequestBody, ResponseBody},
     client::Client,
     deadline::{Deadline, Wait},
     exchange,
-    farewell::{End, finish, reset},
+    farewell::{End, finish},
     framing::{Guarded, Limits},
     http2,
     life::{Life, Open},
-    limits::{self, sources::Permit},
     outcome::Outcome,
-    proxy_protocol::{self, Ends},
+    passthrough,
+    proxy_protocol::Ends,
     secure,
     service::{Plan, Service},
     shortcut,
@@ -55,12 +56,14 @@ pub async fn serve(
     life: Rc<Life>,
 ) {
     let plan = service.plan();
-    let Some((ends, permit)) = admit(&stream, Ends { peer, local }, &service, &plan).await else {
-        return;
-    };
+    let ends = Ends { peer, local };
+    let Some((ends, place, permit)) = admit(&stream, ends, &service, &plan).await else { return };
     let client = Rc::new(Client::new(ends.peer, ends.local, service, life, &plan));
-    let mut open = Open::new(&client);
-    open.counts_for(permit);
+    let open = Open::new(&client, place, permit);
+    if plan.passthrough.is_some() {
+        // Boxed: what goes this way goes no other, and would make all connections larger.
+        return Box::pin(passthrough::serve(stream, client, open, plan)).await;
+    }
     let Some(mut stream) = secure::secured(stream, &client, &plan).await else { return };
     let limits = Limits { head_bytes: plan.settings.http.head_bytes as usize };
     let by_preface = plan.settings.http.h2c && stream.is_plain();
@@ -147,27 +150,6 @@ async fn serve_http1(
     }
 }
 
-/// Learns who a client is and whether it may stay; whoever may not is reset.
-async fn admit(
-    stream: &TcpStream,
-    ends: Ends,
-    service: &Rc<Service>,
-    plan: &Plan,
-) -> Option<(Ends, Option<Permit>)> {
-    let ends = match plan.settings.proxy_protocol.accept.is_empty() {
-        true => Ok(ends),
-        // Boxed: few need the room, and all connections would have it.
-        false => Box::pin(proxy_protocol::read(stream, ends, plan)).await,
-    };
-    let admitted = ends.and_then(|ends| Ok((ends, limits::admit(service, ends.peer)?)));
-    admitted
-        .inspect_err(|outcome| {
-            service.count(*outcome);
-            reset(stream);
-        })
-        .ok()
-}
-
 /// Waits until the client has said something, or nothing is to be heard any more.
 async fn first_word(stream: &Stream, client: &Client) -> Result<(), End> {
     let deadline = &client.deadline;
@@ -190,7 +172,7 @@ async fn first_word(stream: &Stream, client: &Client) -> Result<(), End> {
 }
 
 /// Waits with the connection's timer, whose news the future takes itself.
-async fn in_time<T>(future: impl Future<Output = T>, deadline: &Deadline) -> T {
+pub async fn in_time<T>(future: impl Future<Output = T>, deadline: &Deadline) -> T {
     let mut future = pin!(future);
     let mut sleep = pin!(sleep_until(deadline.armed()));
     poll_fn(|cx| {

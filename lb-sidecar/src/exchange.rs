@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Poll,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use hyper::{
@@ -32,9 +32,10 @@ use crate::{
     response,
     routing::Route,
     service::Plan,
-    settings::SendProxy,
+    settings::{SendProxy, Share},
     splice::{Splicing, tcp::Peer},
     stream::Stream,
+    times::Time,
     tls, upgrade,
     upstream::{Connected, Sender, connect},
 };
@@ -78,8 +79,10 @@ pub async fn answer(
             match plan.routes.find(&head, checked.upgrade.is_some()) {
                 Err(outcome) => Err(outcome.into()),
                 Ok(route) => {
+                    let pools = route.map_or(ONLY_DEFAULT, Route::pools);
                     let asked = None;
-                    let to = Exchange { client, plan: &plan, address, until_close, route, asked };
+                    let plan = &plan;
+                    let to = Exchange { client, plan, address, until_close, route, pools, asked };
                     to.take(head, body, &checked).await
                 }
             }
@@ -101,6 +104,7 @@ pub async fn answer(
         entry.upgraded = upgraded;
     });
     client.service.count(Outcome::of_status(status));
+    client.answers(upgraded);
     if asks_upgrade && !upgraded {
         // What follows the head may be of the other protocol.
         client.leave_unread();
@@ -129,9 +133,11 @@ pub struct Exchange<'a> {
     pub until_close: bool,
     /// If the service has one for it.
     pub route: Option<&'a Route>,
+    /// That it may go to.
+    pub pools: &'a [Share],
     /// The head's fields and target as they were before the route changed them, if it does: what a client belongs to
     /// is its own word.
-    asked: Option<(HeaderMap, Uri)>,
+    pub asked: Option<(HeaderMap, Uri)>,
 }
 
 /// Backends that failed, and how the last one did.
@@ -189,12 +195,11 @@ impl Exchange<'_> {
         if tried.backends.len() > self.plan.settings.http.retries as usize {
             return Err(tried.last);
         }
-        let pools = self.route.map_or(ONLY_DEFAULT, Route::pools);
         let (headers, uri) = match &self.asked {
             Some((headers, uri)) => (headers, uri),
             None => (&head.headers, &head.uri),
         };
-        let ask = Ask { client: self.address, headers, uri, pools };
+        let ask = Ask { client: self.address, headers, uri, pools: self.pools };
         let service = &self.client.service;
         let picked =
             service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)?;
@@ -241,6 +246,7 @@ impl Exchange<'_> {
     ) -> Result<Connected<Stream>, Outcome> {
         let deadline = &self.client.deadline;
         deadline.set(Wait::Connect, self.client.timeouts().connect);
+        let begun = Instant::now();
         let Splicing { flows, ports, .. } = &*self.client.service.splicing;
         let connecting = connect(backend.address(), &self.plan.sources, (flows, ports), fitting);
         let Connected { stream, port_is_checked } = match self.in_time(connecting).await {
@@ -261,6 +267,9 @@ impl Exchange<'_> {
             Err(outcome) => Err(outcome),
         };
         backend.connects.note(stream.is_ok());
+        if stream.is_ok() {
+            self.client.service.times.took(Time::BackendConnect, begun.elapsed());
+        }
         Ok(Connected { stream: stream?, port_is_checked })
     }
 
@@ -386,6 +395,7 @@ impl Exchange<'_> {
         } else {
             client.deadline.set(Wait::Response, client.timeouts().response);
         }
+        let begun = Instant::now();
         let mut answer = pin!(sender.try_send_request(request));
         let answer = loop {
             match (self.in_time(answer.as_mut()).await, gate) {
@@ -407,6 +417,7 @@ impl Exchange<'_> {
         match answer {
             Ok(response) => {
                 backend.answers.note(!response.status().is_server_error());
+                client.service.times.took(Time::BackendAnswer, begun.elapsed());
                 Ok((sender, response))
             }
             Err(mut failed) => {

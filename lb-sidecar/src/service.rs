@@ -15,11 +15,13 @@ use crate::{
     forwarded::Trusted,
     limits,
     outcome::{Outcomes, Reason},
+    passthrough,
     pool::Pool,
     relay::registry::Registry,
     routing::Routes,
     settings::{self, DEFAULT_POOL, Settings},
     splice::Splicing,
+    times::Times,
     tls,
     upstream::{Kept, Sources},
 };
@@ -34,6 +36,8 @@ pub struct Plan {
     pub sources: Rc<Sources>,
     pub http: http1::Builder,
     pub routes: Routes,
+    /// Where TLS goes that is passed on.
+    pub passthrough: Option<passthrough::Routes>,
     /// Who speaks the PROXY protocol to this service.
     pub proxies: Trusted,
     /// TLS with clients, if they come by it.
@@ -74,9 +78,20 @@ impl Plan {
             )),
             http,
             routes: Routes::new(&service.routes, before.map(|before| &before.routes)),
+            passthrough: service.passthrough.as_ref().map(|told| {
+                passthrough::Routes::new(told, before.and_then(|it| it.passthrough.as_ref()))
+            }),
             proxies: Trusted::new(&service.proxy_protocol.accept),
             tls: ClientTls::new(settings, service, before),
             backend_tls: backend_tls(service, before),
+        }
+    }
+
+    /// How many requests each route had, or connections.
+    fn report(&self) -> Vec<(String, u64)> {
+        match &self.passthrough {
+            Some(routes) => routes.report(),
+            None => self.routes.report(),
         }
     }
 
@@ -137,6 +152,7 @@ pub struct Service {
     pub pool: Rc<Pool>,
     pub kept: Rc<Kept>,
     pub outcomes: Rc<Outcomes>,
+    pub times: Times,
     pub splicing: Rc<Splicing>,
     /// Client connections, relayed ones included.
     pub connections: Cell<u64>,
@@ -161,6 +177,7 @@ impl Service {
             pool: Pool::new(settings, service),
             kept: Rc::new(Kept::new(service.http.pool)),
             outcomes: Rc::default(),
+            times: Times::default(),
             splicing: Rc::clone(splicing),
             connections: Cell::new(0),
             relays: Rc::default(),
@@ -214,7 +231,8 @@ impl Service {
                     handshakes: b.handshakes.report(),
                 })
                 .collect(),
-            routes: self.plan().routes.report(),
+            routes: self.plan().report(),
+            times: self.times.report(),
         }
     }
 }

@@ -165,6 +165,7 @@ async fn bring_up(
         punts: None,
         alarms,
         generation: 0,
+        taken: None,
         refused: None,
         retry_at: None,
         drain_at: None,
