@@ -4,6 +4,9 @@
 //! accepted -> who it is, and whether it may stay (TLS that is passed on: see passthrough) -> TLS, if the service has it -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::Cell,
     convert::Infallible,
@@ -89,7 +92,8 @@ pub async fn serve(
     };
     if is_http2 {
         drop(plan);
-        http2::serve(http2::Ahead { io: stream, ahead: first }, client, open).await;
+        // Boxed: whoever speaks HTTP/1.1 needs no room for it.
+        Box::pin(http2::serve(http2::Ahead { io: stream, ahead: first }, client, open)).await;
     } else {
         serve_http1(stream, first, limits, client, open, plan).await;
     }
@@ -117,7 +121,8 @@ async fn serve_http1(
 ) {
     let prepared = match shortcut::upgrade(&first, limits) {
         Some((head, length)) => {
-            let answer = exchange::answer(&client, head, RequestBody::Empty);
+            // Boxed: it is short, and the connection is long.
+            let answer = Box::pin(exchange::answer(&client, head, RequestBody::Empty));
             let response = in_time(answer, &client.deadline).await;
             if let Some(handover) = client.handover.borrow_mut().take() {
                 shortcut::write_head(&mut stream, &response);

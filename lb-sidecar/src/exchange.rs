@@ -248,7 +248,8 @@ impl Exchange<'_> {
         deadline.set(Wait::Connect, self.client.timeouts().connect);
         let begun = Instant::now();
         let Splicing { flows, ports, .. } = &*self.client.service.splicing;
-        let connecting = connect(backend.address(), &self.plan.sources, (flows, ports), fitting);
+        let connecting =
+            pin!(connect(backend.address(), &self.plan.sources, (flows, ports), fitting));
         let Connected { stream, port_is_checked } = match self.in_time(connecting).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
@@ -291,7 +292,8 @@ impl Exchange<'_> {
         let config = config.clone().ok_or(Outcome::BackendTlsFailed)?;
         let name = tls::server_name(told, backend.address().ip());
         let name = name.ok_or(Outcome::BackendTlsFailed)?;
-        match self.in_time(tls::connect(stream, config, name)).await {
+        // Boxed: most backends need no room for it.
+        match self.in_time(Box::pin(tls::connect(stream, config, name))).await {
             Ok(Ok(stream)) => Ok(Stream::Asked(Box::new(stream))),
             Ok(Err(outcome)) => Err(outcome),
             Err(_) => Err(Outcome::ConnectTimeout),

@@ -28,7 +28,8 @@ pub async fn secured(socket: TcpStream, client: &Client, plan: &Plan) -> Option<
     };
     client.deadline.set(Wait::Tls, told.handshake_timeout);
     let begun = Instant::now();
-    match in_time(tls::accept(socket, config, Vec::new()), client).await {
+    // Boxed: it is short, and the connection is long.
+    match in_time(Box::pin(tls::accept(socket, config, Vec::new())), client).await {
         None => {
             service.count(Outcome::TlsTimeout);
             None

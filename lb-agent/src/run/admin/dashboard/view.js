@@ -145,8 +145,8 @@ export class View {
     for (const it of edge.interfaces) {
       if (!it.attached) all.push(['bad', `${it.name}: no program is attached${it.problem ? `: ${it.problem}` : ''}`]);
     }
-    // Those of handshakes are made to be full: the oldest goes for the newest.
-    for (const it of edge.tables.filter(({ name }) => name.startsWith('FLOWS'))) {
+    // Those of the handshakes are always full after a while: they forget the oldest.
+    for (const it of edge.tables.filter((table) => table.name.startsWith('FLOWS'))) {
       const full = it.capacity > 0 ? it.entries / it.capacity : 0;
       if (full >= 0.8) all.push(['warn', `The table ${it.name} is filled to ${Math.round(full * 100)} %`]);
     }
