@@ -77,8 +77,16 @@ fn the_dashboard_shows_a_busy_edge_on_any_screen() {
         more_services(config);
         config.admin_token_file = Some(token_file(&scratch));
     });
-    let staying = LoadConfig { interval: Duration::from_millis(500), ..site.chats_of(WEB, 40) };
-    let loads = [staying, coming_and_going(&site, CHAT, 30), coming_and_going(&site, WEB, 20)];
+    let staying = |service: &str, connections: usize| LoadConfig {
+        interval: Duration::from_secs(1),
+        ..site.chats_of(service, connections)
+    };
+    let loads = [
+        staying(WEB, 60),
+        staying("presence", 40),
+        coming_and_going(&site, CHAT, 10),
+        coming_and_going(&site, "api", 10),
+    ];
     let loads = loads.map(|load| site.start(load).unwrap());
 
     let mut browser = Browser::start(site.edge.namespace(), &[]).unwrap();

@@ -7,13 +7,15 @@ use lb_common::{
     outcome::{COUNTERS_PER_SERVICE, DropReason, Event},
 };
 
-use super::{pins::PinDir, specs::names};
+use super::{pins::PinDir, specs::names, sys::PerCpuFd};
 
 /// Reads the counters of an edge. They survive the agent, and go back to zero only when an id is given
 /// to something else. They may be read while packets flow: each number is right, two of them may be a
 /// few packets apart.
 pub struct Counters {
     outcomes: PerCpuArray<MapData, u64>,
+    /// The same, to be read: dozens of counters of each service, of up to a thousand services.
+    all_outcomes: PerCpuFd<u64>,
     backends: PerCpuArray<MapData, BackendCounters>,
 }
 
@@ -47,6 +49,7 @@ impl Counters {
     pub fn open(pins: &PinDir) -> Result<Self> {
         Ok(Self {
             outcomes: pins.map(names::OUTCOMES)?.try_into().context(names::OUTCOMES)?,
+            all_outcomes: PerCpuFd::open(&pins.map_path(names::OUTCOMES))?,
             backends: pins
                 .map(names::BACKEND_COUNTERS)?
                 .try_into()
@@ -66,18 +69,14 @@ impl Counters {
 
     /// Reads the outcomes of one service.
     pub fn service(&self, id: u16) -> Result<Outcomes> {
-        let mut sums = [0; COUNTERS_PER_SERVICE as usize];
         let first = u32::from(id) * COUNTERS_PER_SERVICE;
-        let indexes = Event::ALL
-            .iter()
-            .map(|event| event.index())
-            .chain(DropReason::ALL.iter().map(|reason| reason.index()));
-        for index in indexes {
-            let cpus = self
-                .outcomes
-                .get(&(first + index), 0)
-                .with_context(|| format!("{}: outcome {index} of service {id}", names::OUTCOMES))?;
-            sums[index as usize] = cpus.iter().sum();
+        let values = self
+            .all_outcomes
+            .read(first, COUNTERS_PER_SERVICE)
+            .with_context(|| format!("{}: outcomes of service {id}", names::OUTCOMES))?;
+        let mut sums = [0; COUNTERS_PER_SERVICE as usize];
+        for (sum, cpus) in sums.iter_mut().zip(values.chunks_exact(self.all_outcomes.cpus())) {
+            *sum = cpus.iter().sum();
         }
         Ok(Outcomes(sums))
     }

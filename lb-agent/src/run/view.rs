@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -114,6 +114,8 @@ pub struct ServicePicture {
     pub id: u16,
     pub on_host: BTreeSet<std::net::IpAddr>,
     pub rings: [Option<Ring>; 2],
+    /// How many slots of each ring a backend has, once somebody has asked: counting them takes as long as all else.
+    pub slots: OnceLock<[Option<BTreeMap<u16, u32>>; 2]>,
     pub fail_open: bool,
     pub turned_away: bool,
     /// With zones.
@@ -198,7 +200,7 @@ impl View {
         *self.0.picture.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(picture);
     }
 
-    /// The status now. Reads some dozens of counters per service, one system call each.
+    /// The status now. Reads the counters of each service and backend, a system call each.
     pub fn status(&self) -> Result<Status> {
         let picture = self.picture();
         let mut status = Status {
@@ -293,6 +295,7 @@ pub fn services(
             draining: service.backends.iter().map(until).collect(),
             on_host: on_host(service, network),
             rings: desired.services.get(&id).map(|it| it.rings.clone()).unwrap_or_default(),
+            slots: OnceLock::new(),
             fail_open: in_any(&desired.fail_open, &service.name),
             turned_away: in_any(&desired.empty, &service.name),
             spilling: service.zones.map(|_| in_any(&desired.spilling, &service.name)),
@@ -336,13 +339,14 @@ fn service_status(
     report: &Report,
 ) -> Result<Service> {
     let config = &picture.config;
-    let shares = picture.rings.each_ref().map(|ring| ring.as_deref().map(slots_by_backend));
+    let count = || picture.rings.each_ref().map(|ring| ring.as_deref().map(slots_by_backend));
+    let shares = picture.slots.get_or_init(count);
     let mut backends = Vec::new();
     let numbers = picture.backends.iter().zip(&picture.draining);
     for (configured, (&(id, effective_weight), &draining_until)) in
         config.backends.iter().zip(numbers)
     {
-        let versions = ["ipv4", "ipv6"].into_iter().zip(&shares);
+        let versions = ["ipv4", "ipv6"].into_iter().zip(shares);
         let share = versions.filter_map(|(version, slots)| {
             let slots = slots.as_ref()?.get(&id).copied().unwrap_or(0);
             Some((version.to_owned(), slots as f64 / SLOTS as f64))

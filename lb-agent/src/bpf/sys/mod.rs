@@ -22,11 +22,13 @@ use nix::libc;
 mod batch;
 mod hash;
 mod link;
+mod per_cpu;
 mod program;
 
 pub use batch::{BatchAttr, MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, batch};
 pub use hash::{Bucket, HashFd, Put};
 pub use link::{Link, LinkInfo};
+pub use per_cpu::PerCpuFd;
 pub use program::drop_filter;
 
 /// `BPF_F_NO_PREALLOC`: elements of a hash table are allocated as they come.

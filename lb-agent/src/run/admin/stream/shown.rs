@@ -36,12 +36,12 @@ pub struct Service<'a> {
     backends: Vec<Backend<'a>>,
 }
 
-/// Client connections by what carries them.
+/// Client connections that are open, by what carries them.
 #[derive(Serialize)]
 struct Paths {
     /// XDP alone.
     l4: u64,
-    /// The sidecar.
+    /// The sidecar: requests and answers, or what comes after an upgrade.
     relay: u64,
     /// XDP, after the sidecar has accepted them.
     splice: u64,
@@ -97,13 +97,12 @@ impl<'a> From<&'a Status> for Edge<'a> {
 
 impl<'a> From<&'a status::Service> for Service<'a> {
     fn from(service: &'a status::Service) -> Self {
-        let of_backends: u64 = service.backends.iter().map(|it| it.connections).sum();
-        let connections = service.connections.unwrap_or(of_backends);
-        let splice = service.spliced.unwrap_or(0);
-        let paths = match service.mode.as_str() {
-            "l7" => Paths { l4: 0, relay: connections.saturating_sub(splice), splice },
-            _ => Paths { l4: connections, relay: 0, splice: 0 },
+        let open = |path: &str| {
+            let states = service.flows.get(path);
+            states.and_then(|states| states.get("open")).copied().unwrap_or(0)
         };
+        let relay = open("http") + open("relay");
+        let paths = Paths { l4: open("l4"), relay, splice: open("splice") };
         Self {
             name: &service.name,
             mode: &service.mode,

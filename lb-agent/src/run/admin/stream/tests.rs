@@ -32,10 +32,13 @@ fn status(services: &[(&str, &str, u64)]) -> Status {
             "outcomes": { "events": {}, "drops": { "a": 1, "b": 2 } },
             "backends": [backend("a", *connections)],
         });
-        if *mode == "l7" {
-            service["connections"] = (connections + 3).into();
-            service["spliced"] = 4.into();
-        }
+        service["flows"] = match *mode {
+            "l4" => json!({ "l4": { "handshake": 90, "open": connections, "closing": 900 } }),
+            _ => json!({
+                "http": { "open": 3 }, "relay": { "open": connections },
+                "splice": { "open": 4, "closing": 900 },
+            }),
+        };
         service
     });
     let services: Vec<_> = services.collect();
@@ -74,7 +77,7 @@ fn who_comes_gets_everything_and_then_what_changes() {
     assert_eq!(state["events"][0]["text"], "a line\nand another");
     let [chat, web] = [0, 1].map(|n| &state["services"][n]);
     assert_eq!(chat["paths"], json!({ "l4": 7, "relay": 0, "splice": 0 }));
-    assert_eq!(web["paths"], json!({ "l4": 0, "relay": 7, "splice": 4 }));
+    assert_eq!(web["paths"], json!({ "l4": 0, "relay": 11, "splice": 4 }));
     let backend = &chat["backends"][0];
     assert_eq!(backend["history"], "x01");
     let numbers = ["picked", "bytes", "latency_ms", "failed"].map(|key| backend[key].clone());
