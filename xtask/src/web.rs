@@ -26,6 +26,11 @@ const PROGRAMS: &[Package] = &[
     program("python3-pip", "pip3"),
     program("curl", "curl"),
     program("chromium", "chromium"),
+    // For whom Chromium trusts.
+    program("libnss3-tools", "certutil"),
+    program("nghttp2-client", "nghttp"),
+    program("slowhttptest", "slowhttptest"),
+    program("haproxy", "haproxy"),
 ];
 
 /// Sees to it that everything is there, in the versions of today's files.
