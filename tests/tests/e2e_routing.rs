@@ -139,8 +139,9 @@ fn a_canary_keeps_its_chats_through_changes_of_its_share() {
 
 /// What `lb-agent explain` says of a client of the first listener.
 fn explained(site: &Site, client: &str, more: &[&str]) -> String {
-    let target = site.listeners(WEB)[0].to_string();
-    site.edge.cli(&[&["explain", client, &target], more].concat()).unwrap()
+    let (target, file) = (site.listeners(WEB)[0].to_string(), site.edge.config_path());
+    let asked = ["explain", client, &target, "--config", file.to_str().unwrap()];
+    site.edge.cli(&[&asked[..], more].concat()).unwrap()
 }
 
 #[test]

@@ -68,6 +68,8 @@ struct Mode {
     path: &'static str,
     arguments: &'static [&'static str],
     counter: &'static str,
+    /// Whether it sees the end: one that reads slowly has much to read before that.
+    sees: bool,
 }
 
 const MODES: [Mode; 4] = [
@@ -77,6 +79,7 @@ const MODES: [Mode; 4] = [
         path: "/hints",
         arguments: &["-H", "-r", "500", "-i", "1"],
         counter: "head_timeout",
+        sees: true,
     },
     // A little more of the body after a pause that is too long.
     Mode {
@@ -84,6 +87,7 @@ const MODES: [Mode; 4] = [
         path: "/echo",
         arguments: &["-B", "-r", "500", "-i", "15", "-s", "8192"],
         counter: "body_timeout",
+        sees: true,
     },
     // Some 3,000 ranges, which are more than a head may hold. They are answered at once: there are always new ones.
     Mode {
@@ -91,13 +95,15 @@ const MODES: [Mode; 4] = [
         path: "/echo",
         arguments: &["-R", "-r", "100", "-a", "10", "-b", "3000"],
         counter: "head_too_large",
+        sees: true,
     },
-    // Five bytes each second of an answer of 2 MB, through a window of at most 256 bytes.
+    // Five bytes each second of an answer of a megabyte, through a small window.
     Mode {
         name: "slow read",
-        path: "/stream?pieces=1000",
+        path: "/large",
         arguments: &["-X", "-r", "500", "-w", "128", "-y", "256", "-z", "5", "-n", "1"],
         counter: "write_timeout",
+        sees: false,
     },
 ];
 
@@ -111,7 +117,9 @@ fn attack(site: &WebSite, mode: &Mode, connections: u64) -> [Duration; 2] {
     let before = site.counted(mode.counter).unwrap();
     let quiet = p99(client, target, 3);
 
-    let mut command = client.command("slowhttptest");
+    // The others are on machines of their own: what the attack itself costs is nobody's time.
+    let mut command = client.command("nice");
+    command.args(["-n", "19", "slowhttptest"]);
     let (number, longest) = (connections.to_string(), LONGEST.to_string());
     command.args(["-c", &number, "-l", &longest, "-p", "3"]);
     command.args(mode.arguments).args(["-u", &format!("http://{target}{}", mode.path)]);
@@ -121,7 +129,9 @@ fn attack(site: &WebSite, mode: &Mode, connections: u64) -> [Duration; 2] {
 
     // Every one of them has had its end, and nothing is left.
     site.wait_counted(mode.counter, before + connections).unwrap();
-    slow.wait_for_line(PATIENCE, |line| line.contains("No open connections left")).unwrap();
+    if mode.sees {
+        slow.wait_for_line(PATIENCE, |line| line.contains("No open connections left")).unwrap();
+    }
     // It has looked at times whether it is still served.
     let lines = slow.output();
     let probes = || lines.iter().filter(|line| line.contains("service available"));

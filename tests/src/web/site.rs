@@ -198,10 +198,12 @@ impl WebSite {
         self.authority.as_deref()
     }
 
-    /// Has a client trust the authority, as Node.js and whoever uses OpenSSL are told to.
+    /// Has a client trust the authority, as Node.js, curl and whoever else uses OpenSSL are told to.
     fn trusting<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         if let Some(file) = &self.authority {
-            command.env("NODE_EXTRA_CA_CERTS", file).env("SSL_CERT_FILE", file);
+            for variable in ["NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "SSL_CERT_FILE"] {
+                command.env(variable, file);
+            }
         }
         command
     }
