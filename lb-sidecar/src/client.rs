@@ -143,6 +143,13 @@ impl Client {
         }
     }
 
+    /// TLS has come that is to be passed on.
+    pub fn begin_passing(&self, entry: impl FnOnce() -> Entry) {
+        if self.lines.is_some() {
+            *self.entry.borrow_mut() = Some(Box::new(entry()));
+        }
+    }
+
     /// Says something about the request to the log.
     pub fn note(&self, say: impl FnOnce(&mut Entry)) {
         if let Some(entry) = &mut *self.entry.borrow_mut() {

@@ -1,7 +1,7 @@
 //! One client connection: its task and its timer.
 //!
 //! ```text
-//! accepted -> who it is, and whether it may stay -> TLS, if the service has it -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
+//! accepted -> who it is, and whether it may stay (TLS that is passed on: see passthrough) -> TLS, if the service has it -> hyper over the framing guard, request after request (an upgrade that is there already: without hyper) -> relay, an answer to what was no request, or the end
 //! ```
 
 use std::{
@@ -34,8 +34,9 @@ use crate::{
     framing::{Guarded, Limits},
     http2,
     life::{Life, Open},
-    limits::{self, sources::Permit},
+    limits::{self, Place, sources::Permit},
     outcome::Outcome,
+    passthrough,
     proxy_protocol::{self, Ends},
     secure,
     service::{Plan, Service},
@@ -55,12 +56,14 @@ pub async fn serve(
     life: Rc<Life>,
 ) {
     let plan = service.plan();
-    let Some((ends, permit)) = admit(&stream, Ends { peer, local }, &service, &plan).await else {
-        return;
-    };
+    let ends = Ends { peer, local };
+    let Some((ends, place, permit)) = admit(&stream, ends, &service, &plan).await else { return };
     let client = Rc::new(Client::new(ends.peer, ends.local, service, life, &plan));
-    let mut open = Open::new(&client);
-    open.counts_for(permit);
+    let open = Open::new(&client, place, permit);
+    if plan.passthrough.is_some() {
+        // Boxed: what goes this way goes no other, and would make all connections larger.
+        return Box::pin(passthrough::serve(stream, client, open, plan)).await;
+    }
     let Some(mut stream) = secure::secured(stream, &client, &plan).await else { return };
     let limits = Limits { head_bytes: plan.settings.http.head_bytes as usize };
     let by_preface = plan.settings.http.h2c && stream.is_plain();
@@ -153,19 +156,38 @@ async fn admit(
     ends: Ends,
     service: &Rc<Service>,
     plan: &Plan,
-) -> Option<(Ends, Option<Permit>)> {
-    let ends = match plan.settings.proxy_protocol.accept.is_empty() {
-        true => Ok(ends),
+) -> Option<(Ends, Place, Option<Permit>)> {
+    let admitted = match plan.settings.proxy_protocol.accept.is_empty() {
+        true => limits::place(service)
+            .and_then(|place| Ok((ends, place, limits::admit(service, ends.peer)?))),
         // Boxed: few need the room, and all connections would have it.
-        false => Box::pin(proxy_protocol::read(stream, ends, plan)).await,
+        false => Box::pin(introduced(stream, ends, service, plan)).await,
     };
-    let admitted = ends.and_then(|ends| Ok((ends, limits::admit(service, ends.peer)?)));
     admitted
         .inspect_err(|outcome| {
             service.count(*outcome);
             reset(stream);
         })
         .ok()
+}
+
+/// The same where proxies are to name their clients. A connection counts for its service from the beginning, and for its
+/// source as soon as that is known: of a proxy with its header, which may have any number on the way, of everybody else at
+/// once.
+async fn introduced(
+    stream: &TcpStream,
+    ends: Ends,
+    service: &Rc<Service>,
+    plan: &Plan,
+) -> Result<(Ends, Place, Option<Permit>), Outcome> {
+    let place = limits::place(service)?;
+    if plan.proxies.contains(ends.peer.ip()) {
+        let ends = proxy_protocol::named(stream, ends, plan).await?;
+        return Ok((ends, place, limits::admit(service, ends.peer)?));
+    }
+    let permit = limits::admit(service, ends.peer)?;
+    proxy_protocol::unnamed(stream, plan).await?;
+    Ok((ends, place, permit))
 }
 
 /// Waits until the client has said something, or nothing is to be heard any more.
@@ -190,7 +212,7 @@ async fn first_word(stream: &Stream, client: &Client) -> Result<(), End> {
 }
 
 /// Waits with the connection's timer, whose news the future takes itself.
-async fn in_time<T>(future: impl Future<Output = T>, deadline: &Deadline) -> T {
+pub async fn in_time<T>(future: impl Future<Output = T>, deadline: &Deadline) -> T {
     let mut future = pin!(future);
     let mut sleep = pin!(sleep_until(deadline.armed()));
     poll_fn(|cx| {

@@ -10,7 +10,7 @@ use hyper::{
 use tokio::time::Instant;
 
 use crate::{
-    access_log::{AccessLog, Close, Request},
+    access_log::{AccessLog, Close, Passthrough, Request},
     pool::{Backend, Sticky},
     relay::By,
 };
@@ -46,6 +46,8 @@ pub struct Entry {
     version: Version,
     /// The connection, or the stream, goes on in another protocol.
     pub upgraded: bool,
+    /// Of TLS that is passed on: the name that the client asks for, empty if it asks for none. There is no request then.
+    pub sni: Option<Box<str>>,
 }
 
 impl Entry {
@@ -68,7 +70,13 @@ impl Entry {
             pool: None,
             version: head.version,
             upgraded: false,
+            sni: None,
         }
+    }
+
+    /// Of TLS that is passed on, to what name; the head is that of no request.
+    pub fn of_tls(head: &Parts, peer: SocketAddr, name: &str) -> Self {
+        Self { sni: Some(name.into()), ..Self::new(head, peer) }
     }
 }
 
@@ -95,6 +103,23 @@ impl Lines {
             value.as_ref().map(|v| v.as_bytes().to_vec()).unwrap_or_default()
         };
         let name = entry.backend.as_ref().map(|backend| backend.name());
+        if let Some(sni) = &entry.sni {
+            self.log.passthrough(&Passthrough {
+                edge: &self.edge,
+                service: &self.service,
+                connection: self.connection,
+                client: entry.client,
+                sni,
+                refused: entry.refused,
+                backend: name.as_deref(),
+                sticky: entry.sticky,
+                retries: entry.retries,
+                duration: entry.started.elapsed(),
+                route: entry.route.as_deref(),
+                pool: entry.pool.as_deref(),
+            });
+            return;
+        }
         self.log.request(&Request {
             edge: &self.edge,
             service: &self.service,

@@ -32,7 +32,7 @@ use crate::{
     response,
     routing::Route,
     service::Plan,
-    settings::SendProxy,
+    settings::{SendProxy, Share},
     splice::{Splicing, tcp::Peer},
     stream::Stream,
     tls, upgrade,
@@ -78,8 +78,10 @@ pub async fn answer(
             match plan.routes.find(&head, checked.upgrade.is_some()) {
                 Err(outcome) => Err(outcome.into()),
                 Ok(route) => {
+                    let pools = route.map_or(ONLY_DEFAULT, Route::pools);
                     let asked = None;
-                    let to = Exchange { client, plan: &plan, address, until_close, route, asked };
+                    let plan = &plan;
+                    let to = Exchange { client, plan, address, until_close, route, pools, asked };
                     to.take(head, body, &checked).await
                 }
             }
@@ -129,9 +131,11 @@ pub struct Exchange<'a> {
     pub until_close: bool,
     /// If the service has one for it.
     pub route: Option<&'a Route>,
+    /// That it may go to.
+    pub pools: &'a [Share],
     /// The head's fields and target as they were before the route changed them, if it does: what a client belongs to
     /// is its own word.
-    asked: Option<(HeaderMap, Uri)>,
+    pub asked: Option<(HeaderMap, Uri)>,
 }
 
 /// Backends that failed, and how the last one did.
@@ -189,12 +193,11 @@ impl Exchange<'_> {
         if tried.backends.len() > self.plan.settings.http.retries as usize {
             return Err(tried.last);
         }
-        let pools = self.route.map_or(ONLY_DEFAULT, Route::pools);
         let (headers, uri) = match &self.asked {
             Some((headers, uri)) => (headers, uri),
             None => (&head.headers, &head.uri),
         };
-        let ask = Ask { client: self.address, headers, uri, pools };
+        let ask = Ask { client: self.address, headers, uri, pools: self.pools };
         let service = &self.client.service;
         let picked =
             service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)?;

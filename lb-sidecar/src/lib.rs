@@ -17,6 +17,7 @@ pub mod framing;
 pub mod life;
 pub mod limits;
 pub mod outcome;
+pub mod passthrough;
 pub mod pool;
 pub mod proxy_protocol;
 pub mod relay;

@@ -9,7 +9,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{access_log::AccessLog, client::Client, limits::sources::Permit, service::Service};
+use crate::{
+    access_log::AccessLog,
+    client::Client,
+    limits::{Place, sources::Permit},
+    service::Service,
+};
 
 #[derive(Default)]
 pub struct Life {
@@ -94,30 +99,24 @@ impl Life {
 /// Stands for one open connection.
 pub struct Open {
     life: Rc<Life>,
-    service: Rc<Service>,
     number: u64,
+    /// What its service has of it.
+    place: Option<Place>,
     /// What its source has of it.
     permit: Option<Permit>,
 }
 
 impl Open {
-    pub fn new(client: &Rc<Client>) -> Self {
+    pub fn new(client: &Rc<Client>, place: Place, permit: Option<Permit>) -> Self {
         let life = client.life.clone();
         let number = life.next.get();
         life.next.set(number + 1);
         life.open.set(life.open.get() + 1);
         life.clients.borrow_mut().insert(number, client.clone());
-        let service = client.service.clone();
-        service.connections.set(service.connections.get() + 1);
-        if life.retired() || service.removed.get() {
+        if life.retired() || client.service.removed.get() {
             client.close_soon();
         }
-        Self { life, service, number, permit: None }
-    }
-
-    /// Counts for its source for as long as it is open.
-    pub fn counts_for(&mut self, permit: Option<Permit>) {
-        self.permit = permit;
+        Self { life, number, place: Some(place), permit }
     }
 
     /// It is relayed from now on: whoever ends connections between requests has nothing to do with it.
@@ -129,8 +128,8 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.relayed();
-        self.permit = None;
-        self.service.connections.set(self.service.connections.get() - 1);
+        // Whoever waits for the end must find all of it told.
+        (self.place, self.permit) = (None, None);
         self.life.open.set(self.life.open.get() - 1);
         if self.life.open.get() == 0 {
             self.life.changed.notify_waiters();

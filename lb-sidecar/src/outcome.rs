@@ -192,6 +192,11 @@ outcomes! {
     Http2ContinuationFlood "http2_continuation_flood",
     /// Likewise: another excess (heads far beyond `head_bytes`, very small DATA, malformed heads without end).
     Http2Excess "http2_excess",
+
+    /// A TLS connection is passed on to a backend, unread but for its ClientHello.
+    PassedThrough "passed_through",
+    /// A ClientHello did not come to its end within 16 KiB, or 64 records.
+    TlsHelloTooLarge "tls_hello_too_large",
 }
 
 impl Outcome {

@@ -67,7 +67,7 @@ async fn in_time<T>(handshake: impl Future<Output = T>, client: &Client) -> Opti
 }
 
 /// The client has been told why, as far as there is anything to say to it.
-async fn fail(failed: Failed, socket: TcpStream, client: &Client) {
+pub async fn fail(failed: Failed, socket: TcpStream, client: &Client) {
     let outcome = match failed {
         Failed::Plain => Outcome::PlainOnTls,
         Failed::Why(outcome) => outcome,

@@ -15,6 +15,7 @@ use crate::{
     forwarded::Trusted,
     limits,
     outcome::{Outcomes, Reason},
+    passthrough,
     pool::Pool,
     relay::registry::Registry,
     routing::Routes,
@@ -34,6 +35,8 @@ pub struct Plan {
     pub sources: Rc<Sources>,
     pub http: http1::Builder,
     pub routes: Routes,
+    /// Where TLS goes that is passed on.
+    pub passthrough: Option<passthrough::Routes>,
     /// Who speaks the PROXY protocol to this service.
     pub proxies: Trusted,
     /// TLS with clients, if they come by it.
@@ -74,9 +77,20 @@ impl Plan {
             )),
             http,
             routes: Routes::new(&service.routes, before.map(|before| &before.routes)),
+            passthrough: service.passthrough.as_ref().map(|told| {
+                passthrough::Routes::new(told, before.and_then(|it| it.passthrough.as_ref()))
+            }),
             proxies: Trusted::new(&service.proxy_protocol.accept),
             tls: ClientTls::new(settings, service, before),
             backend_tls: backend_tls(service, before),
+        }
+    }
+
+    /// How many requests each route had, or connections.
+    fn report(&self) -> Vec<(String, u64)> {
+        match &self.passthrough {
+            Some(routes) => routes.report(),
+            None => self.routes.report(),
         }
     }
 
@@ -214,7 +228,7 @@ impl Service {
                     handshakes: b.handshakes.report(),
                 })
                 .collect(),
-            routes: self.plan().routes.report(),
+            routes: self.plan().report(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a worker is told. Checked by whoever sends it; every value is in the range that its documentation names.
 
+mod passthrough;
 mod routing;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use passthrough::{Passthrough, SniRoute};
 pub use routing::{
     Action, Answer, Conditions, DEFAULT_POOL, FieldRule, HeaderChanges, NO_ROUTE, PathRule, Pool,
     Redirect, Route, Share, ValueRule,
@@ -97,6 +99,10 @@ pub struct Service {
     pub backend_tls: Option<BackendTls>,
     /// Whether every request is sent on to `https`.
     pub redirect_https: bool,
+    /// Connections are passed on by what their ClientHello says, and no more of them is read: nothing here that is
+    /// about HTTP or TLS counts.
+    #[serde(default)]
+    pub passthrough: Option<Passthrough>,
 }
 
 /// TLS with backends.

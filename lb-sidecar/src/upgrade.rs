@@ -35,16 +35,16 @@ use replay::Replay;
 /// Most header fields of an answer, as with hyper.
 const MOST_FIELDS: usize = 100;
 
-/// A backend's side of an upgraded connection, for the relay.
+/// A backend's side of an upgraded connection, or of one that is passed on, for the relay.
 pub struct Handover {
-    backend: Rc<Backend>,
-    lease: Lease,
-    end: End,
-    websocket: bool,
+    pub backend: Rc<Backend>,
+    pub lease: Lease,
+    pub end: End,
+    pub websocket: bool,
     /// The source port is known to be free of flows, see [`Ports`](crate::upstream::Ports).
-    port_is_checked: bool,
+    pub port_is_checked: bool,
     /// Who the client is.
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 /// Asks a backend to upgrade, and another one if that fails or refuses.
@@ -274,9 +274,7 @@ async fn answered_otherwise(
     to.pass(response, None, picked)
 }
 
-/// Starts the relay, in a task of its own: what the handshake needed is dropped with the connection's.
-///
-/// `held` stands for what it is relayed over, until it ends.
+/// Relays an upgraded connection: see [`carry`].
 pub fn hand_over(
     stream: impl Side + 'static,
     read_ahead: Bytes,
@@ -284,8 +282,21 @@ pub fn hand_over(
     client: &Client,
     held: impl Sized + 'static,
 ) {
+    client.service.count(Outcome::Upgraded);
+    carry(stream, read_ahead, handover, client, held);
+}
+
+/// Starts the relay, in a task of its own: what the handshake needed is dropped with the connection's.
+///
+/// `held` stands for what it is relayed over, until it ends.
+pub fn carry(
+    stream: impl Side + 'static,
+    read_ahead: Bytes,
+    handover: Handover,
+    client: &Client,
+    held: impl Sized + 'static,
+) {
     let service = client.service.clone();
-    service.count(Outcome::Upgraded);
     let Handover { backend, lease, end, websocket, port_is_checked, address } = handover;
     let entry = service.relays.enter(backend.clone());
     let plan = service.plan();

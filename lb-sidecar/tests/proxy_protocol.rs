@@ -136,6 +136,41 @@ fn a_stranger_may_come_without_a_header_and_not_with_one() {
 }
 
 #[test]
+fn who_says_nothing_counts_for_the_service_and_a_stranger_for_its_source() {
+    run(|| async {
+        let backend = Server::echo("b").await;
+        for (trusted, counter) in
+            [("127.0.0.0", "too_many_connections"), ("192.0.2.0", "source_connections")]
+        {
+            let edge = Edge::new(&[backend.address], |service| {
+                service.proxy_protocol.accept = vec![(trusted.parse().unwrap(), 8)];
+                service.limits.connections = 4;
+                service.limits.connections_per_source = 2;
+                service.limits.source_prefix_ipv4 = 32;
+            });
+            let open = || edge.worker.report().services[0].connections;
+            // A proxy may have any number of connections on the way, up to what the service may have.
+            let most = if trusted == "127.0.0.0" { 4 } else { 2 };
+            let mut silent = Vec::new();
+            for n in 1..=most {
+                silent.push(edge.connect().await);
+                edge.until(|| open() == n, || format!("{} of {n} with {trusted}", open())).await;
+            }
+            let mut beyond = edge.connect().await;
+            assert_eq!(beyond.read_to_end().await, "", "{trusted}");
+            edge.counted(counter, 1).await;
+            // Who is named counts for its source, and who leaves makes room.
+            silent.pop();
+            edge.until(|| open() == most - 1, || format!("{} open", open())).await;
+            let mut client = edge.connect().await;
+            let header = if most == 4 { V1 } else { "" };
+            client.send(format!("{header}{GET}")).await;
+            assert!(client.answer().await.starts_with("HTTP/1.1 200 "), "{trusted}");
+        }
+    });
+}
+
+#[test]
 fn without_the_protocol_a_header_is_a_malformed_request() {
     run(|| async {
         let edge = Edge::new(&[nobody()], |_| {});

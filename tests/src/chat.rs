@@ -18,6 +18,7 @@ pub use server::{ChatServer, ServerConfig, ServerStats};
 pub use session::Failure;
 pub use stats::{BackendShare, ConnectionReport, LoadStats};
 pub use tcp::{EchoServer, Exchange, ExchangeReport, exchange};
+pub(crate) use tcp::{adopt, listen_in};
 
 /// Response header that names the backend.
 pub const BACKEND_HEADER: &str = "x-backend";

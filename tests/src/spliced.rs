@@ -27,7 +27,8 @@ pub use watch::Watch;
 /// The services' names, in the order of their listeners: IPv4, IPv6.
 pub const SERVICES: [&str; 2] = ["web4", "web6"];
 const PORT: u16 = 80;
-const BACKEND_PORT: u16 = 9080;
+/// Where the servers listen.
+pub const BACKEND_PORT: u16 = 9080;
 
 /// So that a test need not wait long until nothing is left; longer than a delayed packet takes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);

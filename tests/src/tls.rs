@@ -1,5 +1,7 @@
 //! Certificates of a site: an authority of its own, files that an edge serves with, and clients that trust it.
 
+mod front;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::owner::unique_name;
+
+pub use front::Front;
 
 /// Whom clients ask for.
 pub const NAME: &str = "chat.test";

@@ -115,6 +115,9 @@ pub struct Add {
     /// Where the server stands
     #[arg(long, value_name = "NAME")]
     zone: Option<String>,
+    /// Pool of the service that it joins; the default one without it
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
     #[command(flatten)]
     at: Where,
 }
@@ -199,8 +202,13 @@ pub fn weight(arguments: &Weight) -> Result<()> {
 }
 
 pub fn add(arguments: &Add) -> Result<()> {
-    let Add { service, address, name, weight, zone, at } = arguments;
-    let optional = [("name", json!(name)), ("weight", json!(weight)), ("zone", json!(zone))];
+    let Add { service, address, name, weight, zone, pool, at } = arguments;
+    let optional = [
+        ("name", json!(name)),
+        ("weight", json!(weight)),
+        ("zone", json!(zone)),
+        ("pool", json!(pool)),
+    ];
     let mut body = body(&optional);
     body["address"] = json!(address);
     let to = path(&["services", service, "backends"]);

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use lb_sidecar::settings::{
-    Affinity, Balance, Forwarded, Http, Limits, Pool, ProxyProtocol, Route,
+    Affinity, Balance, Forwarded, Http, Limits, Passthrough, Pool, ProxyProtocol, Route,
 };
 
 use super::affinity;
@@ -14,6 +14,7 @@ use super::forwarded;
 use super::http;
 use super::limits;
 use super::outlier::{self, Outlier};
+use super::passthrough;
 use super::pools::ReadPool;
 use super::proxy_protocol;
 use super::reader::{Reader, Section};
@@ -61,6 +62,8 @@ pub struct L7 {
     pub backend_tls: Option<BackendTls>,
     /// Whether every request is sent on to `https`.
     pub redirect_https: bool,
+    /// Where TLS goes that is passed on unread; then none of it is about requests.
+    pub passthrough: Option<Passthrough>,
 }
 
 /// How a backend that drains, or an edge, loses its clients.
@@ -80,7 +83,11 @@ pub(super) fn read(
     pools: Vec<ReadPool>,
     problems: &Problems<'_>,
 ) -> L7 {
-    let routes = route::read(reader, &pools, problems);
+    let passthrough = passthrough::read(reader, &pools, problems);
+    let routes = match &passthrough {
+        Some(_) => Vec::new(),
+        None => route::read(reader, &pools, problems),
+    };
     let balance = balance(reader).unwrap_or(Balance::LeastConnections);
     let pools = pools
         .into_iter()
@@ -94,11 +101,34 @@ pub(super) fn read(
         let remedy = "write it in a service of its own, without tls";
         field.refuse("would send clients round in circles", remedy);
     }
+    if redirect_https
+        && reader.field("route").is_some()
+        && let Some(field) = reader.field("redirect")
+    {
+        let remedy = "remove it, and let the last route have redirect = { scheme = \"https\", status = 308 }";
+        field.refuse("leaves the routes no request", remedy);
+    }
+    let http = reader.table_or_empty("http", &http::HTTP);
+    let limits = reader.table_or_empty("limits", &limits::LIMITS);
+    let outlier = reader.table("outlier", &outlier::OUTLIER);
+    let mut affinity = affinity::read(reader, tls.is_some());
+    if passthrough.is_some() {
+        passthrough::refuse(&http, &passthrough::IN_HTTP);
+        passthrough::refuse(&limits, &passthrough::IN_LIMITS);
+        outlier.iter().for_each(|table| passthrough::refuse(table, &passthrough::IN_OUTLIER));
+        if !matches!(affinity, Affinity::None | Affinity::Source)
+            && let Some(field) = reader.field("affinity")
+        {
+            let remedy = r#"write "source" or "none""#;
+            field.refuse("is for requests, and with passthrough none is read", remedy);
+            affinity = Affinity::None;
+        }
+    }
     L7 {
-        affinity: affinity::read(reader, tls.is_some()),
+        affinity,
         balance,
         upgrades: upgrades(reader, problems),
-        http: http::read(&reader.table_or_empty("http", &http::HTTP), idle_timeout),
+        http: http::read(&http, idle_timeout),
         forwarded: forwarded::read(
             &reader.table_or_empty("forwarded", &forwarded::FORWARDED),
             problems,
@@ -115,13 +145,14 @@ pub(super) fn read(
             &reader.table_or_empty("proxy_protocol", &proxy_protocol::PROXY_PROTOCOL),
             problems,
         ),
-        limits: limits::read(&reader.table_or_empty("limits", &limits::LIMITS)),
-        outlier: reader.table("outlier", &outlier::OUTLIER).map(|table| outlier::read(&table)),
+        limits: limits::read(&limits),
+        outlier: outlier.map(|table| outlier::read(&table)),
         tls,
         backend_tls: reader
             .table("backend_tls", &tls::BACKEND_TLS)
             .map(|table| tls::read_backend(&table)),
         redirect_https,
+        passthrough,
     }
 }
 

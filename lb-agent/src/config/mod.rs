@@ -18,6 +18,7 @@ mod l7;
 mod limits;
 mod nearest;
 mod outlier;
+mod passthrough;
 mod pool;
 mod pools;
 mod proxy_protocol;
@@ -88,7 +89,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.
-static SECTIONS: [&Section; 27] = [
+static SECTIONS: [&Section; 29] = [
     &edge::EDGE,
     &edge::TABLES,
     &sidecar::SIDECAR,
@@ -116,6 +117,8 @@ static SECTIONS: [&Section; 27] = [
     &tls::BACKEND_TLS,
     &limits::LIMITS,
     &proxy_protocol::PROXY_PROTOCOL,
+    &passthrough::PASSTHROUGH,
+    &passthrough::ROUTE,
 ];
 
 /// Reads and checks a configuration file; warnings go to the log.

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use lb_sidecar::settings::DEFAULT_POOL;
+
 use super::access::{self, Access, SERVICE_ACCESS};
 use super::address;
 use super::backend::{self, Backend, Known};
@@ -46,13 +48,14 @@ pub(super) static SERVICE: Section = Section {
         "redirect",
         "proxy_protocol",
         "limits",
+        "passthrough",
     ],
 };
 
 const CLOSE_TIMEOUT: Duration = seconds(30);
 
 const L4_ONLY: [&str; 2] = ["forward", "reset_on_backend_death"];
-pub(super) const L7_ONLY: [&str; 15] = [
+pub(super) const L7_ONLY: [&str; 16] = [
     "balance",
     "upgrades",
     "splice",
@@ -68,6 +71,7 @@ pub(super) const L7_ONLY: [&str; 15] = [
     "redirect",
     "proxy_protocol",
     "limits",
+    "passthrough",
 ];
 
 /// Listeners with their pool of backends.
@@ -156,6 +160,18 @@ impl Service {
         self.backends.iter().filter(move |backend| {
             self.l7().is_some() || self.forward.carries(listener.ip(), backend.address.ip())
         })
+    }
+
+    /// The number of a pool, as backends have it.
+    #[must_use]
+    pub fn pool_number(&self, name: &str) -> Option<u16> {
+        self.pool_names().position(|it| it == name).and_then(|it| u16::try_from(it).ok())
+    }
+
+    /// The names of its pools, by their numbers.
+    pub fn pool_names(&self) -> impl Iterator<Item = &str> {
+        let further = self.l7().into_iter().flat_map(|l7| &l7.pools);
+        std::iter::once(DEFAULT_POOL).chain(further.map(|pool| pool.name.as_str()))
     }
 
     /// What makes it an l7 service, if it is one.

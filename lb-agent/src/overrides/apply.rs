@@ -1,6 +1,6 @@
 //! The configuration that comes of a file and the overrides.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Added, EdgeDrain, EdgeState, Override, Overrides, Pace, State};
 use crate::config::{Asked, Backend, Config, Drain, Mode, Service};
@@ -27,12 +27,19 @@ impl Overrides {
                 backends.clear();
                 continue;
             };
-            backends.retain(|backend, it| match apply(service, backend, it) {
-                Ok(()) => true,
-                Err(why) => {
-                    dropped.push(gone(name, backend, why));
-                    false
+            // One may wait for another: the last of its pool to go for the one that comes, or who comes for the address
+            // of one that goes.
+            let early: BTreeSet<String> = backends
+                .iter()
+                .filter(|(backend, it)| apply(service, backend, it).is_err())
+                .map(|(backend, _)| backend.clone())
+                .collect();
+            backends.retain(|backend, it| {
+                if !early.contains(backend) {
+                    return true;
                 }
+                let applied = apply(service, backend, it);
+                applied.map_err(|why| dropped.push(gone(name, backend, why))).is_ok()
             });
             one_pace(service);
         }
@@ -97,15 +104,19 @@ fn add(service: &mut Service, name: &str, added: &Added) -> Result<usize, &'stat
     if service.backends.iter().any(|it| it.address == added.address) {
         return Err("another backend has its address now");
     }
-    // With those of the default pool, which come first.
-    let place = service.backends.partition_point(|it| it.pool == 0);
+    let pool = match &added.pool {
+        None => 0,
+        Some(name) => service.pool_number(name).ok_or("the service has no such pool now")?,
+    };
+    // Behind those of its pool: they stand in the order of the pools.
+    let place = service.backends.partition_point(|it| it.pool <= pool);
     let backend = Backend {
         name: name.to_owned(),
         address: added.address,
         weight: added.weight,
         drain: false,
         zone: added.zone.clone(),
-        pool: 0,
+        pool,
         asked: None,
     };
     service.backends.insert(place, backend);

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
+use lb_sidecar::settings::DEFAULT_POOL;
 use serde::{Deserialize, Serialize};
 
 use super::{Added, EdgeDrain, EdgeState, Override, Overrides, Pace, State, check};
@@ -50,6 +51,8 @@ pub struct NewBackend {
     pub address: SocketAddr,
     pub weight: Option<u32>,
     pub zone: Option<String>,
+    /// None: the default one, or that of the file.
+    pub pool: Option<String>,
 }
 
 /// Why a change is refused.
@@ -200,6 +203,7 @@ impl Overrides {
             return Err(Refusal::conflict(error, "give the new one another name".to_owned()));
         }
         check::joins(in_force, running, new)?;
+        let pool = new.pool.as_ref().and_then(|pool| running.pool_number(pool));
         let of_file = file.services.iter().find(|it| it.name == service);
         let of_file = of_file.and_then(|it| it.backends.iter().find(|it| it.name == name));
         let it = self.entry(service, name);
@@ -212,6 +216,14 @@ impl Overrides {
                 let remedy = "give the new one another name, or the same address".to_owned();
                 return Err(Refusal::conflict(error, remedy));
             }
+            Some(of_file) if pool.is_some_and(|pool| pool != of_file.pool) => {
+                let error = format!(
+                    "service {service:?}: the file's backend {name:?}, which was taken out, is in another pool than {:?}",
+                    new.pool.as_deref().unwrap_or(DEFAULT_POOL)
+                );
+                let remedy = "give the new one another name, or leave the pool out".to_owned();
+                return Err(Refusal::conflict(error, remedy));
+            }
             // Back again.
             Some(of_file) => {
                 let weight = new.weight.filter(|weight| *weight != of_file.weight);
@@ -219,7 +231,8 @@ impl Overrides {
             }
             None => {
                 let (weight, zone) = (new.weight.unwrap_or(100), new.zone.clone());
-                let added = Added { address: new.address, weight, zone };
+                let pool = new.pool.clone().filter(|pool| pool != DEFAULT_POOL);
+                let added = Added { address: new.address, weight, zone, pool };
                 *it = Override { added: Some(added), ..Override::default() };
             }
         }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{NewBackend, Refusal};
+use super::{NewBackend, Refusal, suggestion};
 use crate::config::{Config, Forward, Service, is_name, unusable};
 
 /// Says why not.
@@ -22,6 +22,11 @@ pub fn joins(config: &Config, service: &Service, new: &NewBackend) -> Result<(),
     if let Some(weight) = new.weight.filter(|weight| *weight > 1_000) {
         let remedy = "write 0 to 1000".to_owned();
         return refuse("weight", &weight.to_string(), "is out of range", remedy);
+    }
+    if let Some(pool) = new.pool.as_ref().filter(|pool| service.pool_number(pool).is_none()) {
+        let error = format!("service {:?} has no pool {pool:?}", service.name);
+        let names: Vec<_> = service.pool_names().collect();
+        return Err(Refusal::unknown(error, suggestion(pool, &names)));
     }
     let own = || "write an address of the backend's own, e.g. \"10.2.0.2:9000\"".to_owned();
     if new.address.port() == 0 {

@@ -25,6 +25,22 @@ fn config() -> Config {
     crate::config::parse("edge.toml", text).unwrap().0
 }
 
+/// A service with three pools.
+const POOLS: &str = r#"
+    [edge]
+    name = "e"
+    interfaces = ["eth0"]
+    hash_seed = "s"
+    [[service]]
+    name = "rooms"
+    mode = "l7"
+    listen = ["203.0.113.11:80"]
+    backend = [{ name = "c", address = "10.2.0.2:1" }]
+    pool = [{ name = "canary", backend = [{ name = "d", address = "10.2.0.3:1" }] },
+            { name = "third", backend = [{ name = "x", address = "10.2.0.4:1" }] }]
+    route = [{ pools = { canary = 1, third = 1 } }]
+    "#;
+
 /// What a file and overrides are, after some changes at 1,000 ms.
 #[derive(Default)]
 struct Edge(Overrides);
@@ -49,7 +65,7 @@ fn backend<'a>(config: &'a Config, service: &str, name: &str) -> &'a crate::conf
 
 fn new(name: &str, address: &str) -> NewBackend {
     let (name, address) = (name.to_owned(), address.parse().unwrap());
-    NewBackend { name, address, weight: None, zone: None }
+    NewBackend { name, address, weight: None, zone: None, pool: None }
 }
 
 const AS_CONFIGURED: PaceAsk = PaceAsk { deadline: None, rate: None };
@@ -120,6 +136,50 @@ fn backends_come_and_go_and_come_back() {
     assert!(refusal.error.contains("the only one of service \"chat\""), "{refusal}");
     edge.ask(Default::default(), &Change::Forget).unwrap();
     assert!(edge.0.is_empty());
+}
+
+#[test]
+fn a_backend_joins_the_pool_that_it_is_for() {
+    let file = crate::config::parse("edge.toml", POOLS).unwrap().0;
+    let add = |overrides: &mut Overrides, name: &str, address: &str, pool: &str| {
+        let pool = (!pool.is_empty()).then(|| pool.to_owned());
+        let change = Change::Add(NewBackend { pool, ..new(name, address) });
+        let in_force = overrides.clone().applied(&file, 1_000).0;
+        overrides.change((&file, &in_force), ("rooms", name), &change, 1_000)
+    };
+    let mut overrides = Overrides::default();
+    add(&mut overrides, "e", "10.2.0.5:1", "canary").unwrap();
+    add(&mut overrides, "f", "10.2.0.6:1", "default").unwrap();
+    add(&mut overrides, "g", "10.2.0.7:1", "").unwrap();
+    let kept: Overrides =
+        serde_json::from_str(&serde_json::to_string(&overrides).unwrap()).unwrap();
+    let (config, dropped) = kept.clone().applied(&file, 1_000);
+    assert_eq!(dropped, [""; 0]);
+    let pools: Vec<_> =
+        config.services[0].backends.iter().map(|it| (it.name.as_str(), it.pool)).collect();
+    assert_eq!(pools, [("c", 0), ("f", 0), ("g", 0), ("d", 1), ("e", 1), ("x", 2)]);
+
+    let refusal = add(&mut overrides, "h", "10.2.0.8:1", "canari").unwrap_err();
+    assert_eq!(refusal.kind, Kind::Unknown);
+    assert_eq!(
+        refusal.to_string(),
+        "service \"rooms\" has no pool \"canari\": did you mean \"canary\"?"
+    );
+    // One of the file's that was taken out comes back to its own pool, and to no other.
+    let in_force = config;
+    overrides.change((&file, &in_force), ("rooms", "d"), &Change::Remove, 1_000).unwrap();
+    let refusal = add(&mut overrides.clone(), "d", "10.2.0.3:1", "default").unwrap_err();
+    assert_eq!(refusal.kind, Kind::Conflict);
+    assert!(refusal.error.contains("is in another pool than \"default\""), "{refusal}");
+    add(&mut overrides, "d", "10.2.0.3:1", "").unwrap();
+    assert_eq!(backend(&overrides.clone().applied(&file, 1_000).0, "rooms", "d").pool, 1);
+
+    // The pool goes from the file, and its backend with it.
+    let file = POOLS.replace("canary", "other");
+    let file = crate::config::parse("edge.toml", &file).unwrap().0;
+    let (config, dropped) = kept.clone().applied(&file, 1_000);
+    assert!(config.services[0].backends.iter().all(|it| it.name != "e"));
+    assert!(dropped[0].contains("the service has no such pool now"), "{dropped:?}");
 }
 
 #[test]

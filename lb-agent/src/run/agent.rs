@@ -312,6 +312,7 @@ impl Agent {
         if self.check_interfaces() {
             self.update();
         }
+        self.change_own_ticket_keys();
         self.network.resolve().await;
         self.network.keep_fresh().await;
     }

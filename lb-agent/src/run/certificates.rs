@@ -2,14 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use lb_sidecar::settings::{CookieKey, Settings, TicketKey};
 
-use super::{agent::Agent, reload::FileWatch, start::Refused};
+use super::{agent::Agent, own_keys, reload::FileWatch, start::Refused};
 use crate::{
     config::{Config, ConfigErrors},
     sidecar::{
@@ -30,20 +29,12 @@ pub fn material(config: &Config) -> Result<Material, Refused> {
     Ok(material)
 }
 
-/// Of the file, or one that this agent has made for itself.
+/// Of the file, or those that this agent has made for itself.
 fn ticket_keys(config: &Config) -> Result<Vec<TicketKey>, ConfigErrors> {
-    let Some(path) = &config.edge.sidecar.ticket_keys else { return Ok(vec![own_key().clone()]) };
+    let Some(path) = &config.edge.sidecar.ticket_keys else { return Ok(own_keys::now()) };
     let (keys, warnings) = keys::load(path, "can read what clients send")?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(keys.into_iter().map(|CookieKey { id, secret }| TicketKey { id, secret }).collect())
-}
-
-fn own_key() -> &'static TicketKey {
-    static KEY: OnceLock<TicketKey> = OnceLock::new();
-    KEY.get_or_init(|| TicketKey {
-        id: "own".to_owned(),
-        secret: STANDARD.encode(rand::random::<[u8; 32]>()),
-    })
 }
 
 /// What `lb-agent check` can say of the files: errors, and warnings. What this user may not read is none of them.
@@ -94,6 +85,15 @@ impl Agent {
                 None
             }
         });
+    }
+
+    /// Those that this agent makes for itself change without a file that does.
+    pub(super) fn change_own_ticket_keys(&mut self) {
+        let is_own = self.parts.config.edge.sidecar.ticket_keys.is_none();
+        if is_own && !self.tls.ticket_keys.is_empty() && own_keys::are_due() {
+            Arc::make_mut(&mut self.tls).ticket_keys = own_keys::now();
+            self.tell_sidecar();
+        }
     }
 
     /// Reads the files anew. Whatever is wrong with them changes nothing.

@@ -29,6 +29,7 @@ mod metrics;
 mod network;
 mod notify;
 mod outliers;
+mod own_keys;
 mod paces;
 mod ports;
 mod punts;

@@ -165,8 +165,9 @@ fn pool_names(told: &settings::Service) -> Vec<String> {
 }
 
 fn routes(told: &settings::Service, sum: &ServiceSum) -> Vec<Route> {
-    let names = told.routes.iter().map(|route| route.name.as_str());
-    let unmatched = (!told.routes.is_empty()).then_some(NO_ROUTE);
+    let by_name = told.passthrough.iter().flat_map(|it| &it.routes).map(|it| it.name.as_str());
+    let names = told.routes.iter().map(|route| route.name.as_str()).chain(by_name);
+    let unmatched = names.clone().next().map(|_| NO_ROUTE);
     let routes = names.chain(unmatched).map(|name| Route {
         name: name.to_owned(),
         requests: sum.routes.get(name).copied().unwrap_or(0),

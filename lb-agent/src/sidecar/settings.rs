@@ -86,6 +86,7 @@ pub fn settings(
             tls: None,
             backend_tls: None,
             redirect_https: l7.redirect_https,
+            passthrough: l7.passthrough.clone(),
             proxy_protocol: l7.proxy_protocol.clone(),
             limits: l7.limits.clone(),
         })

@@ -49,7 +49,26 @@ pub struct Request<'a> {
     pub protocol: &'a str,
 }
 
-/// The end of an upgraded connection.
+/// A TLS connection that was passed on, or refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Passthrough<'a> {
+    pub edge: &'a str,
+    pub service: &'a str,
+    pub connection: u64,
+    pub client: SocketAddr,
+    /// The name that the client asks for; empty if it asks for none.
+    pub sni: &'a str,
+    pub refused: Option<&'static str>,
+    pub backend: Option<&'a str>,
+    pub sticky: Option<Sticky>,
+    pub retries: usize,
+    /// From the ClientHello to the backend's accept.
+    pub duration: Duration,
+    pub route: Option<&'a str>,
+    pub pool: Option<&'a str>,
+}
+
+/// The end of a relayed connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Close<'a> {
     pub edge: &'a str,
@@ -106,6 +125,8 @@ pub struct Line<'a> {
     pool: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sni: Option<&'a str>,
 }
 
 impl Close<'_> {
@@ -142,6 +163,7 @@ impl<'a> Line<'a> {
             route: request.route,
             pool: request.pool,
             protocol: Some(request.protocol),
+            sni: None,
         }
     }
 
@@ -170,6 +192,36 @@ impl<'a> Line<'a> {
             route: None,
             pool: None,
             protocol: None,
+            sni: None,
+        }
+    }
+
+    pub fn of_passthrough(passed: &Passthrough<'a>) -> Self {
+        Self {
+            time: "".into(),
+            event: "passthrough",
+            edge: passed.edge,
+            service: passed.service,
+            connection: Some(format!("{:016x}", passed.connection)),
+            spliced: None,
+            client: passed.client,
+            method: None,
+            path: None,
+            host: None,
+            request_id: None,
+            status: None,
+            refused: passed.refused,
+            backend: passed.backend,
+            sticky: passed.sticky.map(Sticky::label),
+            retries: (passed.retries > 0).then_some(passed.retries),
+            bytes_in: 0,
+            bytes_out: 0,
+            duration_ms: millis(passed.duration),
+            ended_by: None,
+            route: passed.route,
+            pool: passed.pool,
+            protocol: None,
+            sni: (!passed.sni.is_empty()).then_some(passed.sni),
         }
     }
 
@@ -275,6 +327,44 @@ pub mod tests {
                 "protocol": "HTTP/1.1",
             })
         );
+    }
+
+    #[test]
+    fn tls_that_is_passed_on_has_the_name_that_was_asked_for() {
+        let Request { edge, service, connection, client, backend, sticky, .. } = request();
+        let passed = Passthrough {
+            edge,
+            service,
+            connection,
+            client,
+            sni: "chat.example",
+            refused: None,
+            backend,
+            sticky,
+            retries: 1,
+            duration: Duration::from_micros(1_500),
+            route: Some("rooms"),
+            pool: Some("canary"),
+        };
+        assert_eq!(
+            written(Line::of_passthrough(&passed)),
+            json!({
+                "time": "2027-01-15T08:00:00.123Z", "event": "passthrough", "edge": "edge-1",
+                "service": "chat", "connection": "00000000000000ab", "client": "198.51.100.7:40000",
+                "sni": "chat.example", "backend": "chat-1", "sticky": "hit", "retries": 1,
+                "bytes_in": 0, "bytes_out": 0, "duration_ms": 1.5, "route": "rooms", "pool": "canary",
+            })
+        );
+        let refused = Passthrough {
+            sni: "",
+            refused: Some("tls_unknown_name"),
+            backend: None,
+            sticky: None,
+            ..passed
+        };
+        let line = written(Line::of_passthrough(&refused));
+        assert_eq!(line["refused"], "tls_unknown_name");
+        assert!(line.get("sni").is_none() && line.get("backend").is_none());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The access log: JSON lines, one when a request was answered or an upgrade made, one when an upgraded connection has
-//! ended, or goes on without the sidecar.
+//! The access log: JSON lines, one when a request was answered, an upgrade made or TLS passed on, one when a relayed
+//! connection has ended, or goes on without the sidecar.
 //!
 //! A worker never waits for its log. Lines are collected here and handed over to the [`writer`]'s thread in one piece,
 //! after [`PATIENCE`] or [`PIECE`] bytes; what it cannot take in time is lost, and counted.
@@ -15,7 +15,7 @@ use std::{
 };
 
 use line::Line;
-pub use line::{Close, Request};
+pub use line::{Close, Passthrough, Request};
 pub use writer::Writer;
 
 /// How long a line may wait for others.
@@ -68,6 +68,11 @@ impl AccessLog {
     /// A request was answered, or upgraded.
     pub fn request(self: &Rc<Self>, request: &Request<'_>) {
         self.append(Line::of_request(request));
+    }
+
+    /// A TLS connection was passed on, or not.
+    pub fn passthrough(self: &Rc<Self>, passthrough: &Passthrough<'_>) {
+        self.append(Line::of_passthrough(passthrough));
     }
 
     /// An upgraded connection has ended.

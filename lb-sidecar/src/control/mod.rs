@@ -17,7 +17,7 @@ use crate::settings::Settings;
 pub use channel::{MOST_BYTES, Receiver, Sender, channel};
 
 /// Of this description. Raised with every change that an older side would misread.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// From the agent to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

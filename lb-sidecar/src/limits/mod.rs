@@ -12,13 +12,29 @@ use sources::Permit;
 
 use crate::{outcome::Outcome, service::Service};
 
-/// Whether a client that has just come may stay; it stays for as long as the permit lives.
+/// Whether a connection that has just come may stay, whoever its client is; it counts for as long as the place lives.
+pub fn place(service: &Rc<Service>) -> Result<Place, Outcome> {
+    let most = service.plan().settings.limits.connections;
+    if most > 0 && open(service) >= u64::from(most) {
+        return Err(Outcome::TooManyConnections);
+    }
+    service.connections.set(service.connections.get() + 1);
+    Ok(Place(Rc::clone(service)))
+}
+
+/// Stands for one connection of a service.
+pub struct Place(Rc<Service>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// Whether a client may stay, by its source; it stays for as long as the permit lives.
 pub fn admit(service: &Rc<Service>, peer: SocketAddr) -> Result<Option<Permit>, Outcome> {
     let plan = service.plan();
     let limits = &plan.settings.limits;
-    if limits.connections > 0 && open(service) >= u64::from(limits.connections) {
-        return Err(Outcome::TooManyConnections);
-    }
     if limits.connections_per_source == 0 && limits.handshakes_per_second_per_source == 0 {
         return Ok(None);
     }

@@ -23,14 +23,16 @@ pub struct Ends {
     pub local: SocketAddr,
 }
 
-/// Takes the header off a connection, and nothing behind it. Whoever is refused gets no answer: it does not speak what
-/// is spoken here.
-pub async fn read(stream: &TcpStream, ends: Ends, plan: &Plan) -> Result<Ends, Outcome> {
-    if !plan.proxies.contains(ends.peer.ip()) {
-        // Who says nothing meets the deadline of the request that he does not send.
-        let begins = timeout(plan.settings.http.head_timeout, begins_with_header(stream)).await;
-        return if begins == Ok(true) { Err(Outcome::ProxyHeaderUntrusted) } else { Ok(ends) };
-    }
+/// Lets a client that is no proxy pass, unless it begins with a header.
+pub async fn unnamed(stream: &TcpStream, plan: &Plan) -> Result<(), Outcome> {
+    // Who says nothing meets the deadline of the request that he does not send.
+    let begins = timeout(plan.settings.http.head_timeout, begins_with_header(stream)).await;
+    if begins == Ok(true) { Err(Outcome::ProxyHeaderUntrusted) } else { Ok(()) }
+}
+
+/// Takes the header off a proxy's connection, and nothing behind it. Whoever is refused gets no answer: it does not speak
+/// what is spoken here.
+pub async fn named(stream: &TcpStream, ends: Ends, plan: &Plan) -> Result<Ends, Outcome> {
     match timeout(plan.settings.http.head_timeout, take(stream)).await {
         Err(_) => Err(Outcome::ProxyHeaderTimeout),
         Ok(Err(outcome)) => Err(outcome),

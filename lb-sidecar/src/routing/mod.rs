@@ -22,7 +22,7 @@ use crate::{
 };
 use changes::Changes;
 use fields::Field;
-use host::HostRule;
+pub(crate) use host::HostRule;
 pub use host::{covers as host_covers, matches as host_matches};
 use path::PathRule;
 

@@ -24,8 +24,13 @@ const MOST_BYTES: usize = 64 << 10;
 /// What begins a TLS record of a handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// `unrecognized_name`, fatal, as a record of TLS 1.2 (RFC 6066, section 3).
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+/// `unrecognized_name` (RFC 6066, section 3).
+const UNRECOGNIZED_NAME: [u8; 7] = fatal(112);
+
+/// A fatal alert, as a record of TLS 1.2 (RFC 5246, section 7.2).
+pub const fn fatal(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
 
 /// What the handshake at hand was heard to ask for: rustls tells it to nobody but who chooses the certificate.
 #[derive(Default)]
@@ -176,7 +181,7 @@ pub fn looks_like_tls(bytes: &[u8]) -> bool {
 }
 
 /// A method begins with a letter, which no record does.
-fn looks_like_http(bytes: &[u8]) -> bool {
+pub fn looks_like_http(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(u8::is_ascii_alphabetic)
 }
 

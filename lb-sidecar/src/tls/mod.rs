@@ -15,9 +15,10 @@ use std::rc::Rc;
 
 pub use anyone::Anyone;
 pub use backend::{client_config, server_name};
-pub use handshake::{Failed, accept, connect, looks_like_tls};
+pub use handshake::{Failed, accept, connect, fatal, looks_like_http, looks_like_tls};
 pub use server::{config, info};
 pub use stream::Stream;
+pub use tickets::TICKET_LIFETIME;
 pub use x509::{Leaf, authorities, leaf, to_pem};
 
 /// What a handshake with a client has come to.

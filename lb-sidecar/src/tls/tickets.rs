@@ -9,7 +9,7 @@
 
 use std::{
     fmt,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,7 +18,10 @@ use rustls::server::ProducesTickets;
 
 use crate::settings::{TicketKey, Tls};
 
-/// How long a session may be taken up again, in seconds: half a day.
+/// How long a session may be taken up again: half a day.
+pub const TICKET_LIFETIME: Duration = Duration::from_secs(LIFETIME as u64);
+
+/// The same in seconds.
 const LIFETIME: u32 = 12 * 3_600;
 
 /// How far apart the clocks of edges may be.

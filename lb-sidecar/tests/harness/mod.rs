@@ -141,6 +141,7 @@ pub fn service(address: SocketAddr, backends: &[SocketAddr]) -> Service {
         tls: None,
         backend_tls: None,
         redirect_https: false,
+        passthrough: None,
     }
 }
 

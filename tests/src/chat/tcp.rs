@@ -161,7 +161,7 @@ pub(super) async fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::R
 
 /// Listens before the server's thread starts, so that a failure is the caller's and a client may connect
 /// at once. An IPv6 listener takes IPv6 only: the IPv4 wildcard can be beside it.
-pub(super) fn listen_in(
+pub(crate) fn listen_in(
     namespace: Option<&NsHandle>,
     listen: &[SocketAddr],
 ) -> Result<(Vec<std::net::TcpListener>, Vec<SocketAddr>)> {
@@ -195,7 +195,7 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// # Panics
 /// Outside of a tokio runtime.
-pub(super) fn adopt(listener: std::net::TcpListener) -> TcpListener {
+pub(crate) fn adopt(listener: std::net::TcpListener) -> TcpListener {
     TcpListener::from_std(listener).expect("a listener that does not block, within a runtime")
 }
 

@@ -42,6 +42,20 @@ pub(super) fn read(reader: &Reader<'_>, pools: &[ReadPool], by_prefix: bool) -> 
     }
 }
 
+/// Of a route that can have pools alone.
+pub(in super::super) fn pools(reader: &Reader<'_>, pools: &[ReadPool]) -> Vec<Share> {
+    match (reader.field("pool"), reader.field("pools")) {
+        (None, None) => {
+            reader.refuse("pool", "is missing", "add it, or pools, e.g. pool = \"default\"");
+        }
+        (Some(_), Some(field)) => {
+            field.refuse("stands beside pool", "write one of them");
+        }
+        _ => {}
+    }
+    shares(reader, pools)
+}
+
 fn shares(reader: &Reader<'_>, pools: &[ReadPool]) -> Vec<Share> {
     let only = |pool| vec![Share { pool, weight: 1 }];
     if let Some(field) = reader.field("pool") {

@@ -67,7 +67,7 @@ fn list<T: std::hash::Hash + Eq + Clone>(
 }
 
 /// A name, an address, or all names below one; as it is compared.
-fn host(field: &Field<'_>, example: &str) -> Option<String> {
+pub(in super::super) fn host(field: &Field<'_>, example: &str) -> Option<String> {
     let text = field.string(example)?.to_ascii_lowercase();
     let name = text.strip_suffix('.').unwrap_or(&text);
     if let Ok(ip) = name.trim_matches(['[', ']']).parse::<IpAddr>() {

@@ -19,8 +19,8 @@ use super::pools::ReadPool;
 use super::reader::{Reader, Section};
 use super::unique::Unique;
 
-pub(super) use action::{ANSWER, REDIRECT};
-pub(super) use conditions::{HEADER, QUERY};
+pub(super) use action::{ANSWER, REDIRECT, pools};
+pub(super) use conditions::{HEADER, QUERY, host};
 pub(super) use headers::{REQUEST_HEADERS, RESPONSE_HEADERS};
 
 pub(super) static ROUTE: Section = Section {
@@ -65,7 +65,12 @@ pub(super) fn read(outer: &Reader<'_>, pools: &[ReadPool], problems: &Problems<'
     let routes: Vec<(Route, Place)> = read.collect();
     cover::check(&routes, problems);
     cycle::check(&routes, problems);
-    pools_are_used(&routes, pools, problems);
+    let shares = routes.iter().filter_map(|(route, _)| match &route.action {
+        Action::Pools(shares) => Some(shares),
+        _ => None,
+    });
+    let used = shares.flatten().map(|share| share.pool).collect();
+    pools_are_used(&used, pools, problems);
     routes.into_iter().map(|(route, _)| route).collect()
 }
 
@@ -98,7 +103,8 @@ fn read_one(
     route
 }
 
-fn name(reader: &Reader<'_>, position: usize, names: &mut Unique<'_, String>) -> String {
+/// The name of a route, or its position.
+pub(super) fn name(reader: &Reader<'_>, position: usize, names: &mut Unique<'_, String>) -> String {
     const EXAMPLE: &str = r#""rooms""#;
     let Some(field) = reader.field("name") else {
         let name = position.to_string();
@@ -113,12 +119,8 @@ fn name(reader: &Reader<'_>, position: usize, names: &mut Unique<'_, String>) ->
     name
 }
 
-fn pools_are_used(routes: &[(Route, Place)], pools: &[ReadPool], problems: &Problems<'_>) {
-    let shares = routes.iter().filter_map(|(route, _)| match &route.action {
-        Action::Pools(shares) => Some(shares),
-        _ => None,
-    });
-    let used: HashSet<usize> = shares.flatten().map(|share| share.pool.into()).collect();
+/// Warns of pools that are none of those of some route.
+pub(super) fn pools_are_used(used: &HashSet<u16>, pools: &[ReadPool], problems: &Problems<'_>) {
     for (_, pool) in (1..).zip(pools).filter(|(number, _)| !used.contains(number)) {
         let what = "is in no route: it gets no client";
         problems.warn(&pool.place, what, "name it in a route, or remove it");

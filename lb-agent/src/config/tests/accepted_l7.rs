@@ -77,6 +77,7 @@ fn every_default_is_applied() {
         tls: None,
         backend_tls: None,
         redirect_https: false,
+        passthrough: None,
     };
     assert_eq!(*valid(&minimal_l7()).services[0].l7().unwrap(), expected);
     let tables = "affinity = \"none\"\nhttp = {}\nforwarded = {}\ndrain = {}";

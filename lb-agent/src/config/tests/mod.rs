@@ -3,6 +3,7 @@
 mod accepted;
 mod accepted_l7;
 mod files;
+mod passthrough;
 mod reference;
 mod refused;
 mod refused_edge;

@@ -98,6 +98,7 @@ fn with_line(section: &Section, line: &str) -> String {
         | "[service.forwarded]"
         | "[service.drain]"
         | "[service.backend_tls]"
+        | "[service.passthrough]"
         | "[service.limits]" => with(
             &minimal_l7(),
             "[[service.backend]]",
@@ -196,6 +197,8 @@ fn required_keys_are_required_and_the_others_are_not() {
         ("[service.tls]", vec!["certificates"]),
         ("[[service.tls.certificates]]", vec!["certificate", "key"]),
         ("[service.backend_tls]", vec![]),
+        ("[service.passthrough]", vec![]),
+        ("[[service.passthrough.route]]", vec!["sni"]),
     ] {
         let section = SECTIONS.iter().find(|known| known.heading == section).unwrap();
         let documented = rows(section).into_iter().filter(|row| row.default == "required");
@@ -291,6 +294,7 @@ fn the_example_shows_most_keys() {
         "backend_tls",
         "proxy_protocol",
         "limits",
+        "passthrough",
     ];
     for key in SECTIONS
         .iter()

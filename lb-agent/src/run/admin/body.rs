@@ -64,6 +64,8 @@ pub struct Add {
     #[serde(default)]
     zone: Option<String>,
     #[serde(default)]
+    pool: Option<String>,
+    #[serde(default)]
     pub revision: Option<u64>,
 }
 
@@ -82,9 +84,9 @@ impl Edge {
 
 impl Add {
     pub fn backend(self) -> NewBackend {
-        let Self { address, name, weight, zone, .. } = self;
+        let Self { address, name, weight, zone, pool, .. } = self;
         let name = name.unwrap_or_else(|| address.to_string());
-        NewBackend { name, address, weight, zone }
+        NewBackend { name, address, weight, zone, pool }
     }
 }
 

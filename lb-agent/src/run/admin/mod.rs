@@ -18,7 +18,10 @@ use anyhow::{Context, Result};
 use axum::{
     Json, Router,
     extract::{self, DefaultBodyLimit},
-    http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, Method, StatusCode, Uri,
+        header::{ACCEPT, CONTENT_TYPE},
+    },
     middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -143,9 +146,15 @@ async fn status(extract::State(state): extract::State<State>) -> Result<Json<Sta
     Ok(Json(read(state).await?))
 }
 
-async fn metrics(extract::State(state): extract::State<State>) -> Result<Response, Problem> {
-    let text = metrics::text(read(state).await?).map_err(|error| Problem::failed(&error.into()))?;
-    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+async fn metrics(
+    extract::State(state): extract::State<State>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let accept = headers.get(ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let format = metrics::Format::accepted(accept);
+    let text =
+        blocking(move || state.view.status().map(|status| metrics::text(&status, format))).await?;
+    Ok(([(CONTENT_TYPE, format.content_type())], text).into_response())
 }
 
 async fn read(state: State) -> Result<Status, Problem> {

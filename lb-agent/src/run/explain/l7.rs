@@ -7,10 +7,11 @@ use std::{
 
 use axum::http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri,
-    header::{COOKIE, UPGRADE},
+    header::{COOKIE, HOST, UPGRADE},
     request::Parts,
 };
 use lb_sidecar::{
+    passthrough::{self, hello::Hello},
     pool::{Ask, ONLY_DEFAULT, Pool, Sticky},
     routing::Routes,
     settings::{self, Balance, DEFAULT_POOL, Settings, Share, State},
@@ -78,6 +79,9 @@ pub fn pick(
 
 /// The pools that the request may go to; none if it needs no backend, or gets none.
 fn pools(answer: &mut Explanation, told: &settings::Service, head: &Parts) -> Option<Vec<Share>> {
+    if let Some(passing) = &told.passthrough {
+        return passed(answer, passing, head);
+    }
     if told.routes.is_empty() {
         return Some(ONLY_DEFAULT.to_vec());
     }
@@ -127,6 +131,32 @@ fn of_pool(told: &settings::Service, share: Share) -> String {
         return String::new();
     }
     format!("pool {}: ", pool_name(told, share.pool))
+}
+
+/// The same of a connection whose TLS is passed on. The question's `Host` stands for the name that the client asks for; what
+/// protocols it offers is not asked here.
+fn passed(
+    answer: &mut Explanation,
+    told: &settings::Passthrough,
+    head: &Parts,
+) -> Option<Vec<Share>> {
+    let name = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let hello = Hello { name: name.map(|it| it.to_ascii_lowercase().into()), alpn: Vec::new() };
+    let asked = name.map_or_else(|| "no name".to_owned(), |name| format!("{name:?}"));
+    match passthrough::Routes::new(told, None).find(&hello) {
+        Some(way) => {
+            let how = way.route.map_or_else(
+                || format!("none has {asked}: it goes to the default pool"),
+                |route| format!("{route:?} has {asked}"),
+            );
+            answer.step("route", how);
+            Some(way.pools.to_vec())
+        }
+        None => {
+            answer.step("route", format!("none has {asked}: it is refused"));
+            None
+        }
+    }
 }
 
 fn request(question: &Question) -> Result<Parts, Refusal> {

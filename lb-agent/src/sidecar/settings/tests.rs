@@ -89,6 +89,25 @@ fn what_is_configured_arrives() {
 }
 
 #[test]
+fn tls_that_is_passed_on_arrives_with_all_that_connections_have() {
+    let config = service(
+        "affinity = \"source\"\nproxy_protocol = { send = \"v2\" }\n\
+         passthrough = { unknown_sni = \"refuse\", route = [{ sni = \"*.example\", pool = \"default\" }] }",
+    );
+    let built = built(&config);
+    let told = built.services[0].passthrough.as_ref().unwrap();
+    assert_eq!(told.unknown_sni, settings::UnknownSni::Refuse);
+    assert_eq!(
+        (&told.routes[0].name[..], &told.routes[0].names[..]),
+        ("1", &["*.example".to_owned()][..])
+    );
+    assert_eq!(told.routes[0].pools, [settings::Share { pool: 0, weight: 1 }]);
+    assert_eq!(built.services[0].affinity, settings::Affinity::Source);
+    assert_eq!(built.services[0].proxy_protocol.send, settings::SendProxy::V2);
+    assert!(built.services[0].splice && built.services[0].tls.is_none());
+}
+
+#[test]
 fn health_and_drains_make_the_state() {
     let drains = POOL.replace("weight = 50", "weight = 50\ndrain = true");
     let config = config(&format!(

@@ -82,6 +82,7 @@ fn settings(affinity: Affinity, balance: Balance) -> Settings {
         tls: None,
         backend_tls: None,
         redirect_https: false,
+        passthrough: None,
     };
     let key = CookieKey { id: "k1".to_owned(), secret: STANDARD.encode([1; 32]) };
     Settings {
