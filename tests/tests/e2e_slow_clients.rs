@@ -24,6 +24,7 @@ const PACE: Duration = Duration::from_millis(5);
 /// A time slice of the scheduler is 3 ms, and on two processors the attack's program, the workers, the backends and the
 /// client take turns: below two slices a percentile tells of the queue for the processors.
 const FLOOR: Duration = Duration::from_millis(6);
+const ATTEMPTS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The 99th percentile of what a request takes, from the time when it is due to the end of its connection, as the median
@@ -111,6 +112,15 @@ fn client_connections(site: &WebSite) -> u64 {
     site.edge.status().unwrap().workers().iter().map(|worker| worker.connections).sum()
 }
 
+/// Whether the client meets hardly more than before. Something else on the machine can only make that worse: it is seen in
+/// one of a few attempts, or never.
+fn keeps_nobody_waiting(site: &WebSite, mode: &Mode, connections: u64) -> bool {
+    (0..ATTEMPTS).any(|_| {
+        let [quiet, busy] = attack(site, mode, connections);
+        busy <= quiet.max(FLOOR) * 2
+    })
+}
+
 /// Returns what the client met before, and meanwhile.
 fn attack(site: &WebSite, mode: &Mode, connections: u64) -> [Duration; 2] {
     let (client, target) = (site.lab.client(0), site.listeners()[0]);
@@ -155,8 +165,8 @@ fn slow_clients_keep_nobody_waiting() {
     let site = WebPlan { tables, ..WebPlan::default() }.build().unwrap();
     let slowed: Vec<_> = MODES
         .iter()
-        .map(|mode| (mode.name, attack(&site, mode, effort::choose(200, 1_000))))
-        .filter(|(_, [quiet, busy])| *busy > (*quiet).max(FLOOR) * 2)
+        .filter(|mode| !keeps_nobody_waiting(&site, mode, effort::choose(200, 1_000)))
+        .map(|mode| mode.name)
         .collect();
     assert!(slowed.is_empty(), "{slowed:?}");
 }
