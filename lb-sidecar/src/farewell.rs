@@ -97,7 +97,8 @@ pub async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         return;
     }
     let _ = timeout(time, async {
-        let mut scratch = [0; 4096];
+        // Not an array: every connection would have room for it, from its beginning.
+        let mut scratch = vec![0; 4096];
         let mut left = bytes;
         while left > 0 {
             match stream.read(&mut scratch).await {

@@ -3,13 +3,16 @@
 
 pub mod account;
 pub mod backend;
+pub mod h2load;
 pub mod haproxy;
 pub mod load;
 pub mod nginx;
 mod poll;
+pub mod report;
 pub mod site;
 pub mod sluice;
 mod spread;
+pub mod tls;
 mod websocket;
 
 pub use spread::Spread;

@@ -31,6 +31,7 @@ const PROGRAMS: &[Package] = &[
     program("nghttp2-client", "nghttp"),
     program("slowhttptest", "slowhttptest"),
     program("haproxy", "haproxy"),
+    program("prometheus", "promtool"),
 ];
 
 /// Sees to it that everything is there, in the versions of today's files.

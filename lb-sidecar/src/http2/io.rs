@@ -34,6 +34,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Ahead<T> {
         let n = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead[..n]);
         self.ahead.advance(n);
+        if self.ahead.is_empty() {
+            self.ahead = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

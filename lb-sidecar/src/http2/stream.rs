@@ -53,7 +53,8 @@ pub async fn serve(
         Some(_) => (RequestBody::Empty, Some(received)),
         None => (RequestBody::http2(Received::new(received, waits), &client), None),
     };
-    let answer = exchange::answer(&client, head, body);
+    // Pinned here, or it would be in this future twice: where it comes from and where it is waited for.
+    let answer = pin!(exchange::answer(&client, head, body));
     let answer = unless_reset(answer, &client, |cx| respond.borrow_mut().poll_reset(cx).map(drop));
     let Some(response) = answer.await else {
         over(Broken::Gone, &client);
@@ -224,5 +225,21 @@ impl Sender<'_> {
 
     fn data(&self, data: Bytes, is_last: bool) -> Result<(), Broken> {
         self.stream.borrow_mut().send_data(data, is_last).map_err(|_| Broken::Gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    /// A request's future is moved to where it lives, and that is paid for by the byte.
+    #[test]
+    fn a_request_is_small() {
+        let size = size_of(serve);
+        assert!(size <= 8 << 10, "{size} bytes");
     }
 }

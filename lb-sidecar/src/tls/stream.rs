@@ -102,7 +102,9 @@ impl<S: Session> Stream<S> {
     }
 
     pub fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read(buffer, |socket, into| socket.try_read(into))
+        let mut into = ReadBuf::new(buffer);
+        self.read(&mut into, |socket, into| socket.try_read(into))?;
+        Ok(into.filled().len())
     }
 
     pub fn poll_read(
@@ -110,31 +112,32 @@ impl<S: Session> Stream<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = self.read(buf.initialize_unfilled(), |socket, into| {
+        // What of it is not written to is not touched: readers with large buffers, of which most stays empty, have many.
+        pending(self.read(buf, |socket, into| {
             // Not `try_read`: after a short read that would ask the kernel once more.
             let mut into = ReadBuf::new(into);
             now(Pin::new(socket).poll_read(cx, &mut into))?;
             Ok(into.filled().len())
-        });
-        pending(read).map_ok(|n| buf.advance(n))
+        }))
     }
 
     /// Nothing read is the end.
     fn read(
         &mut self,
-        buffer: &mut [u8],
+        buffer: &mut ReadBuf<'_>,
         mut fill: impl FnMut(&mut TcpStream, &mut [u8]) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
+    ) -> io::Result<()> {
+        if buffer.remaining() == 0 {
+            return Ok(());
         }
         if !self.plain.is_empty() {
-            let n = self.plain.len().min(buffer.len());
-            self.plain.copy_to_slice(&mut buffer[..n]);
+            let n = self.plain.len().min(buffer.remaining());
+            buffer.put_slice(&self.plain[..n]);
+            self.plain.advance(n);
             if self.plain.is_empty() {
                 self.plain = Bytes::new();
             }
-            return Ok(n);
+            return Ok(());
         }
         BUFFERS.with_borrow_mut(|Buffers { incoming, .. }| {
             while !self.ended {
@@ -149,7 +152,7 @@ impl<S: Session> Stream<S> {
                         return if S::STRICT_END && !self.said_end {
                             Err(ErrorKind::UnexpectedEof.into())
                         } else {
-                            Ok(0)
+                            Ok(())
                         };
                     }
                     incoming[..have].copy_from_slice(&self.incoming);
@@ -157,31 +160,33 @@ impl<S: Session> Stream<S> {
                 } else {
                     incoming[..have].copy_from_slice(&self.incoming);
                 }
-                let read = self.decrypt(&mut incoming[..have], buffer)?;
-                if read > 0 {
-                    return Ok(read);
+                if self.decrypt(&mut incoming[..have], buffer)? {
+                    return Ok(());
                 }
             }
-            Ok(0)
+            Ok(())
         })
     }
 
-    /// Decrypts records until the reader has enough, and keeps the rest.
-    fn decrypt(&mut self, incoming: &mut [u8], buffer: &mut [u8]) -> io::Result<usize> {
-        let mut out = Vec::new();
-        let (mut read, mut over) = (0, Vec::new());
+    /// Decrypts records until the reader has enough, and keeps the rest. Says whether the reader has anything.
+    fn decrypt(&mut self, incoming: &mut [u8], buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
+        let before = buffer.filled().len();
+        let (mut out, mut over) = (Vec::new(), Vec::new());
         let Progress { used, stage } =
             advance(&mut self.session, incoming, &mut out, |bytes: &[u8]| {
-                let n = bytes.len().min(buffer.len() - read);
-                buffer[read..read + n].copy_from_slice(&bytes[..n]);
-                read += n;
+                let n = bytes.len().min(buffer.remaining());
+                buffer.put_slice(&bytes[..n]);
                 over.extend_from_slice(&bytes[n..]);
-                read < buffer.len()
+                buffer.remaining() > 0
             });
-        self.whole = read == buffer.len() && used < incoming.len();
+        self.whole = buffer.remaining() == 0 && used < incoming.len();
         self.incoming = incoming[used..].to_vec();
         self.plain = over.into();
-        let stage = stage.map_err(|error| io::Error::new(ErrorKind::InvalidData, error));
+        let stage = stage.map_err(|error| {
+            // An error comes without bytes.
+            buffer.set_filled(before);
+            io::Error::new(ErrorKind::InvalidData, error)
+        });
         self.say(&out);
         match stage? {
             Stage::PeerEnded => {
@@ -191,7 +196,7 @@ impl<S: Session> Stream<S> {
             Stage::Traffic => {}
             Stage::Handshake => return Err(broken("a handshake within a handshake")),
         }
-        Ok(read)
+        Ok(buffer.filled().len() > before)
     }
 
     /// The session's own words go out behind what is under way.

@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::TcpStream,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -40,10 +41,19 @@ pub fn most_connections() -> Result<u64> {
 
 impl Haproxy {
     pub fn start(site: &Site, threads: u32, buffers: Buffers) -> Result<Self> {
+        Self::serve(site, threads, buffers, None)
+    }
+
+    /// With TLS 1.3 and HTTP/2. The file has the certificate and its key.
+    pub fn secure(site: &Site, threads: u32, certificate: &Path) -> Result<Self> {
+        Self::serve(site, threads, Buffers::Default, Some(certificate))
+    }
+
+    fn serve(site: &Site, threads: u32, buffers: Buffers, tls: Option<&Path>) -> Result<Self> {
         site.edge.ip(&format!("address replace {VIP}/32 dev lo"))?;
         let scratch = OwnedDir::scratch("haproxy")?;
         let file = scratch.path().join("haproxy.cfg");
-        fs::write(&file, config(site, threads, buffers)?)?;
+        fs::write(&file, config(site, threads, buffers, tls)?)?;
         let mut command = site.edge.command("haproxy");
         command.args(["-db", "-f"]).arg(&file);
         let mut process = Process::spawn("haproxy", command)?;
@@ -61,7 +71,11 @@ impl Haproxy {
 /// Stickiness by an inserted cookie, probes, the client's address for the backend; no log.
 ///
 /// `http-reuse always`, as the sidecar shares its connections to backends among clients.
-fn config(site: &Site, threads: u32, buffers: Buffers) -> Result<String> {
+fn config(site: &Site, threads: u32, buffers: Buffers, tls: Option<&Path>) -> Result<String> {
+    // Tickets are its default.
+    let tls = tls.map_or(String::new(), |file| {
+        format!(" ssl crt {} ssl-min-ver TLSv1.3 alpn h2,http/1.1", file.display())
+    });
     let tune = match buffers {
         Buffers::Default => "",
         Buffers::Small => "tune.bufsize 4096\n    tune.maxrewrite 1024",
@@ -82,7 +96,7 @@ defaults
     option forwardfor
     http-reuse always
 frontend chat
-    bind {VIP}:{VIP_PORT}
+    bind {VIP}:{VIP_PORT}{tls}
     default_backend chat
 backend chat
     balance roundrobin

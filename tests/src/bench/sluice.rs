@@ -8,6 +8,7 @@ use crate::edge::{
 use anyhow::Result;
 
 use crate::bench::site::{SOURCE, Site, VIP, VIP_PORT};
+use crate::tls::Files;
 
 /// Where nobody connects to.
 /// The only service of the agent.
@@ -42,7 +43,16 @@ impl Sidecar {
 
 /// The agent, and its sidecar before the backends.
 pub fn start(site: &Site, sidecar: &Sidecar) -> Result<Edge> {
-    let l7 = L7Config { logged: false, spliced: sidecar.spliced, ..L7Config::default() };
+    serve(site, sidecar, None)
+}
+
+/// The same, and clients speak TLS.
+pub fn secure(site: &Site, sidecar: &Sidecar, files: &Files) -> Result<Edge> {
+    serve(site, sidecar, Some(files.clone()))
+}
+
+fn serve(site: &Site, sidecar: &Sidecar, tls: Option<Files>) -> Result<Edge> {
+    let l7 = L7Config { logged: false, spliced: sidecar.spliced, tls, ..L7Config::default() };
     let edge = Edge::start(&site.edge, config(site, VIP_PORT, Some(l7), sidecar))?;
     edge.wait_all_up()?;
     Ok(edge)

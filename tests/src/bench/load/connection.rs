@@ -1,15 +1,17 @@
 //! A client's connection, up to its upgrade.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
+    sync::Arc,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
+use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Socket, Type};
 
-use crate::bench::websocket;
+use super::wire::Wire;
+use crate::{bench::websocket, tls};
 
 /// Longest answer's head.
 const LONGEST: usize = 4096;
@@ -19,6 +21,8 @@ pub struct Entrance {
     pub addresses: Vec<SocketAddr>,
     /// Where clients connect from; the kernel chooses if there is none.
     pub source: Option<IpAddr>,
+    /// What clients speak TLS with, if they do.
+    pub tls: Option<Arc<ClientConfig>>,
     upgrade: Vec<u8>,
     accept: Vec<u8>,
 }
@@ -32,11 +36,22 @@ impl Entrance {
             websocket::KEY
         );
         let accept = websocket::accept(websocket::KEY.as_bytes());
-        Self { addresses, source: None, upgrade: upgrade.into_bytes(), accept: accept.into_bytes() }
+        Self {
+            addresses,
+            source: None,
+            tls: None,
+            upgrade: upgrade.into_bytes(),
+            accept: accept.into_bytes(),
+        }
     }
 
     /// Begins a client's connection.
     pub fn connect(&self, client: usize) -> Result<Client> {
+        Ok(Client { wire: self.dial(client)?, asked: false, head: Vec::new() })
+    }
+
+    /// The same without an upgrade in mind.
+    pub fn dial(&self, client: usize) -> Result<Wire> {
         let address = self.addresses[client % self.addresses.len()];
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -45,16 +60,21 @@ impl Entrance {
         }
         match socket.connect(&address.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
-                Err(error).with_context(|| format!("cannot connect to {address}"))
+                return Err(error).with_context(|| format!("cannot connect to {address}"));
             }
-            _ => Ok(Client { stream: socket.into(), asked: false, head: Vec::new() }),
+            _ => {}
         }
+        let socket = TcpStream::from(socket);
+        let Some(config) = &self.tls else { return Ok(socket.into()) };
+        // The request follows the handshake's last flight, and must not wait for its acknowledgement.
+        socket.set_nodelay(true)?;
+        Ok(Wire::secure(socket, ClientConnection::new(Arc::clone(config), tls::server_name())?))
     }
 }
 
 /// One that wants to be upgraded.
 pub struct Client {
-    pub stream: TcpStream,
+    pub wire: Wire,
     asked: bool,
     /// What has come of the answer.
     head: Vec<u8>,
@@ -65,10 +85,10 @@ impl Client {
     pub fn advance(&mut self, entrance: &Entrance, buffer: &mut [u8]) -> Result<bool> {
         if !self.asked {
             // The answer is a change of its own.
-            self.asked = send(&mut self.stream, &entrance.upgrade)?;
+            self.asked = self.wire.send(&entrance.upgrade)?;
             return Ok(false);
         }
-        let Some(len) = receive(&mut self.stream, buffer)? else { return Ok(false) };
+        let Some(len) = self.wire.receive(buffer)? else { return Ok(false) };
         if self.head.is_empty() && buffer[..len].ends_with(END) {
             check(&buffer[..len], entrance)?;
             return Ok(true);
@@ -90,29 +110,4 @@ fn check(head: &[u8], entrance: &Entrance) -> Result<()> {
         && head.windows(entrance.accept.len()).any(|it| it == entrance.accept);
     ensure!(accepted, "not upgraded: {}", String::from_utf8_lossy(head));
     Ok(())
-}
-
-/// Sends a short request or message, all at once. False: the connection does not stand yet.
-pub fn send(stream: &mut TcpStream, bytes: &[u8]) -> Result<bool> {
-    match stream.write(bytes) {
-        Ok(len) if len == bytes.len() => Ok(true),
-        Ok(len) => bail!("{len} of {} bytes found room: a proxy does not read", bytes.len()),
-        Err(error) if is_not_yet(&error) => Ok(false),
-        Err(error) => Err(error).context("cannot send"),
-    }
-}
-
-/// Reads once; nothing if there is nothing. An end is an error: only clients close here.
-pub fn receive(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<Option<usize>> {
-    match stream.read(buffer) {
-        Ok(0) => bail!("the other side has closed a connection"),
-        Ok(len) => Ok(Some(len)),
-        Err(error) if is_not_yet(&error) => Ok(None),
-        Err(error) => Err(error).context("cannot receive"),
-    }
-}
-
-fn is_not_yet(error: &io::Error) -> bool {
-    // A write to a socket that is still connecting says EAGAIN.
-    error.kind() == ErrorKind::WouldBlock
 }

@@ -22,7 +22,7 @@ pub fn handshakes(
     let mut connect = |number| {
         next += 1;
         let client = entrance.connect(next)?;
-        poll.changes(&client.stream, number)?;
+        poll.changes(client.wire.socket(), number)?;
         anyhow::Ok(client)
     };
     let mut slots = (0..clients).map(&mut connect).collect::<Result<Vec<_>>>()?;

@@ -4,9 +4,12 @@
 
 mod connection;
 mod handshakes;
+mod http2;
 mod open;
 mod plain;
 mod relay;
+mod tls_handshakes;
+mod wire;
 
 use std::time::Duration;
 
@@ -16,12 +19,17 @@ use crate::bench::account::{Account, Expense};
 
 pub use connection::Entrance;
 pub use handshakes::handshakes;
+pub use http2::{Http2, ask_again, open_http2};
 pub use open::open;
 pub use plain::plain;
 pub use relay::{Echoes, relay};
+pub use tls_handshakes::tls_handshakes;
+pub use wire::Wire;
 
 /// After so long a silence something is stuck.
 const STUCK: Duration = Duration::from_secs(5);
+/// Handshakes that are under way at a time while many connections are opened.
+const AT_ONCE: usize = 100;
 /// Largest piece that is read at once.
 const BUFFER: usize = 16 * 1024;
 

@@ -1,20 +1,16 @@
 //! Opens many upgraded connections and keeps them.
 
-use std::net::TcpStream;
-
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    BUFFER, STUCK,
+    AT_ONCE, BUFFER, STUCK,
     connection::{Client, Entrance},
+    wire::Wire,
 };
 use crate::bench::poll::{Poll, Ready};
 
-/// Handshakes that are under way at a time.
-const AT_ONCE: usize = 100;
-
 /// Opens so many.
-pub fn open(entrance: &Entrance, count: usize) -> Result<Vec<TcpStream>> {
+pub fn open(entrance: &Entrance, count: usize) -> Result<Vec<Wire>> {
     let poll = Poll::new()?;
     let mut ready = Ready::new();
     let mut buffer = vec![0; BUFFER];
@@ -23,7 +19,7 @@ pub fn open(entrance: &Entrance, count: usize) -> Result<Vec<TcpStream>> {
     while opened.len() < count {
         while clients.len() < count && clients.len() - opened.len() < AT_ONCE {
             let client = entrance.connect(clients.len())?;
-            poll.changes(&client.stream, clients.len())?;
+            poll.changes(client.wire.socket(), clients.len())?;
             clients.push(Some(client));
         }
         poll.wait(&mut ready, STUCK)?;
@@ -34,8 +30,8 @@ pub fn open(entrance: &Entrance, count: usize) -> Result<Vec<TcpStream>> {
                 .advance(entrance, &mut buffer)
                 .with_context(|| format!("connection {} of {count}", number + 1))?;
             if upgraded && let Some(client) = clients[number].take() {
-                client.stream.set_nodelay(true)?;
-                opened.push(client.stream);
+                client.wire.socket().set_nodelay(true)?;
+                opened.push(client.wire);
             }
         }
     }

@@ -4,11 +4,7 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{
-    BUFFER, Effort, STUCK, Sample,
-    connection::{Entrance, receive, send},
-    measure,
-};
+use super::{BUFFER, Effort, STUCK, Sample, connection::Entrance, measure, wire::Wire};
 use crate::bench::{
     account::Account,
     backend::BODY,
@@ -16,7 +12,7 @@ use crate::bench::{
 };
 
 struct Browser {
-    stream: TcpStream,
+    wire: Wire,
     request: Vec<u8>,
     answer: Vec<u8>,
 }
@@ -36,7 +32,7 @@ pub fn plain(
     for number in 0..clients {
         let address = entrance.addresses[number % entrance.addresses.len()];
         let mut browser = Browser::open(TcpStream::connect(address)?)?;
-        poll.readable(&browser.stream, number)?;
+        poll.readable(browser.wire.socket(), number)?;
         browser.ask()?;
         browsers.push(browser);
     }
@@ -59,18 +55,18 @@ impl Browser {
     fn open(stream: TcpStream) -> Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, request: request(None), answer: Vec::new() })
+        Ok(Self { wire: stream.into(), request: request(None), answer: Vec::new() })
     }
 
     fn ask(&mut self) -> Result<()> {
         self.answer.clear();
-        ensure!(send(&mut self.stream, &self.request)?, "a request found no room");
+        ensure!(self.wire.send(&self.request)?, "a request found no room");
         Ok(())
     }
 
     /// Returns whether the answer is complete.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<bool> {
-        let Some(len) = receive(&mut self.stream, buffer)? else { return Ok(false) };
+        let Some(len) = self.wire.receive(buffer)? else { return Ok(false) };
         self.answer.extend(&buffer[..len]);
         if !self.answer.ends_with(BODY) {
             ensure!(self.answer.len() < BUFFER, "an answer without an end");

@@ -1,14 +1,8 @@
 //! Messages back and forth on open connections.
 
-use std::net::TcpStream;
-
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{
-    BUFFER, Effort, STUCK, Sample,
-    connection::{receive, send},
-    measure,
-};
+use super::{BUFFER, Effort, STUCK, Sample, measure, wire::Wire};
 use crate::bench::{
     account::Account,
     poll::{Poll, Ready},
@@ -30,7 +24,7 @@ pub struct Echoes {
 }
 
 struct Talk {
-    stream: TcpStream,
+    wire: Wire,
     /// What is sent, and what must come back.
     request: Vec<u8>,
     answer: Vec<u8>,
@@ -40,8 +34,8 @@ struct Talk {
 }
 
 /// Measures closed loops of so many echoes on all the connections.
-pub fn relay(streams: Vec<TcpStream>, effort: &Effort, account: &Account) -> Result<Sample> {
-    let mut echoes = Echoes::start(streams)?;
+pub fn relay(wires: Vec<Wire>, effort: &Effort, account: &Account) -> Result<Sample> {
+    let mut echoes = Echoes::start(wires)?;
     let sample = measure(effort, account, || echoes.turn(true))?;
     echoes.finish()?;
     Ok(sample)
@@ -49,12 +43,12 @@ pub fn relay(streams: Vec<TcpStream>, effort: &Effort, account: &Account) -> Res
 
 impl Echoes {
     /// Sends the first message on each connection.
-    pub fn start(streams: Vec<TcpStream>) -> Result<Self> {
+    pub fn start(wires: Vec<Wire>) -> Result<Self> {
         let poll = Poll::new()?;
-        let mut talks = Vec::with_capacity(streams.len());
-        for (number, stream) in streams.into_iter().enumerate() {
-            poll.readable(&stream, number)?;
-            let mut talk = Talk::new(stream, number);
+        let mut talks = Vec::with_capacity(wires.len());
+        for (number, wire) in wires.into_iter().enumerate() {
+            poll.readable(wire.socket(), number)?;
+            let mut talk = Talk::new(wire, number);
             talk.send()?;
             talks.push(talk);
         }
@@ -80,23 +74,23 @@ impl Echoes {
     }
 
     /// Waits for all the echoes that are still due, and gives the connections back.
-    pub fn finish(mut self) -> Result<Vec<TcpStream>> {
+    pub fn finish(mut self) -> Result<Vec<Wire>> {
         let mut due = self.talks.iter().filter(|talk| talk.come < talk.answer.len()).count() as u64;
         while due > 0 {
             due -= self.turn(false)?;
         }
-        Ok(self.talks.into_iter().map(|talk| talk.stream).collect())
+        Ok(self.talks.into_iter().map(|talk| talk.wire).collect())
     }
 }
 
 impl Talk {
-    fn new(stream: TcpStream, connection: usize) -> Self {
+    fn new(wire: Wire, connection: usize) -> Self {
         let mut payload: Vec<u8> = (0..PAYLOAD).map(|n| (n * 7 + connection) as u8).collect();
         payload[NUMBER..2 * NUMBER].copy_from_slice(&(connection as u64).to_be_bytes());
         payload[..NUMBER].fill(0);
         let (request, answer) = (websocket::masked(&payload, MASK), websocket::plain(&payload));
         let come = answer.len();
-        Self { stream, request, answer, number: 0, come }
+        Self { wire, request, answer, number: 0, come }
     }
 
     fn send(&mut self) -> Result<()> {
@@ -108,13 +102,13 @@ impl Talk {
         for (n, byte) in number.into_iter().enumerate() {
             self.request[at + n] = byte ^ MASK[n % MASK.len()];
         }
-        ensure!(send(&mut self.stream, &self.request)?, "a message found no room");
+        ensure!(self.wire.send(&self.request)?, "a message found no room");
         Ok(())
     }
 
     /// Returns whether the echo is complete.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<bool> {
-        let Some(len) = receive(&mut self.stream, buffer)? else { return Ok(false) };
+        let Some(len) = self.wire.receive(buffer)? else { return Ok(false) };
         let expected = self.answer.get(self.come..self.come + len);
         if expected != Some(&buffer[..len]) {
             bail!("echo {} is wrong from byte {} on", self.number, self.come);

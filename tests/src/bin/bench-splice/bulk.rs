@@ -7,13 +7,13 @@ use std::{
 
 use anyhow::Result;
 use tests::{
-    bench::Spread,
+    bench::{Spread, report::Report},
     pipe::{Dial, Terms},
     seed::seed,
     spliced::{SplicedPlan, SplicedSite, Watch},
 };
 
-use crate::{What, report::Report};
+use crate::What;
 
 /// At a time: one alone would mostly wait on such wires.
 const CONNECTIONS: u64 = 32;
@@ -24,7 +24,7 @@ const LOST: f64 = 1.0;
 const SPLICED: Duration = Duration::from_secs(30);
 const BACKEND_PORT: u16 = 9080;
 
-pub fn measure(bytes: u64, rounds: u32, report: &mut Report) -> Result<()> {
+pub fn measure(bytes: u64, rounds: u32, report: &mut Report<What>) -> Result<()> {
     let site =
         SplicedPlan { wires: true, backends: 1, ..SplicedPlan::new(seed("bulk")) }.build()?;
     // The kernel would merge what it routes, and the wire lose whole bundles where it loses single segments of

@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use tests::bench::{
     Spread,
     load::{self, Effort, Sample},
+    report::Report,
 };
 
 use crate::{
     What,
-    report::Report,
     target::{Running, Target},
 };
 
@@ -20,7 +20,12 @@ pub struct Plan {
     pub seconds: f64,
 }
 
-pub fn measure(targets: &[Target], threads: u32, plan: &Plan, report: &mut Report) -> Result<()> {
+pub fn measure(
+    targets: &[Target],
+    threads: u32,
+    plan: &Plan,
+    report: &mut Report<What>,
+) -> Result<()> {
     let effort =
         Effort { warm_up: Duration::from_millis(300), time: Duration::from_secs_f64(plan.seconds) };
     let start = |target: &Target| Running::start(*target, threads, 1, plan.clients);

@@ -13,12 +13,12 @@ use anyhow::{Context, Result, bail, ensure};
 use tests::bench::{
     Spread,
     load::{self, Entrance},
+    report::Report,
     site::{VIP, VIP_PORT},
 };
 
 use crate::{
     What,
-    report::Report,
     table::{Looker, Stage},
     target::{Running, Target},
 };
@@ -29,7 +29,7 @@ const HANDOVER: &str = "us of a hand-over, at most";
 /// A connection that is not spliced by then never will be.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub fn measure(threads: u32, count: usize, single: usize, report: &mut Report) -> Result<()> {
+pub fn measure(threads: u32, count: usize, single: usize, report: &mut Report<What>) -> Result<()> {
     let running = Running::start(Target::Spliced, threads, 1, count + single)?;
     let edge = running.edge().context("an edge")?;
     let looker = Looker::of(edge)?;
@@ -79,7 +79,7 @@ fn one(
 ) -> Result<(Duration, Option<Duration>)> {
     let streams = load::open(entrance, 1)?;
     let upgraded = Instant::now();
-    let SocketAddr::V4(client) = streams[0].local_addr()? else { bail!("not IPv4") };
+    let SocketAddr::V4(client) = streams[0].socket().local_addr()? else { bail!("not IPv4") };
     let mut held = None;
     loop {
         match looker.stage(client, listener)? {

@@ -7,7 +7,6 @@ mod clients;
 mod echo;
 mod handover;
 mod memory;
-mod report;
 mod table;
 mod target;
 
@@ -16,9 +15,13 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
-use tests::{bench::backend, privilege, process::open_many_files};
+use tests::{
+    bench::{backend, report::Report},
+    privilege,
+    process::open_many_files,
+};
 
-use crate::{report::Report, target::Target};
+use crate::target::Target;
 
 /// Measures spliced connections beside what else could carry them, in turn, on the same processors.
 #[derive(Parser)]

@@ -9,12 +9,12 @@ use anyhow::{Context, Result, ensure};
 use tests::bench::{
     Spread, haproxy,
     load::{self, Echoes},
+    report::Report,
 };
 
 use crate::{
     What,
     clients::{Idle, MOST},
-    report::Report,
     table,
     target::{Running, Target},
 };
@@ -39,7 +39,7 @@ struct Bytes {
     table: f64,
 }
 
-pub fn measure(targets: &[Target], plan: &Plan, report: &mut Report) -> Result<()> {
+pub fn measure(targets: &[Target], plan: &Plan, report: &mut Report<What>) -> Result<()> {
     let ends = samples(Target::Routed, plan)?;
     let ends = Spread::of(ends.iter().map(|it| it.kernel).collect());
     report.number(What::Memory, "bytes of both ends", "routed", ends);

@@ -1,14 +1,15 @@
 //! The numbers, and how they compare with what they must reach.
 
+use std::fmt::Debug;
+
 use anyhow::Result;
 use serde::Serialize;
-use tests::bench::Spread;
 
-use crate::What;
+use super::Spread;
 
 #[derive(Serialize)]
-struct Number {
-    what: What,
+struct Number<W> {
+    what: W,
     unit: &'static str,
     target: &'static str,
     #[serde(flatten)]
@@ -16,8 +17,8 @@ struct Number {
 }
 
 #[derive(Serialize)]
-struct Verdict {
-    what: What,
+struct Verdict<W> {
+    what: W,
     /// Of what it is said.
     about: String,
     value: f64,
@@ -29,14 +30,14 @@ struct Verdict {
 /// `<=` or `>=`, and the value.
 pub type Promise = (&'static str, f64);
 
-/// Prints as it goes, unless it is JSON in the end.
-pub struct Report {
+/// Prints as it goes, unless it is JSON in the end. `W` says what was measured.
+pub struct Report<W> {
     json: bool,
-    numbers: Vec<Number>,
-    verdicts: Vec<Verdict>,
+    numbers: Vec<Number<W>>,
+    verdicts: Vec<Verdict<W>>,
 }
 
-impl Report {
+impl<W: Copy + Debug + PartialEq + Serialize> Report<W> {
     pub fn new(json: bool) -> Self {
         if !json {
             println!(
@@ -47,7 +48,7 @@ impl Report {
         Self { json, numbers: Vec::new(), verdicts: Vec::new() }
     }
 
-    pub fn number(&mut self, what: What, unit: &'static str, target: &'static str, spread: Spread) {
+    pub fn number(&mut self, what: W, unit: &'static str, target: &'static str, spread: Spread) {
         if !self.json {
             println!(
                 "{:<10} {unit:<28} {target:<10} {:>12} {:>12} {:>12}",
@@ -60,7 +61,7 @@ impl Report {
         self.numbers.push(Number { what, unit, target, spread });
     }
 
-    fn median(&self, what: What, unit: &str, target: &str) -> Option<f64> {
+    fn median(&self, what: W, unit: &str, target: &str) -> Option<f64> {
         let mut numbers = self.numbers.iter();
         let found = numbers.find(|it| (it.what, it.unit, it.target) == (what, unit, target));
         found.map(|it| it.spread.median)
@@ -69,7 +70,7 @@ impl Report {
     /// How the first one's median is to the other's. Nothing is said if one was not measured.
     pub fn ratio(
         &mut self,
-        what: What,
+        what: W,
         unit: &'static str,
         [one, other]: [&'static str; 2],
         promise: Option<Promise>,
@@ -80,18 +81,12 @@ impl Report {
     }
 
     /// Whether a median is as promised.
-    pub fn bound(
-        &mut self,
-        what: What,
-        unit: &'static str,
-        target: &'static str,
-        promise: Promise,
-    ) {
+    pub fn bound(&mut self, what: W, unit: &'static str, target: &'static str, promise: Promise) {
         let Some(median) = self.median(what, unit, target) else { return };
         self.verdict(what, format!("{unit}: {target}"), median, Some(promise));
     }
 
-    fn verdict(&mut self, what: What, about: String, value: f64, promise: Option<Promise>) {
+    fn verdict(&mut self, what: W, about: String, value: f64, promise: Option<Promise>) {
         let kept =
             promise.map(|(sign, bound)| if sign == "<=" { value <= bound } else { value >= bound });
         let promise = promise.map(|(sign, bound)| format!("{sign} {bound}"));
