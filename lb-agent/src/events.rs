@@ -102,6 +102,9 @@ impl News {
 /// Some of the events, and which there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
+    /// Whose log it is: another number, another agent.
+    #[serde(default)]
+    pub agent: u64,
     /// The oldest first.
     pub events: Vec<Event>,
     /// Ids of the first and the last that is kept; none as long as nothing has happened.
@@ -110,13 +113,21 @@ pub struct Page {
 }
 
 /// The log. Cheap to clone; all clones are one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Events(Arc<Mutex<Log>>);
 
 #[derive(Debug, Default)]
 struct Log {
+    /// When it began, in milliseconds of Unix time.
+    began: u64,
     kept: VecDeque<Event>,
     last: u64,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Log { began: unix_millis(), ..Log::default() })))
+    }
 }
 
 impl Events {
@@ -156,6 +167,7 @@ impl Log {
             None => self.kept.len().saturating_sub(limit),
         };
         Page {
+            agent: self.began,
             events: self.kept.iter().skip(first).take(limit).cloned().collect(),
             oldest: self.kept.front().map(|event| event.id),
             newest: self.kept.back().map(|event| event.id),

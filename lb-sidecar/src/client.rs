@@ -7,7 +7,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hyper::http::request::Parts;
@@ -20,6 +20,7 @@ use crate::{
     outcome::{Outcome, Reason},
     service::{Plan, Service},
     splice::tcp::Peer,
+    times::Time,
     tls,
     upgrade::Handover,
 };
@@ -42,6 +43,10 @@ pub struct Client {
     pub life: Rc<Life>,
     pub deadline: Deadline,
     timeouts: Cell<Timeouts>,
+    /// When it was let in, until its first answer.
+    accepted: Cell<Option<Instant>>,
+    /// When the request came whose answer is not whole yet.
+    begun: Cell<Option<Instant>>,
     /// A request is being answered.
     pub busy: Cell<bool>,
     /// Something has been read.
@@ -87,6 +92,8 @@ impl Client {
             life,
             deadline: Deadline::new(Wait::Head, timeouts.head),
             timeouts: Cell::new(timeouts),
+            accepted: Cell::new(Some(Instant::now())),
+            begun: Cell::new(None),
             busy: Cell::new(false),
             heard: Cell::new(false),
             unread: Cell::new(false),
@@ -112,6 +119,8 @@ impl Client {
             life: self.life.clone(),
             deadline: Deadline::new(Wait::Response, self.timeouts().response),
             timeouts: self.timeouts.clone(),
+            accepted: Cell::new(self.accepted.take()),
+            begun: Cell::new(None),
             busy: Cell::new(false),
             heard: Cell::new(true),
             unread: Cell::new(false),
@@ -136,6 +145,7 @@ impl Client {
     /// A request has come in.
     pub fn begin(&self, plan: &Plan, head: &Parts) {
         self.timeouts.set(Timeouts::of(plan));
+        self.begun.set(Some(Instant::now()));
         self.busy.set(true);
         self.body_failed.set(None);
         if self.lines.is_some() {
@@ -164,8 +174,22 @@ impl Client {
         }
     }
 
+    /// The head of the answer is on its way; of an upgrade, that is all.
+    pub fn answers(&self, upgraded: bool) {
+        let times = &self.service.times;
+        if let Some(accepted) = self.accepted.take() {
+            times.took(Time::ClientHandshake, accepted.elapsed());
+        }
+        if upgraded && let Some(begun) = self.begun.take() {
+            times.took(Time::Request, begun.elapsed());
+        }
+    }
+
     /// All of the answer is on its way.
     pub fn answered(&self) {
+        if let Some(begun) = self.begun.take() {
+            self.service.times.took(Time::Request, begun.elapsed());
+        }
         self.busy.set(false);
         self.write_entry();
         self.deadline.set(Wait::Idle, self.timeouts.get().keep_alive);

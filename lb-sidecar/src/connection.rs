@@ -29,18 +29,18 @@ use hyper::{
 use tokio::{net::TcpStream, time::sleep_until};
 
 use crate::{
+    admission::admit,
     body::{RequestBody, ResponseBody},
     client::Client,
     deadline::{Deadline, Wait},
     exchange,
-    farewell::{End, finish, reset},
+    farewell::{End, finish},
     framing::{Guarded, Limits},
     http2,
     life::{Life, Open},
-    limits::{self, Place, sources::Permit},
     outcome::Outcome,
     passthrough,
-    proxy_protocol::{self, Ends},
+    proxy_protocol::Ends,
     secure,
     service::{Plan, Service},
     shortcut,
@@ -153,46 +153,6 @@ async fn serve_http1(
             finish(end, parts.io.guarded, &client).await;
         }
     }
-}
-
-/// Learns who a client is and whether it may stay; whoever may not is reset.
-async fn admit(
-    stream: &TcpStream,
-    ends: Ends,
-    service: &Rc<Service>,
-    plan: &Plan,
-) -> Option<(Ends, Place, Option<Permit>)> {
-    let admitted = match plan.settings.proxy_protocol.accept.is_empty() {
-        true => limits::place(service)
-            .and_then(|place| Ok((ends, place, limits::admit(service, ends.peer)?))),
-        // Boxed: few need the room, and all connections would have it.
-        false => Box::pin(introduced(stream, ends, service, plan)).await,
-    };
-    admitted
-        .inspect_err(|outcome| {
-            service.count(*outcome);
-            reset(stream);
-        })
-        .ok()
-}
-
-/// The same where proxies are to name their clients. A connection counts for its service from the beginning, and for its
-/// source as soon as that is known: of a proxy with its header, which may have any number on the way, of everybody else at
-/// once.
-async fn introduced(
-    stream: &TcpStream,
-    ends: Ends,
-    service: &Rc<Service>,
-    plan: &Plan,
-) -> Result<(Ends, Place, Option<Permit>), Outcome> {
-    let place = limits::place(service)?;
-    if plan.proxies.contains(ends.peer.ip()) {
-        let ends = proxy_protocol::named(stream, ends, plan).await?;
-        return Ok((ends, place, limits::admit(service, ends.peer)?));
-    }
-    let permit = limits::admit(service, ends.peer)?;
-    proxy_protocol::unnamed(stream, plan).await?;
-    Ok((ends, place, permit))
 }
 
 /// Waits until the client has said something, or nothing is to be heard any more.

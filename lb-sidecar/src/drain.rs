@@ -15,8 +15,34 @@ use crate::{
     settings::State,
 };
 
-/// How far a drain that was late may be made up for: a twentieth of a second's share at most comes at once.
-const CATCH_UP: Duration = Duration::from_millis(50);
+/// What comes at once after a delay: a fortieth of a second's share at most.
+const AT_ONCE: Duration = Duration::from_millis(25);
+
+/// How much faster it goes until a longer delay is made up for: with what comes at once, a second never has a tenth more than
+/// its share.
+const FASTER: f64 = 1.05;
+
+/// When the next relay may be closed.
+struct Pacer {
+    /// By the rate alone.
+    due: Instant,
+    /// By what has just been closed.
+    earliest: Instant,
+}
+
+impl Pacer {
+    fn new(now: Instant) -> Self {
+        Self { due: now, earliest: now }
+    }
+
+    /// After one was closed, at so many a second.
+    fn next(&mut self, rate: u32, now: Instant) -> Instant {
+        let step = Duration::from_secs(1) / rate.max(1);
+        self.due += step;
+        self.earliest = (self.earliest + step.div_f64(FASTER)).max(now - AT_ONCE);
+        self.due.max(self.earliest)
+    }
+}
 
 /// Begins to close what is to be closed, if there is any and it is not being done.
 pub fn pace(service: &Rc<Service>, life: &Rc<Life>) {
@@ -26,14 +52,11 @@ pub fn pace(service: &Rc<Service>, life: &Rc<Life>) {
     service.pacing.set(true);
     let (service, life) = (service.clone(), life.clone());
     tokio::task::spawn_local(async move {
-        let mut due = Instant::now();
+        let mut pacer = Pacer::new(Instant::now());
         loop {
             // The pace may be changed on the way.
-            let rate = service.plan().settings.drain.rate.max(1);
-            due += Duration::from_secs(1) / rate;
-            // Timers come late, which would make a high rate a lower one. What was missed for longer stays so.
-            due = due.max(Instant::now() - CATCH_UP);
-            sleep_until(due).await;
+            let rate = service.plan().settings.drain.rate;
+            sleep_until(pacer.next(rate, Instant::now())).await;
             if !close_one(&service, &life) {
                 break;
             }
@@ -53,4 +76,51 @@ fn close_one(service: &Service, life: &Life) -> bool {
 /// Whether the time is over that its own clients had.
 fn is_drained(backend: &Backend, now: u64) -> bool {
     matches!(backend.state(), State::Draining { until } if until <= now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When relays are closed by a worker that is late by what `late` says at each time; in seconds.
+    fn closed(count: u32, rate: u32, late: impl Fn(f64) -> f64) -> Vec<f64> {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(start);
+        let mut now = start;
+        let mut times = vec![0.0];
+        for _ in 1..count {
+            let due = pacer.next(rate, now).max(now);
+            let late = late((due - start).as_secs_f64());
+            now = due + Duration::from_secs_f64(late);
+            times.push((now - start).as_secs_f64());
+        }
+        times
+    }
+
+    fn most_in_a_second(times: &[f64]) -> usize {
+        let until = |from: f64| times.partition_point(|it| *it < from + 1.0);
+        times.iter().enumerate().map(|(n, from)| until(*from) - n).max().unwrap()
+    }
+
+    #[test]
+    fn a_busy_worker_keeps_its_rate_and_never_goes_much_faster() {
+        let moments =
+            |every: f64, long: f64| move |at: f64| if at % every < 0.004 { long } else { 0.0 };
+        let cases: [(&str, Box<dyn Fn(f64) -> f64>); 4] = [
+            ("on time", Box::new(|_| 0.0)),
+            ("timers of a millisecond", Box::new(|_| 0.001)),
+            ("100 ms away every 3 s", Box::new(moments(3.0, 0.1))),
+            (
+                "once half a second away",
+                Box::new(|at| if (5.0..5.004).contains(&at) { 0.5 } else { 0.0 }),
+            ),
+        ];
+        for (name, late) in cases {
+            let times = closed(5_000, 250, late);
+            let took = times.last().unwrap();
+            assert!((19.9..20.4).contains(took), "{name}: {took}");
+            let most = most_in_a_second(&times);
+            assert!(most <= 275, "{name}: {most}");
+        }
+    }
 }

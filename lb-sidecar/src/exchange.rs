@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Poll,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use hyper::{
@@ -35,6 +35,7 @@ use crate::{
     settings::{SendProxy, Share},
     splice::{Splicing, tcp::Peer},
     stream::Stream,
+    times::Time,
     tls, upgrade,
     upstream::{Connected, Sender, connect},
 };
@@ -103,6 +104,7 @@ pub async fn answer(
         entry.upgraded = upgraded;
     });
     client.service.count(Outcome::of_status(status));
+    client.answers(upgraded);
     if asks_upgrade && !upgraded {
         // What follows the head may be of the other protocol.
         client.leave_unread();
@@ -244,6 +246,7 @@ impl Exchange<'_> {
     ) -> Result<Connected<Stream>, Outcome> {
         let deadline = &self.client.deadline;
         deadline.set(Wait::Connect, self.client.timeouts().connect);
+        let begun = Instant::now();
         let Splicing { flows, ports, .. } = &*self.client.service.splicing;
         let connecting =
             pin!(connect(backend.address(), &self.plan.sources, (flows, ports), fitting));
@@ -265,6 +268,9 @@ impl Exchange<'_> {
             Err(outcome) => Err(outcome),
         };
         backend.connects.note(stream.is_ok());
+        if stream.is_ok() {
+            self.client.service.times.took(Time::BackendConnect, begun.elapsed());
+        }
         Ok(Connected { stream: stream?, port_is_checked })
     }
 
@@ -391,6 +397,7 @@ impl Exchange<'_> {
         } else {
             client.deadline.set(Wait::Response, client.timeouts().response);
         }
+        let begun = Instant::now();
         let mut answer = pin!(sender.try_send_request(request));
         let answer = loop {
             match (self.in_time(answer.as_mut()).await, gate) {
@@ -412,6 +419,7 @@ impl Exchange<'_> {
         match answer {
             Ok(response) => {
                 backend.answers.note(!response.status().is_server_error());
+                client.service.times.took(Time::BackendAnswer, begun.elapsed());
                 Ok((sender, response))
             }
             Err(mut failed) => {

@@ -26,9 +26,11 @@ pub mod session;
 pub mod settings;
 pub mod splice;
 pub mod stream;
+pub mod times;
 pub mod tls;
 pub mod worker;
 
+mod admission;
 mod body;
 mod client;
 mod connection;

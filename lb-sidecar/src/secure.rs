@@ -1,6 +1,6 @@
 //! TLS with a client, before anything of HTTP: the handshake, in its time, and what becomes of one that fails.
 
-use std::{future::poll_fn, pin::pin, task::Poll};
+use std::{future::poll_fn, pin::pin, task::Poll, time::Instant};
 
 use tokio::{net::TcpStream, time::sleep_until};
 
@@ -12,6 +12,7 @@ use crate::{
     response,
     service::Plan,
     stream::Stream,
+    times::Time,
     tls::{self, Failed},
 };
 
@@ -26,6 +27,7 @@ pub async fn secured(socket: TcpStream, client: &Client, plan: &Plan) -> Option<
         return None;
     };
     client.deadline.set(Wait::Tls, told.handshake_timeout);
+    let begun = Instant::now();
     // Boxed: it is short, and the connection is long.
     match in_time(Box::pin(tls::accept(socket, config, Vec::new())), client).await {
         None => {
@@ -35,6 +37,7 @@ pub async fn secured(socket: TcpStream, client: &Client, plan: &Plan) -> Option<
         Some(Ok((stream, name))) => {
             let info = tls::info(stream.session(), name);
             service.count(Outcome::TlsHandshake);
+            service.times.took(Time::TlsHandshake, begun.elapsed());
             if info.resumed {
                 service.count(Outcome::TlsResumed);
             }

@@ -21,6 +21,7 @@ use crate::{
     routing::Routes,
     settings::{self, DEFAULT_POOL, Settings},
     splice::Splicing,
+    times::Times,
     tls,
     upstream::{Kept, Sources},
 };
@@ -151,6 +152,7 @@ pub struct Service {
     pub pool: Rc<Pool>,
     pub kept: Rc<Kept>,
     pub outcomes: Rc<Outcomes>,
+    pub times: Times,
     pub splicing: Rc<Splicing>,
     /// Client connections, relayed ones included.
     pub connections: Cell<u64>,
@@ -175,6 +177,7 @@ impl Service {
             pool: Pool::new(settings, service),
             kept: Rc::new(Kept::new(service.http.pool)),
             outcomes: Rc::default(),
+            times: Times::default(),
             splicing: Rc::clone(splicing),
             connections: Cell::new(0),
             relays: Rc::default(),
@@ -229,6 +232,7 @@ impl Service {
                 })
                 .collect(),
             routes: self.plan().report(),
+            times: self.times.report(),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 mod replay;
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc, time};
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::{
@@ -28,6 +28,7 @@ use crate::{
     pool::{Backend, Lease},
     relay::{self, End, Means, Options, Side},
     stream::Stream,
+    times::Time,
     upstream::Connected,
 };
 use replay::Replay;
@@ -77,7 +78,12 @@ pub async fn handshake(
             Err(outcome) => outcome,
             Ok(Connected { stream, port_is_checked }) => {
                 to.client.deadline.set(Wait::Response, to.client.timeouts().response);
-                match to.in_time(ask(stream, &request)).await {
+                let begun = time::Instant::now();
+                let answer = to.in_time(ask(stream, &request)).await;
+                if let Ok(Answer::Switched(..) | Answer::Other(..)) = &answer {
+                    service.times.took(Time::BackendAnswer, begun.elapsed());
+                }
+                match answer {
                     Err(_) => {
                         refuses(&picked.backend);
                         return Err(Outcome::ResponseTimeout.into());

@@ -15,7 +15,7 @@ async fn said(program: &str, args: &[&str]) -> String {
     let mut command = Command::new(program);
     let output = timeout(LONG, command.args(args).kill_on_drop(true).output());
     let output = output.await.expect("it ends").unwrap_or_else(|error| {
-        panic!("{program}: {error}; the feature `clients` wants curl and node")
+        panic!("{program}: {error}; the feature `web` wants curl and node")
     });
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));

@@ -6,6 +6,7 @@
 //! its name ([`owner`]), goes away on drop, and is swept by the next run when its owner was killed.
 
 pub mod bench;
+pub mod browser;
 pub mod chat;
 pub mod dataplane;
 pub mod edge;

@@ -62,7 +62,7 @@ fn passing(what: &str) -> Passing {
         let up = |it: &tests::edge::Status| it.is_up(name, &server_name(2));
         site.edge.wait_for("the rooms are up", SOON, up).unwrap();
     }
-    Passing { site, authority, _fronts: fronts, scratch: scratch }
+    Passing { site, authority, _fronts: fronts, scratch }
 }
 
 #[test]

@@ -28,6 +28,8 @@ const TLS: [Package; 4] = [
     program("haproxy", "haproxy"),
     program("nghttp2-client", "h2load"),
 ];
+/// What networks are made with.
+const NETWORKS: [Package; 2] = [program("iproute2", "ip"), program("ethtool", "ethtool")];
 
 pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
     let metadata = Metadata::own(&workspace::root().join("Cargo.toml"))?;
@@ -51,6 +53,7 @@ pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
         "l7" => provision::packages("this benchmark", &L7)?,
         "splice" => provision::packages("this benchmark", &SPLICE)?,
         "tls" => provision::packages("this benchmark", &TLS)?,
+        "dashboard" => provision::packages("this benchmark", &NETWORKS)?,
         _ => {}
     }
     let binaries = build::build(Profile::Release)?;

@@ -19,6 +19,11 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const AGENT: &str = "usr/sbin/lb-agent";
 const EXAMPLE: &str = "usr/share/doc/sluice/examples/edge.example.toml";
 
+/// A dashboard, alerts and their test, below [`SHARED`] as below `packaging`.
+const MONITORING: [&str; 3] =
+    ["grafana/sluice.json", "prometheus/sluice.rules.yml", "prometheus/sluice.rules.test.yml"];
+const SHARED: &str = "usr/share/sluice";
+
 pub fn dist() -> Result<()> {
     let binaries = build::build(Profile::Release)?;
     let dist = workspace::root().join("target/dist");
@@ -49,6 +54,9 @@ fn fill(stage: &Path, agent: &Path) -> Result<()> {
     let unit = "usr/lib/systemd/system/sluice.service";
     copy(&root.join("packaging/sluice.service"), &stage.join(unit), 0o644)?;
     copy(&root.join("edge.example.toml"), &stage.join(EXAMPLE), 0o644)?;
+    for file in MONITORING {
+        copy(&root.join("packaging").join(file), &stage.join(SHARED).join(file), 0o644)?;
+    }
     copy(&root.join("LICENSE"), &stage.join("usr/share/doc/sluice/copyright"), 0o644)?;
     for entry in fs::read_dir(root.join("docs"))? {
         let path = entry?.path();
@@ -105,6 +113,8 @@ fn try_out(package: &Path, root: &Path) -> Result<()> {
         "usr/share/man/man8/lb-agent.8",
         "usr/share/man/man8/lb-agent-drain.8",
         "usr/share/bash-completion/completions/lb-agent",
+        "usr/share/sluice/grafana/sluice.json",
+        "usr/share/sluice/prometheus/sluice.rules.yml",
     ] {
         let length = fs::metadata(root.join(file)).map(|it| it.len()).unwrap_or(0);
         ensure!(length > 0, "{file} is not in the package, or empty");

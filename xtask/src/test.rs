@@ -1,7 +1,8 @@
 //! `cargo xtask test`: every tier of tests, in the order in which a failure is cheapest to understand.
 //!
 //! A package with tests that need root has a feature `privileged` for them. Such a package is tested once, with the
-//! feature where there is root and without where there is none.
+//! feature where there is root and without where there is none. With `--full` it is tested with its feature `web`, too,
+//! if it has one.
 
 use std::{process::Command, time::Instant};
 
@@ -18,10 +19,15 @@ use crate::{
 const FEATURE: &str = "privileged";
 
 /// In the order of testing.
-const PRIVILEGED: [&str; 2] = ["lb-agent", "tests"];
+const PRIVILEGED: [&str; 3] = ["lb-sidecar", "lb-agent", "tests"];
 
-/// What the namespaces are made with.
-const PACKAGES: &[Package] = &[program("iproute2", "ip"), program("ethtool", "ethtool")];
+/// What the namespaces are made with, and what is a client also without `--full`.
+const PACKAGES: &[Package] = &[
+    program("iproute2", "ip"),
+    program("ethtool", "ethtool"),
+    program("curl", "curl"),
+    program("openssl", "openssl"),
+];
 
 pub struct Options {
     pub full: bool,
@@ -52,8 +58,9 @@ pub fn test(options: &Options) -> Result<()> {
             web::install()?;
         }
     }
+    let metadata = Metadata::own(&workspace::root().join("Cargo.toml"))?;
     let privileged = match privilege {
-        Privilege::Root => privileged_packages()?,
+        Privilege::Root => privileged_packages(&metadata),
         Privilege::Host => Vec::new(),
     };
     let mut host = cargo_test(options);
@@ -65,12 +72,15 @@ pub fn test(options: &Options) -> Result<()> {
     for package in privileged {
         let mut command = cargo_test(options);
         command.args(["--package", package, "--features", FEATURE]);
-        if package == "tests" {
+        if metadata.has_feature(package, web::FEATURE) {
             if options.full {
                 command.args(["--features", web::FEATURE]);
             } else {
-                process::step("test", "skipped", "clients from npm, PyPI and Debian: --full");
+                let what = format!("{package}: clients from npm, PyPI and Debian: --full");
+                process::step("test", "skipped", &what);
             }
+        }
+        if package == "tests" {
             command.args(["--", &format!("--test-threads={}", options.threads)]);
         }
         tiers.push(run(package, command)?);
@@ -108,8 +118,7 @@ fn privilege(root: bool, ci: bool, unprivileged: bool) -> Result<Privilege> {
     }
 }
 
-fn privileged_packages() -> Result<Vec<&'static str>> {
-    let metadata = Metadata::own(&workspace::root().join("Cargo.toml"))?;
+fn privileged_packages(metadata: &Metadata) -> Vec<&'static str> {
     let (with, without): (Vec<_>, Vec<_>) =
         PRIVILEGED.into_iter().partition(|package| metadata.has_feature(package, FEATURE));
     for package in without {
@@ -119,7 +128,7 @@ fn privileged_packages() -> Result<Vec<&'static str>> {
             &format!("{package} has no feature `{FEATURE}`: host tests only"),
         );
     }
-    Ok(with)
+    with
 }
 
 fn cargo_test(options: &Options) -> Command {

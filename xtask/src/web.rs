@@ -26,6 +26,7 @@ const PROGRAMS: &[Package] = &[
     program("python3-pip", "pip3"),
     program("curl", "curl"),
     program("chromium", "chromium"),
+    program("prometheus", "promtool"),
 ];
 
 /// Sees to it that everything is there, in the versions of today's files.

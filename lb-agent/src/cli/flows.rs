@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write},
+    io::{self, BufWriter, Write},
     net::{IpAddr, SocketAddr},
 };
 
@@ -181,12 +181,13 @@ fn joined<T: ToString>(things: impl Iterator<Item = T>) -> String {
 }
 
 fn print(rows: &[Listed], names: &Names, as_json: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    // Standard output alone would make a system call of each line.
+    let mut out = BufWriter::new(io::stdout().lock());
     if as_json {
         for row in rows {
             writeln!(out, "{}", json_row(row, names))?;
         }
-        return Ok(());
+        return out.flush();
     }
     writeln!(
         out,
@@ -216,7 +217,7 @@ fn print(rows: &[Listed], names: &Names, as_json: bool) -> io::Result<()> {
             row.to_client.map_or_else(|| "-".to_owned(), |(_, bytes)| format!("{bytes}B")),
         )?;
     }
-    Ok(())
+    out.flush()
 }
 
 fn json_row(row: &Listed, names: &Names) -> serde_json::Value {

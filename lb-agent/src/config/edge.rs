@@ -28,6 +28,7 @@ pub(super) static EDGE: Section = Section {
         "tables",
         "sidecar",
         "admin_token_file",
+        "admin_hosts",
         "zone",
         "access",
     ],
@@ -71,6 +72,8 @@ pub struct Edge {
     pub sidecar: Sidecar,
     /// The file with the token that allows changes over [`Edge::admin`]; without one they need the Unix socket.
     pub admin_token_file: Option<PathBuf>,
+    /// Names, in lower case, by which browsers may call [`Edge::admin`], beside those that nobody else can own.
+    pub admin_hosts: Vec<String>,
     /// Where the host stands: 1 to 63 of `A-Za-z0-9._-`.
     pub zone: Option<String>,
     /// Who may send to any service.
@@ -163,6 +166,7 @@ pub(super) fn read(reader: &Reader<'_>, problems: &Problems<'_>) -> ReadEdge {
         admin_token_file: reader
             .field("admin_token_file")
             .and_then(|field| address::absolute_path(&field, r#""/etc/sluice/admin.token""#)),
+        admin_hosts: admin_hosts(reader, problems),
         zone: reader.field("zone").and_then(|field| address::name(&field, "._-", r#""rack-1""#)),
         access: access::read(&reader.table_or_empty("access", &EDGE_ACCESS), problems),
     };
@@ -276,4 +280,29 @@ fn admin(reader: &Reader<'_>, problems: &Problems<'_>) -> SocketAddr {
         problems.warn(&field.place, what, format!("write {EXAMPLE}, or let a firewall guard it"));
     }
     address
+}
+
+fn admin_hosts(reader: &Reader<'_>, problems: &Problems<'_>) -> Vec<String> {
+    const EXAMPLE: &str = r#""edge-1.example.com""#;
+    let Some(field) = reader.field("admin_hosts") else {
+        return Vec::new();
+    };
+    let elements = field.elements(16, r#"["edge-1.example.com"]"#).unwrap_or_default();
+    let mut unique = Unique::new(problems);
+    let names = elements.iter().filter_map(|element| {
+        let name = element.string(EXAMPLE)?.to_ascii_lowercase();
+        if !is_host_name(&name) {
+            let remedy = format!("write a name without a port and a scheme, e.g. {EXAMPLE}");
+            element.refuse("is not a host name", remedy);
+            return None;
+        }
+        unique.insert(name.clone(), &element.place, "remove it").then_some(name)
+    });
+    names.collect()
+}
+
+/// RFC 1123, section 2.1, and underscores, which some networks have.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| address::is_name(label, "_-") && !label.starts_with('-');
+    name.len() <= 253 && name.split('.').all(label)
 }

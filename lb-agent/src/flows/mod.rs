@@ -14,5 +14,5 @@ pub mod table;
 pub use aging::{Doom, Policy, Renewed, ResetOrder, Rst, Verdict};
 pub use ended::{Ended, How};
 pub use pacer::{Pacer, Paces};
-pub use sweep::{Census, Resets, Step, Sweeper};
+pub use sweep::{Census, Load, Resets, Step, Sweeper};
 pub use table::{FlowTable, KernelTable};

@@ -45,9 +45,55 @@ pub struct Census {
     /// Connections that have not been noted for a reset, for want of room.
     pub deferred: u64,
     /// Of each backend that some entry names.
-    backends: BTreeMap<u16, u32>,
-    connections: BTreeMap<u16, u32>,
-    spliced: BTreeMap<u16, u32>,
+    backends: BTreeMap<u16, Load>,
+}
+
+/// Connections of a backend by how far they have come, in a table or in several. What one side has closed is still open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Forwarded by XDP, and under way to be established.
+    pub handshakes: u32,
+    /// Established and forwarded by XDP.
+    pub open: u32,
+    /// The same, and over: all that is left is to forget them.
+    pub closing: u32,
+    /// Spliced, and open.
+    pub spliced: u32,
+    /// Spliced, and over.
+    pub spliced_closing: u32,
+}
+
+impl Load {
+    /// All but handshakes.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.open + self.closing + self.spliced + self.spliced_closing
+    }
+
+    fn count<A: Addr>(&mut self, entry: &Entry<A>) {
+        // What is held is still the sidecar's.
+        if !entry.is_clients() || entry.is_held() {
+            return;
+        }
+        let spliced = entry.flow.forward == forward::SPLICE;
+        *match (entry.stage, spliced, entry.flow.is_closing()) {
+            (Stage::HalfOpen, _, _) => &mut self.handshakes,
+            (_, false, false) => &mut self.open,
+            (_, false, true) => &mut self.closing,
+            (_, true, false) => &mut self.spliced,
+            (_, true, true) => &mut self.spliced_closing,
+        } += 1;
+    }
+}
+
+impl AddAssign for Load {
+    fn add_assign(&mut self, other: Self) {
+        self.handshakes += other.handshakes;
+        self.open += other.open;
+        self.closing += other.closing;
+        self.spliced += other.spliced;
+        self.spliced_closing += other.spliced_closing;
+    }
 }
 
 impl Census {
@@ -64,12 +110,17 @@ impl Census {
 
     /// Connections of this backend; handshakes under way are none.
     pub fn connections(&self, backend: u16) -> u32 {
-        self.connections.get(&backend).copied().unwrap_or(0)
+        self.load(backend).connections()
     }
 
     /// Those of its connections that are spliced, and that their ends have not closed: load.
     pub fn spliced(&self, backend: u16) -> u32 {
-        self.spliced.get(&backend).copied().unwrap_or(0)
+        self.load(backend).spliced
+    }
+
+    /// All of it.
+    pub fn load(&self, backend: u16) -> Load {
+        self.backends.get(&backend).copied().unwrap_or_default()
     }
 
     fn count<A: Addr>(&mut self, entry: &Entry<A>) {
@@ -77,14 +128,7 @@ impl Census {
         if entry.is_note() {
             return;
         }
-        *self.backends.entry(entry.flow.backend).or_default() += 1;
-        // What is held is still the sidecar's.
-        if entry.is_clients() && entry.stage != Stage::HalfOpen && !entry.is_held() {
-            *self.connections.entry(entry.flow.backend).or_default() += 1;
-            if entry.flow.forward == forward::SPLICE && !entry.flow.is_closing() {
-                *self.spliced.entry(entry.flow.backend).or_default() += 1;
-            }
-        }
+        self.backends.entry(entry.flow.backend).or_default().count(entry);
     }
 }
 

@@ -4,11 +4,12 @@
 //! Check (spec) -> Runner: one task per target -> Prober (tcp, http, websocket) -> Judge -> HealthEvent
 //! ```
 //!
-//! The [`Judge`], [`effective_weight`] and [`outlier`] are pure. The [`Prober`] is the only part that opens sockets, always
+//! The [`Judge`], [`effective_weight`], [`history`] and [`outlier`] are pure. The [`Prober`] is the only part that opens sockets, always
 //! through [`SourcePorts`]. Nothing here knows BPF maps, pools or what a transition leads to: whoever reads
 //! the events decides that.
 
 mod failure;
+pub mod history;
 mod judge;
 pub mod outlier;
 mod probe;

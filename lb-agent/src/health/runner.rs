@@ -22,7 +22,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{failure::Failure, judge::State, probe::Prober, spec::Check};
+use super::{failure::Failure, history::History, judge::State, probe::Prober, spec::Check};
 
 /// Names a target: the same backend in two services is checked for each of them, and one that moves to another
 /// address is another.
@@ -83,6 +83,8 @@ pub struct Status {
     pub failures: u64,
     /// Probes that were due while an earlier one still ran.
     pub overlaps: u64,
+    /// How the last probes ended.
+    pub history: History,
 }
 
 /// How a probe ended.
@@ -223,6 +225,7 @@ impl Status {
             probes: 0,
             failures: 0,
             overlaps: 0,
+            history: History::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The task that owns all state: one event after the other, each brings the maps to what they should hold.
 
-use std::{collections::BTreeSet, io, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, net::IpAddr, path::PathBuf, sync::Arc, time::SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use lb_sidecar::settings::CookieKey;
@@ -91,6 +91,8 @@ pub struct Agent {
     pub(super) alarms: Alarms,
     /// Number of configurations taken over; of [`Roster::generation`], too, since only they take backends away.
     pub(super) generation: u64,
+    /// When the last of them was.
+    pub(super) taken: Option<SystemTime>,
     pub(super) refused: Option<Refused>,
     pub(super) retry_at: Option<Instant>,
     /// When a drain is over that has time left.
@@ -350,6 +352,7 @@ impl Agent {
             program_id: self.plane.loaded.program_id(),
             adopted: self.plane.loaded.adopted(),
             config_generation: self.generation,
+            config_taken: self.taken,
             config_refused: self.refused.as_ref().map(ToString::to_string),
             interfaces: self.interfaces.clone(),
             services: Arc::clone(&self.shown),

@@ -44,6 +44,7 @@ pub mod status;
 mod sweeper;
 mod takeover;
 mod view;
+mod view_flows;
 mod view_l7;
 mod why;
 

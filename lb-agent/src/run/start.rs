@@ -97,7 +97,7 @@ pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agen
     let edge = &config.edge;
     let view = View::new(&edge.name);
     let (asker, asks) = mpsc::channel(ASKS);
-    let state = admin::State { view: view.clone(), asks: asker };
+    let state = admin::State { view: view.clone(), asks: asker, feed: Default::default() };
     let local = admin::Local::serve(&directory, state.clone())?;
     let server = admin::bind(edge.admin)?.serve(state)?;
     tracing::info!(edge = edge.name, admin = %server.address, "starting");
@@ -165,6 +165,7 @@ async fn bring_up(
         punts: None,
         alarms,
         generation: 0,
+        taken: None,
         refused: None,
         retry_at: None,
         drain_at: None,

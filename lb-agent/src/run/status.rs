@@ -20,12 +20,18 @@ pub struct Status {
     pub draining: Option<Draining>,
     /// Since the agent started.
     pub uptime_seconds: u64,
+    /// When it did, in seconds of Unix time.
+    #[serde(default)]
+    pub started: u64,
     /// Id of the XDP program.
     pub program_id: u32,
     /// Whether the maps were those of an earlier agent.
     pub adopted: bool,
     /// How many configurations were taken over since the start, the first included.
     pub config_generation: u64,
+    /// When the one in force was taken over, in seconds of Unix time; 0 before the first.
+    #[serde(default)]
+    pub config_taken: u64,
     /// Why the last change of the file was refused, if it was: the edge runs with the configuration before.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub config_refused: Option<String>,
@@ -155,6 +161,13 @@ pub struct Service {
     /// How spliced connections have ended since the agent's start, by the access log's `ended_by`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub ended: BTreeMap<String, u64>,
+    /// Connections now by their path (`l4`, `http`, `relay`, `splice`) and state (`handshake`, `open`, `closing`); of the
+    /// flow tables, as of the last walk through them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub flows: BTreeMap<String, BTreeMap<String, u64>>,
+    /// How long things took in the sidecar, by the labels of its times.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub times: BTreeMap<String, Histogram>,
     /// What became of packets; of an l7 service, also of connections and requests.
     pub outcomes: Outcomes,
     pub backends: Vec<Backend>,
@@ -261,6 +274,9 @@ pub struct Health {
     pub last: Option<LastProbe>,
     pub probes: u64,
     pub failures: u64,
+    /// The last probes, the oldest first, a character each: `x` failed; `0` to `9` by how long it took.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub history: String,
 }
 
 /// How a probe ended.

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     bpf::{PinDir, sys::now_ticks},
     flows::{
-        Census, KernelTable, Paces, ResetOrder, Resets, Step, Sweeper,
+        Census, KernelTable, Load, Paces, ResetOrder, Resets, Step, Sweeper,
         pacer::BURSTS_PER_SECOND,
         table::{self, Family, Position, Value},
     },
@@ -51,6 +51,8 @@ pub struct Report {
     pub connections: BTreeMap<u16, u64>,
     /// Those of them that are spliced, without what is over.
     pub spliced: BTreeMap<u16, u64>,
+    /// All of these by how far they have come, and handshakes.
+    pub loads: BTreeMap<u16, Load>,
     /// How spliced connections have ended since the agent started.
     pub ended: Counts,
     /// Entries of `FLOWS4` and `FLOWS6`.
@@ -397,6 +399,7 @@ impl Report {
         for id in census.referenced() {
             *self.connections.entry(id).or_default() += u64::from(census.connections(id));
             *self.spliced.entry(id).or_default() += u64::from(census.spliced(id));
+            *self.loads.entry(id).or_default() += census.load(id);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! From one configuration to the next under running traffic: all of it, or none.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use anyhow::Result;
 use tokio::{task::block_in_place, time::Instant};
@@ -31,6 +31,7 @@ impl Agent {
         });
         self.parts.config = config;
         self.generation += 1;
+        self.taken = Some(SystemTime::now());
     }
 
     /// Reads the file anew. Whatever is wrong with it changes nothing.

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Result;
@@ -29,6 +30,7 @@ use super::{
         Table, Traffic,
     },
     sweeper::Report,
+    view_flows,
     view_l7::{self, Drain, L7Picture},
     why::{Around, why},
 };
@@ -53,6 +55,7 @@ pub struct View(Arc<Shared>);
 
 struct Shared {
     start: Instant,
+    started: SystemTime,
     edge: String,
     ready: AtomicBool,
     events: Events,
@@ -65,6 +68,7 @@ pub struct Picture {
     pub program_id: u32,
     pub adopted: bool,
     pub config_generation: u64,
+    pub config_taken: Option<SystemTime>,
     pub config_refused: Option<String>,
     pub interfaces: interfaces::Interfaces,
     pub services: Arc<Vec<ServicePicture>>,
@@ -116,6 +120,10 @@ pub struct ServicePicture {
     pub draining: Vec<Option<u64>>,
 }
 
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 fn certificate(expiry: &Expiry) -> Certificate {
     Certificate {
         service: expiry.service.clone(),
@@ -130,6 +138,7 @@ impl View {
     pub fn new(edge: &str) -> Self {
         Self(Arc::new(Shared {
             start: Instant::now(),
+            started: SystemTime::now(),
             edge: edge.to_owned(),
             ready: AtomicBool::new(false),
             events: Events::default(),
@@ -182,9 +191,11 @@ impl View {
             ready: self.is_ready(),
             draining: picture.drain.map(|drain| view_l7::draining(drain, &picture.sidecar)),
             uptime_seconds: self.0.start.elapsed().as_secs(),
+            started: unix_seconds(self.0.started),
             program_id: picture.program_id,
             adopted: picture.adopted,
             config_generation: picture.config_generation,
+            config_taken: picture.config_taken.map_or(0, unix_seconds),
             config_refused: picture.config_refused.clone(),
             interfaces: picture.interfaces.iter().map(interface).collect(),
             services: Vec::new(),
@@ -204,6 +215,7 @@ impl View {
         for service in picture.l7.iter() {
             let mut shown = view_l7::service_status(service, &picture.sidecar, &health);
             add_traffic(&mut shown, &counters)?;
+            view_flows::of_l7(&mut shown, &report.loads);
             let ended = report.ended.get(&shown.name).into_iter().flatten();
             shown.ended = ended.map(|(how, count)| (how.label().to_owned(), *count)).collect();
             status.services.push(shown);
@@ -360,6 +372,8 @@ fn service_status(
         relayed: None,
         spliced: None,
         ended: BTreeMap::new(),
+        flows: view_flows::of_xdp(picture.backends.iter().map(|(id, _)| *id), &report.loads),
+        times: BTreeMap::new(),
         outcomes: outcomes(&counters.service(picture.id)?),
         backends,
         routes: Vec::new(),
@@ -390,7 +404,14 @@ fn slots_by_backend(slots: &lb_common::maglev::Slots) -> BTreeMap<u16, u32> {
 pub fn health_status(status: Option<&health::Status>) -> Health {
     let Some(status) = status else {
         let state = health::State::Unknown.to_string();
-        return Health { state, since_seconds: 0.0, last: None, probes: 0, failures: 0 };
+        return Health {
+            state,
+            since_seconds: 0.0,
+            last: None,
+            probes: 0,
+            failures: 0,
+            history: String::new(),
+        };
     };
     Health {
         state: status.state.to_string(),
@@ -403,6 +424,7 @@ pub fn health_status(status: Option<&health::Status>) -> Health {
         }),
         probes: status.probes,
         failures: status.failures,
+        history: status.history.as_str().to_owned(),
     }
 }
 

@@ -5,7 +5,11 @@ use std::{
     net::IpAddr,
 };
 
-use lb_sidecar::settings::{self, DEFAULT_POOL, NO_ROUTE, State};
+use lb_sidecar::{
+    control::TimeReport,
+    settings::{self, DEFAULT_POOL, NO_ROUTE, State},
+    times,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -80,6 +84,12 @@ fn histogram(timings: &Timings) -> Histogram {
     Histogram { seconds: timings.sum.as_secs_f64(), counts: bounds.zip(timings.counts).collect() }
 }
 
+fn times(report: &TimeReport) -> Histogram {
+    let bounds = times::BOUNDS_MICROS.into_iter().map(Some).chain([None]);
+    let counts = report.counts.iter().copied().chain(std::iter::repeat(0));
+    Histogram { seconds: report.micros as f64 / 1e6, counts: bounds.zip(counts).collect() }
+}
+
 /// One service, with what its workers reported together, and what was spliced. What XDP has counted is not in it.
 pub fn service_status(
     picture: &L7Picture,
@@ -149,6 +159,8 @@ pub fn service_status(
         relayed: Some(sum.relayed),
         spliced: Some(spliced),
         ended: BTreeMap::new(),
+        flows: BTreeMap::new(),
+        times: sum.times.iter().map(|(what, time)| (what.clone(), times(time))).collect(),
         outcomes: Outcomes { events: sum.outcomes.clone(), drops: Default::default() },
         backends: backends.collect(),
         routes: routes(told, sum),
@@ -302,6 +314,7 @@ mod tests {
                 outcomes: vec![("connection".into(), 7)],
                 backends: vec![backend],
                 routes: Vec::new(),
+                times: vec![TimeReport { what: "request".into(), counts: vec![0, 3], micros: 600 }],
             };
             reports.report(worker, Report { services: vec![service], log_lines_lost: 0 });
         }
@@ -313,6 +326,9 @@ mod tests {
         let left = draining(Drain { until: None }, &sidecar);
         assert_eq!((left.connections, left.relayed, left.spliced), (110, 8, 100));
         assert_eq!(status.outcomes.events["connection"], 14);
+        let request = &status.times["request"];
+        assert_eq!((request.counts[1], request.seconds), ((Some(250), 6), 0.0012));
+        assert_eq!((request.counts.len(), request.counts[17]), (18, (None, 0)));
         assert!(status.listeners[0].on_host && !status.fail_open && !status.turned_away);
         let [a, b] = status.backends.as_slice() else { panic!() };
         assert_eq!((a.connections, a.effective_weight, b.effective_weight), (103, 100, 0));

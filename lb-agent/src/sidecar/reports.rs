@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_sidecar::control::{BackendReport, Report, ServiceReport};
+use lb_sidecar::control::{BackendReport, Report, ServiceReport, TimeReport};
 
 use super::fleet::Generation;
 
@@ -18,6 +18,8 @@ pub struct ServiceSum {
     pub backends: BTreeMap<String, BackendReport>,
     /// Requests of each route, by its name.
     pub routes: BTreeMap<String, u64>,
+    /// How long things took, by what they are.
+    pub times: BTreeMap<String, TimeReport>,
 }
 
 /// All services.
@@ -112,6 +114,15 @@ impl ServiceSum {
             let sum = self.routes.entry(route.clone()).or_default();
             *sum = sum.saturating_add(*count);
         }
+        for time in &report.times {
+            let empty = TimeReport { what: time.what.clone(), ..TimeReport::default() };
+            let sum = self.times.entry(time.what.clone()).or_insert(empty);
+            sum.micros = sum.micros.saturating_add(time.micros);
+            sum.counts.resize(sum.counts.len().max(time.counts.len()), 0);
+            for (sum, count) in sum.counts.iter_mut().zip(&time.counts) {
+                *sum = sum.saturating_add(*count);
+            }
+        }
         for backend in &report.backends {
             let empty = BackendReport { id: backend.id.clone(), ..BackendReport::default() };
             let sum = self.backends.entry(backend.id.clone()).or_insert(empty);
@@ -138,6 +149,11 @@ mod tests {
             outcomes: vec![("ok".into(), picked)],
             backends: vec![backend],
             routes: vec![("rooms".into(), picked)],
+            times: vec![TimeReport {
+                what: "request".into(),
+                counts: vec![picked, 0, 1],
+                micros: 1_000,
+            }],
         };
         Report { services: vec![service], log_lines_lost: 1 }
     }
@@ -153,6 +169,8 @@ mod tests {
         assert_eq!((chat.connections, chat.relayed, chat.outcomes["ok"]), (10, 2, 130));
         assert_eq!((chat.backends["a"].live, chat.backends["a"].picked), (9, 130));
         assert_eq!(chat.routes["rooms"], 130);
+        let request = &chat.times["request"];
+        assert_eq!((&request.counts[..], request.micros), (&[130, 0, 2][..], 2_000));
         assert_eq!((sums.log_lines_lost, reports.connections(1)), (2, 7));
 
         reports.ended(1);
@@ -161,6 +179,7 @@ mod tests {
         assert_eq!((chat.connections, chat.relayed, chat.outcomes["ok"]), (3, 1, 130));
         assert_eq!((chat.backends["a"].live, chat.backends["a"].bytes_in), (3, 10));
         assert_eq!((reports.connections(1), chat.routes["rooms"]), (0, 130));
+        assert_eq!(chat.times["request"].counts, [130, 0, 2]);
     }
 
     #[test]

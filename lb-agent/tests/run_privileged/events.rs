@@ -1,5 +1,12 @@
 //! What an edge tells of its past, and why each backend gets clients or none.
 
+use std::{
+    io::{BufRead as _, BufReader, Read},
+    process::Stdio,
+    sync::mpsc::{Receiver, channel},
+    thread,
+};
+
 use lb_agent::events::{Event, Kind, Page};
 use nix::{
     sys::signal::{Signal, kill},
@@ -87,4 +94,62 @@ fn what_happens_is_told_in_order_and_by_the_next_agent_too() {
     edge.start(&serving);
     let started = event(&edge, since, Kind::AgentStarted, None);
     assert!(started.text.contains("of an earlier agent"), "{}", started.text);
+}
+
+#[test]
+fn who_follows_is_told_of_the_next_agent_too_and_of_nothing_twice() {
+    let mut edge = Edge::new();
+    let _one = Web::start(&edge.server, "10.2.0.2:9000", "b2");
+    let _two = Web::start(&edge.server, "10.2.0.3:9000", "b3");
+    let serving = config(&edge, "", &TWO);
+    edge.start(&serving);
+    event(&edge, 0, Kind::BackendUp, Some("b3"));
+    let arguments = "events --follow --json --limit 1000 --config";
+    let mut command = edge.command(&format!("{arguments} {}", edge.config_file().display()));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut follower = command.spawn().unwrap();
+    let (out, err) = (follower.stdout.take().unwrap(), follower.stderr.take().unwrap());
+    let (told, notes) = (reader(out), reader(err));
+    let (mut seen, mut noted) = (Vec::new(), Vec::new());
+    let id = |line: &String| serde_json::from_str::<Event>(line).unwrap().id;
+    let newest = |edge: &Edge| page(edge, "limit=1").newest.unwrap();
+    let last = newest(&edge);
+    wait_until("it has come to the last one", || {
+        seen.extend(told.try_iter());
+        seen.last().map(id) >= Some(last)
+    });
+
+    edge.signal(Signal::SIGKILL);
+    edge.wait();
+    wait_until("it says that it waits", || {
+        noted.extend(notes.try_iter());
+        noted.iter().any(|note| note.contains("waits for the agent"))
+    });
+    edge.start(&serving);
+    let started = event(&edge, last, Kind::AgentStarted, None);
+    edge.save(&serving.replace("name = \"b3\"", "name = \"b3\"\ndrain = true"));
+    let began = event(&edge, started.id, Kind::DrainBegan, Some("b3"));
+    wait_until("it goes on", || {
+        seen.extend(told.try_iter());
+        seen.last().map(id) >= Some(began.id)
+    });
+    noted.extend(notes.try_iter());
+    assert!(noted.iter().any(|note| note.contains("another agent goes on")), "{noted:?}");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+
+    let ids: Vec<_> = seen.iter().map(id).collect();
+    assert!(ids.is_sorted_by(|one, next| one < next), "{ids:?}");
+    let of_now: Vec<_> = page(&edge, "since=0&limit=1000").events.iter().map(|it| it.id).collect();
+    let shown: Vec<_> = ids.into_iter().filter(|id| *id > last).collect();
+    assert_eq!(shown, of_now[..shown.len()], "all that the second agent has to tell");
+}
+
+/// The lines of a pipe as they come.
+fn reader(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (to, from) = channel();
+    thread::spawn(move || {
+        BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| to.send(line))
+    });
+    from
 }

@@ -104,6 +104,21 @@ pub struct ServiceReport {
     /// routes.
     #[serde(default)]
     pub routes: Vec<(String, u64)>,
+    /// How long things took, of those that have happened.
+    #[serde(default)]
+    pub times: Vec<TimeReport>,
+}
+
+/// How long one kind of thing took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeReport {
+    /// [`Time::label`](crate::times::Time::label).
+    pub what: String,
+    /// How many took no longer than each of [`BOUNDS_MICROS`](crate::times::BOUNDS_MICROS), but longer than the one
+    /// before it; last, how many took longer than all.
+    pub counts: Vec<u64>,
+    /// Of all together.
+    pub micros: u64,
 }
 
 /// One backend's.

@@ -8,6 +8,7 @@ mod l7;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::owner::unique_name;
@@ -41,6 +42,8 @@ pub struct EdgeConfig {
     pub source_addresses: Vec<IpAddr>,
     pub nat_ports: RangeInclusive<u16>,
     pub reset_rate: u32,
+    /// The file with the token for changes over TCP.
+    pub admin_token_file: Option<PathBuf>,
     pub vip_addresses: &'static str,
     /// Entries of each flow table.
     pub flows: u32,
@@ -65,6 +68,7 @@ impl EdgeConfig {
             source_addresses: Vec::new(),
             nat_ports: 1024..=60999,
             reset_rate: 1000,
+            admin_token_file: None,
             vip_addresses: "auto",
             flows: 16_384,
             handshakes: 4096,
@@ -215,6 +219,9 @@ impl fmt::Display for EdgeConfig {
         writeln!(f, "hash_seed = \"same on every edge\"")?;
         writeln!(f, "admin = \"{}\"", Self::ADMIN)?;
         writeln!(f, "reset_rate = {}", self.reset_rate)?;
+        if let Some(file) = &self.admin_token_file {
+            writeln!(f, "admin_token_file = {file:?}")?;
+        }
         writeln!(f, "vip_addresses = \"{}\"", self.vip_addresses)?;
         writeln!(f, "access = {{ deny = {} }}", quoted(&self.deny))?;
         writeln!(f, "\n[edge.tables]")?;

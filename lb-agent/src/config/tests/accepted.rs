@@ -44,6 +44,7 @@ fn every_default_is_applied() {
                 ticket_keys: None,
             },
             admin_token_file: None,
+            admin_hosts: Vec::new(),
             zone: None,
             access: Access::default(),
         },

@@ -60,6 +60,13 @@ fn values_of_the_edge() {
         ),
         (
             "name = \"e\"",
+            "name = \"e\"\nadmin_hosts = [\"Edge.example\",\n\"edge.example\",\n\"http://edge.example\"]",
+            "edge.toml:4: edge: admin_hosts \"edge.example\" is already on line 3: remove it\n\
+             edge.toml:5: edge: admin_hosts \"http://edge.example\" is not a host name: \
+             write a name without a port and a scheme, e.g. \"edge-1.example.com\"",
+        ),
+        (
+            "name = \"e\"",
             "name = \"e\"\ntables = { flows_ipv4 = 1000, handshakes = 0 }",
             "edge.toml:3: edge: tables: flows_ipv4 1000 is out of range: write 1024 to 16777216\n\
              edge.toml:3: edge: tables: handshakes 0 is out of range: write 256 to 4194304",

@@ -118,6 +118,7 @@ impl<P: Probe> Task<P> {
             let mut status = lock(&self.status);
             status.probes += 1;
             status.failures += u64::from(result.is_err());
+            status.history.add(result.is_ok().then_some(latency));
             status.last.replace(LastProbe { at: now, result: result.clone(), latency })
         };
         if let Err(failure) = &result

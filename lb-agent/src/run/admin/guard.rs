@@ -1,9 +1,8 @@
 //! Who may change something: root at the Unix socket, and at the TCP address who has the token. Never a page of another
-//! site in an operator's browser.
+//! site in an operator's browser: [`browser`](super::browser) turns away whoever says that he is one.
 //!
-//! A browser sends `Origin` with whatever is not a plain link or form, and asks before it sends JSON to another site,
-//! which nobody here answers. So a request with another site's `Origin`, or whose body does not say that it is JSON,
-//! changes nothing.
+//! A browser asks before it sends JSON to another site, which nobody here answers. So a request whose body does not say
+//! that it is JSON changes nothing; and the token is in no cookie, which a browser would send unasked.
 
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use axum::{
     extract::{self, Request},
     http::{
         HeaderMap, Method, StatusCode,
-        header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN},
+        header::{AUTHORIZATION, CONTENT_TYPE},
     },
     middleware::Next,
     response::{IntoResponse, Response},
@@ -39,7 +38,6 @@ pub async fn changes(
 }
 
 fn check(state: &State, over: Over, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
-    same_origin(headers)?;
     if method != Method::DELETE {
         is_json(headers)?;
     }
@@ -52,17 +50,6 @@ fn check(state: &State, over: Over, method: &Method, headers: &HeaderMap) -> Res
             has_token(file, headers)
         }
     }
-}
-
-fn same_origin(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
-    let own = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let site = origin.to_str().ok().and_then(|it| it.split_once("://")).map(|(_, site)| site);
-    if own.is_some() && site == own {
-        return Ok(());
-    }
-    let error = format!("a page of another site ({origin:?}) asks for this change");
-    Err(Problem::new(StatusCode::FORBIDDEN, error, "changes are for pages of the edge itself"))
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), Problem> {

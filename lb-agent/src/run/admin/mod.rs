@@ -1,9 +1,11 @@
-//! The admin API over HTTP: whether the edge is ready, its status, its metrics, and changes.
+//! The admin API over HTTP: whether the edge is ready, its status, its metrics, changes, and the dashboard.
 //!
 //! At a Unix socket for root, and at a TCP address, where changes need a token ([`guard`]). Both have the same pages.
 
 mod body;
+mod browser;
 mod changes;
+mod dashboard;
 mod events;
 mod explain;
 mod flows;
@@ -11,8 +13,12 @@ mod guard;
 mod local;
 mod problem;
 mod reads;
+mod stream;
 
-use std::net::{SocketAddr, TcpListener};
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -26,14 +32,20 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use serde_json::{Value, json};
+use socket2::SockRef;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{changes::Ask, metrics, status::Status, view::View};
 pub use local::{Local, path as socket_path};
 use problem::Problem;
+pub use stream::Feed;
 
 /// The largest body of a request, in bytes.
 const MOST_BYTES: usize = 16 << 10;
+
+/// Who takes nothing of an answer for so long is gone: else a page that sleeps would keep its place among those who watch.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the pages are made of.
 #[derive(Clone)]
@@ -41,6 +53,8 @@ pub struct State {
     pub view: View,
     /// To the agent, which takes them one after the other.
     pub asks: mpsc::Sender<Ask>,
+    /// What the dashboard shows.
+    pub feed: Feed,
 }
 
 /// How a request came.
@@ -58,6 +72,8 @@ pub struct Bound(TcpListener);
 pub fn bind(address: SocketAddr) -> Result<Bound> {
     let listener = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
+        // Connections have it from their listener.
+        SockRef::from(&listener).set_tcp_user_timeout(Some(PATIENCE))?;
         Ok(listener)
     });
     listener.map(Bound).with_context(|| {
@@ -98,7 +114,10 @@ impl Drop for Server {
 
 fn router(state: State, over: Over) -> Router {
     let guarded = middleware::from_fn_with_state((state.clone(), over), guard::changes);
+    let browsers = middleware::from_fn_with_state(state.clone(), browser::guard);
     Router::new()
+        .route("/", get(dashboard::page))
+        .route("/dashboard/{file}", get(dashboard::file))
         .route("/healthz", get(healthz))
         .route("/readyz", get(healthz))
         .route("/metrics", get(metrics))
@@ -111,6 +130,8 @@ fn router(state: State, over: Over) -> Router {
         .route("/v1/services/{service}/backends/{backend}/{action}", post(changes::backend))
         .route("/v1/backends", get(reads::backends))
         .route("/v1/events", get(events::events))
+        .route("/v1/stream", get(move |state| stream::stream(state, over)))
+        .route("/v1/token", post(token))
         .route("/v1/counters", get(reads::counters))
         .route("/v1/flows", get(flows::flows))
         .route("/v1/explain", post(explain::explain))
@@ -122,6 +143,8 @@ fn router(state: State, over: Over) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(other_method)
         .layer(guarded)
+        .layer(middleware::map_response(problem::in_json))
+        .layer(browsers)
         .layer(DefaultBodyLimit::max(MOST_BYTES))
         .with_state(state)
 }
@@ -133,6 +156,11 @@ async fn healthz(extract::State(state): extract::State<State>) -> Response {
         (true, true) => unavailable("draining\n"),
         (true, false) => "ok\n".into_response(),
     }
+}
+
+/// Who comes so far may change something.
+async fn token() -> Json<Value> {
+    Json(json!({ "changes": true }))
 }
 
 /// What all pages take and give.

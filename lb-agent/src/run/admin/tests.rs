@@ -1,5 +1,6 @@
 //! Requests as they come, byte for byte. Who judges changes is a stand-in: the agent's own judgement is tested with it.
 
+mod browser;
 mod openapi;
 
 use std::path::PathBuf;
@@ -57,7 +58,7 @@ fn json() -> String {
 /// A server, and what asks for changes come to.
 fn server(view: View) -> (Server, mpsc::Receiver<Ask>) {
     let (asker, asks) = mpsc::channel(1);
-    let state = State { view, asks: asker };
+    let state = State { view, asks: asker, feed: Feed::default() };
     (bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(state).unwrap(), asks)
 }
 

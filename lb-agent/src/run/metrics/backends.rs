@@ -6,6 +6,9 @@ use crate::run::status::{Backend, Status};
 metrics! {
     Gauge "sluice_backend_up" ["service" "backend"]
         "1 if its health checks succeed": |it, to| each(it, to, |it| Some(truth(it.health.state == "up")));
+    Gauge "sluice_backend_unknown" ["service" "backend"]
+        "1 until its health checks have said anything":
+        |it, to| each(it, to, |it| Some(truth(it.health.state == "unknown")));
     Gauge "sluice_backend_weight" ["service" "backend"]
         "As configured": |it, to| each(it, to, |it| Some(it.weight.into()));
     Gauge "sluice_backend_effective_weight" ["service" "backend"]
@@ -27,6 +30,9 @@ metrics! {
         "Health probes that ended": |it, to| each(it, to, |it| Some(it.health.probes as f64));
     Counter "sluice_backend_health_failures_total" ["service" "backend"]
         "Health probes that failed": |it, to| each(it, to, |it| Some(it.health.failures as f64));
+    Gauge "sluice_backend_health_probe_seconds" ["service" "backend"]
+        "How long the health probe took that ended last":
+        |it, to| each(it, to, |it| Some(it.health.last.as_ref()?.latency_ms / 1e3));
     Counter "sluice_backend_picked_total" ["service" "backend"]
         "Times that it was picked for a client": |it, to| each(it, to, |it| {
             // XDP carries what the sidecar has picked, and picks nothing itself.

@@ -11,12 +11,17 @@ metrics! {
         "1 while the whole edge drains": |it, to| to.put(&[], truth(it.draining.is_some()));
     Gauge "sluice_uptime_seconds" []
         "Since the agent started": |it, to| to.count(&[], it.uptime_seconds);
+    Gauge "sluice_start_time_seconds" []
+        "When the agent started, in Unix time": |it, to| to.count(&[], it.started);
     Counter "sluice_config_generation_total" []
         "Configurations taken over since the start, the first included":
         |it, to| to.count(&[], it.config_generation);
     Gauge "sluice_config_refused" []
         "1 if the last change of the file was refused: the edge runs with the configuration before":
         |it, to| to.put(&[], truth(it.config_refused.is_some()));
+    Gauge "sluice_config_taken_over_seconds" []
+        "When the configuration in force was taken over, in Unix time":
+        |it, to| to.count(&[], it.config_taken);
     Gauge "sluice_interface_attached" ["interface"]
         "1 if the XDP program is attached there": |it, to| {
             it.interfaces.iter().for_each(|it| to.put(&[&it.name], truth(it.attached)));

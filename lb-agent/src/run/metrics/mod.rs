@@ -9,7 +9,9 @@ mod edge;
 mod packets;
 mod services;
 mod sidecar;
+mod splice;
 mod text;
+mod times;
 
 use super::status::Status;
 
@@ -17,8 +19,15 @@ use text::Samples;
 pub use text::{Format, text};
 
 /// All of them.
-pub const ALL: &[&[Metric]] =
-    &[edge::METRICS, packets::METRICS, services::METRICS, backends::METRICS, sidecar::METRICS];
+pub const ALL: &[&[Metric]] = &[
+    edge::METRICS,
+    packets::METRICS,
+    services::METRICS,
+    times::METRICS,
+    splice::METRICS,
+    backends::METRICS,
+    sidecar::METRICS,
+];
 
 /// A metric, and where its values come from.
 pub struct Metric {

@@ -29,11 +29,15 @@ metrics! {
     Gauge "sluice_service_spliced" ["service"]
         "Upgraded connections that XDP carries now":
         |it, to| each(it, to, |service| service.spliced.map(|it| it as f64));
-    Counter "sluice_spliced_ended_total" ["service" "how"]
-        "Spliced connections that have ended, by how: the access log's `ended_by`": |it, to| {
+    Gauge "sluice_service_flows" ["service" "path" "state"]
+        "Connections by path (l4, http, relay, splice) and state (handshake, open, closing); those of XDP as of the last walk through its tables":
+        |it, to| {
             for service in &it.services {
-                let ended = service.ended.iter();
-                ended.for_each(|(how, count)| to.count(&[&service.name, how], *count));
+                for (path, states) in &service.flows {
+                    for (state, count) in states {
+                        to.count(&[&service.name, path, state], *count);
+                    }
+                }
             }
         };
     Gauge "sluice_service_turned_away" ["service"]

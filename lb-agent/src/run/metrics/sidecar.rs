@@ -19,9 +19,4 @@ metrics! {
     Counter "sluice_access_log_lines_lost_total" []
         "Access log lines that could not be written fast enough":
         |it, to| to.count(&[], it.sidecar.as_ref().map_or(0, |it| it.log_lines_lost));
-    Histogram "sluice_splice_handover_seconds" []
-        "From the offer of a connection to its splice, in the agent": |it, to| {
-            let handovers = it.sidecar.as_ref().and_then(|it| it.handovers.as_ref());
-            handovers.into_iter().for_each(|it| to.histogram(&[], it));
-        };
 }

@@ -64,7 +64,7 @@ impl Samples<'_> {
     /// A value, and those of the labels in their order.
     pub fn put(&mut self, labels: &[&str], value: f64) {
         self.begin();
-        self.line("", labels, None, value);
+        self.line("", labels, None, Number::Value(value));
     }
 
     /// The same of a count.
@@ -79,10 +79,10 @@ impl Samples<'_> {
         for (micros, more) in &histogram.counts {
             count += more;
             let bound = micros.map_or("+Inf".to_owned(), |it| (it as f64 / 1e6).to_string());
-            self.line("_bucket", labels, Some(&bound), count as f64);
+            self.line("_bucket", labels, Some(&bound), Number::Count(count));
         }
-        self.line("_sum", labels, None, histogram.seconds);
-        self.line("_count", labels, None, count as f64);
+        self.line("_sum", labels, None, Number::Value(histogram.seconds));
+        self.line("_count", labels, None, Number::Count(count));
     }
 
     fn begin(&mut self) {
@@ -110,7 +110,7 @@ impl Samples<'_> {
         }
     }
 
-    fn line(&mut self, suffix: &str, labels: &[&str], bound: Option<&str>, value: f64) {
+    fn line(&mut self, suffix: &str, labels: &[&str], bound: Option<&str>, value: Number) {
         debug_assert_eq!(labels.len(), self.metric.labels.len(), "{}", self.metric.name);
         self.text.push_str(self.metric.name);
         self.text.push_str(suffix);
@@ -126,12 +126,22 @@ impl Samples<'_> {
             before = ',';
         }
         self.text.push_str(if before == ',' { "} " } else { " " });
-        // Whole numbers are most of them, and are written much faster.
-        _ = match value.fract() == 0.0 && (0.0..1e15).contains(&value) {
-            true => writeln!(self.text, "{}.0", value as u64),
-            false => writeln!(self.text, "{value:?}"),
+        // Whole numbers are most of them, and are written much faster. A String takes everything.
+        _ = match value {
+            Number::Count(count) => writeln!(self.text, "{count}"),
+            Number::Value(value) if value.fract() == 0.0 && (0.0..1e15).contains(&value) => {
+                writeln!(self.text, "{}.0", value as u64)
+            }
+            Number::Value(value) => writeln!(self.text, "{value:?}"),
         };
     }
+}
+
+/// As it is written: of a histogram, counts are whole numbers (OpenMetrics 1.0.0, "Numbers").
+#[derive(Clone, Copy)]
+enum Number {
+    Value(f64),
+    Count(u64),
 }
 
 /// As both formats want it in the value of a label, or in a help text.

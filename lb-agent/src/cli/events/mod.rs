@@ -1,20 +1,22 @@
 //! `lb-agent events`: what has happened on a running edge.
 
+mod follow;
+
 use std::{thread, time::Duration};
 
 use anyhow::Result;
 use clap::Args;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::{Client, Where};
+use follow::{Follower, Page, Told};
 
 /// Between two looks for something new.
 const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Go on with what happens from now on
+    /// Go on with what happens from now on, also when another agent takes over
     #[arg(long, short)]
     follow: bool,
     /// At most so many of those that have happened, the newest
@@ -24,32 +26,59 @@ pub struct Arguments {
     at: Where,
 }
 
-#[derive(Deserialize)]
-struct Page {
-    events: Vec<Value>,
-}
-
 pub fn events(arguments: &Arguments) -> Result<()> {
     let Arguments { follow, limit, at } = arguments;
     let client = Client::new(at)?;
-    let mut page: Page = client.get(&format!("/v1/events?limit={limit}"))?;
-    let mut last = None;
+    let mut follower = Follower::default();
+    let mut page: Page = client.get(&follower.path(*limit))?;
     loop {
-        for event in &page.events {
-            match at.json {
-                true => println!("{event}"),
-                false => println!("{}", shown(event)),
+        let more = match follower.take(page) {
+            Told::New { events, forgotten } => {
+                if forgotten > 0 {
+                    note(&format!("{forgotten} events came too fast and are forgotten"));
+                }
+                for event in &events {
+                    match at.json {
+                        true => println!("{event}"),
+                        false => println!("{}", shown(event)),
+                    }
+                }
+                !events.is_empty()
             }
-            last = event["id"].as_u64().or(last);
-        }
+            Told::Another => {
+                note("another agent goes on; what the one before had not told yet is lost");
+                true
+            }
+        };
         if !follow {
             return Ok(());
         }
-        if page.events.is_empty() {
+        if !more {
             thread::sleep(LOOK);
         }
-        page = client.get(&format!("/v1/events?since={}", last.unwrap_or(0)))?;
+        page = patiently(&client, &follower.path(*limit));
     }
+}
+
+/// Asks until there is an answer: an agent may end, and another one begin.
+fn patiently(client: &Client, path: &str) -> Page {
+    let mut said = false;
+    loop {
+        match client.get(path) {
+            Ok(page) => return page,
+            Err(error) if !said => {
+                note(&format!("waits for the agent: {error:#}"));
+                said = true;
+            }
+            Err(_) => {}
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Beside the events, which may go into a pipe.
+fn note(text: &str) {
+    eprintln!("lb-agent events: {text}");
 }
 
 fn shown(event: &Value) -> String {
