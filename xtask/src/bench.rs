@@ -28,6 +28,7 @@ const TLS: [Package; 4] = [
     program("haproxy", "haproxy"),
     program("nghttp2-client", "h2load"),
 ];
+
 /// What networks are made with.
 const NETWORKS: [Package; 2] = [program("iproute2", "ip"), program("ethtool", "ethtool")];
 
