@@ -21,6 +21,9 @@ const SPLICE: [Package; 4] = [
     program("nginx-light", "nginx"),
 ];
 
+/// What networks are made with.
+const NETWORKS: [Package; 2] = [program("iproute2", "ip"), program("ethtool", "ethtool")];
+
 /// The same for `tls`, and what asks by HTTP/2.
 const TLS: [Package; 4] = [
     program("iproute2", "ip"),
@@ -28,9 +31,6 @@ const TLS: [Package; 4] = [
     program("haproxy", "haproxy"),
     program("nghttp2-client", "h2load"),
 ];
-
-/// What networks are made with.
-const NETWORKS: [Package; 2] = [program("iproute2", "ip"), program("ethtool", "ethtool")];
 
 pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
     let metadata = Metadata::own(&workspace::root().join("Cargo.toml"))?;
@@ -53,8 +53,8 @@ pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
     match name {
         "l7" => provision::packages("this benchmark", &L7)?,
         "splice" => provision::packages("this benchmark", &SPLICE)?,
-        "tls" => provision::packages("this benchmark", &TLS)?,
         "dashboard" => provision::packages("this benchmark", &NETWORKS)?,
+        "tls" => provision::packages("this benchmark", &TLS)?,
         _ => {}
     }
     let binaries = build::build(Profile::Release)?;
