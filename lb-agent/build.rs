@@ -8,8 +8,11 @@ use std::{
 };
 
 /// The objects, and the variables that name others to use instead.
-const OBJECTS: [(&str, &str); 2] =
-    [("sluice.o", "SLUICE_EBPF_OBJECT"), ("decap.o", "SLUICE_DECAP_OBJECT")];
+const OBJECTS: [(&str, &str); 3] = [
+    ("sluice.o", "SLUICE_EBPF_OBJECT"),
+    ("traced.o", "SLUICE_TRACED_OBJECT"),
+    ("decap.o", "SLUICE_DECAP_OBJECT"),
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

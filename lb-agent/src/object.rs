@@ -7,11 +7,17 @@ use std::fmt;
 
 /// Aligned, for it is read as an ELF file in place.
 static SLUICE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
+static TRACED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/traced.o"));
 static DECAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap.o"));
 
 /// The edge's object: the program `sluice` and its maps.
 pub fn ebpf() -> Result<&'static [u8], MissingObject> {
     present(SLUICE)
+}
+
+/// The edge's object that tells of each packet's way; its program and pinned maps are those of [`ebpf`].
+pub fn traced() -> Result<&'static [u8], MissingObject> {
+    present(TRACED)
 }
 
 /// The object for backends: the program `decap` and its maps.
@@ -47,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_objects_are_elf_files_aligned_for_reading_in_place() {
-        for object in [ebpf(), decap()] {
+        for object in [ebpf(), traced(), decap()] {
             let Ok(object) = object else { continue };
             assert_eq!(object[..4], *b"\x7fELF");
             assert_eq!(object.as_ptr().addr() % 8, 0);

@@ -59,7 +59,9 @@ pub struct Handshake<A> {
     pub peer_isn: u32,
     /// Bits of [`flags`].
     pub flags: u32,
-    pub _pad: u32,
+    /// When the client's SYN was seen, in microseconds of `CLOCK_MONOTONIC`; 0 where that is not known or the SYN was
+    /// sent again. Programs of earlier versions leave it 0 and do not look at it, so the ABI version is the same.
+    pub began: u32,
 }
 
 map_data!(Handshake<V4>, Handshake<V6>);

@@ -22,9 +22,11 @@ pub mod next_hop;
 pub mod outcome;
 pub mod punt;
 pub mod ring;
+pub mod rtt;
 pub mod seq;
 pub mod service;
 pub mod splice;
+pub mod trace;
 
 /// Declares that a type may be read from and written to a BPF map byte by byte.
 ///

@@ -2,6 +2,7 @@
 #![no_std]
 #![feature(asm_experimental_arch)]
 
+pub mod atomic;
 pub mod link;
 pub mod packet;
 pub mod wire;

@@ -15,12 +15,12 @@ use crate::{
     settings::State,
 };
 
-/// What comes at once after a delay: a fortieth of a second's share at most.
-const AT_ONCE: Duration = Duration::from_millis(25);
+/// What comes at once after a delay: a fiftieth of a second's share at most. Timers of a busy machine are late by as much.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
-/// How much faster it goes until a longer delay is made up for: with what comes at once, a second never has a tenth more than
-/// its share.
-const FASTER: f64 = 1.05;
+/// How much faster it goes until a longer delay is made up for: with what comes at once, a second never has more than a
+/// twentieth above its share, which leaves room for what is late on the way to the clients.
+const FASTER: f64 = 1.03;
 
 /// When the next relay may be closed.
 struct Pacer {
@@ -120,7 +120,7 @@ mod tests {
             let took = times.last().unwrap();
             assert!((19.9..20.4).contains(took), "{name}: {took}");
             let most = most_in_a_second(&times);
-            assert!(most <= 275, "{name}: {most}");
+            assert!(most <= 264, "{name}: {most}");
         }
     }
 }

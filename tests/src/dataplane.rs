@@ -10,6 +10,7 @@ pub mod expect;
 mod object;
 pub mod scenario;
 mod tables;
+pub mod traced;
 
 use std::{
     collections::BTreeMap,
@@ -69,6 +70,9 @@ const ROOM: usize = 512;
 
 /// The shortest frame that the kernel lets a program see.
 pub const SHORTEST: usize = 14;
+
+/// Names the object to be tested in the place of `sluice`.
+pub const VARIANT: &str = "SLUICE_TEST_VARIANT";
 
 /// Interface that every frame comes by: the loopback device, where test runs happen.
 pub const INGRESS: u32 = 1;
@@ -137,8 +141,13 @@ impl Dataplane {
     /// If the object is not built or the kernel refuses it.
     #[must_use]
     pub fn load(sizes: Sizes) -> Self {
+        let variant = std::env::var(VARIANT);
+        Self::load_object(sizes, variant.as_deref().unwrap_or("sluice"))
+    }
+
+    fn load_object(sizes: Sizes, name: &str) -> Self {
         require_root();
-        let object = object("sluice");
+        let object = object(name);
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("FLOWS4", sizes.flows)
             .map_max_entries("FLOWS6", sizes.flows)

@@ -25,10 +25,10 @@ fn parse(object: &tests::dataplane::Object) -> aya_obj::Object {
 
 #[test]
 fn every_object_has_its_program_licence_and_types() {
-    for name in ["sluice", "decap"] {
+    for (name, program) in [("sluice", "sluice"), ("traced", "sluice"), ("decap", "decap")] {
         let Some(object) = object(name) else { continue };
         let object = parse(&object);
-        let program = object.programs.get(name).unwrap_or_else(|| panic!("no program {name}"));
+        let program = object.programs.get(program).unwrap_or_else(|| panic!("no program {name}"));
         assert!(
             matches!(program.section, aya_obj::ProgramSection::Xdp { frags: true, .. }),
             "{name}: {:?}",
@@ -41,8 +41,26 @@ fn every_object_has_its_program_licence_and_types() {
 
 #[test]
 fn the_maps_of_sluice_are_those_that_the_agent_makes() {
-    let Some(object) = object("sluice") else { return };
-    let object = parse(&object);
+    for name in ["sluice", "traced"] {
+        let Some(object) = object(name) else { return };
+        assert_has_the_agents_maps(&parse(&object));
+    }
+}
+
+/// Only those who trace pay for it: the usual object has nothing that tracing needs.
+#[test]
+fn tracing_has_maps_in_the_traced_object_alone() {
+    let (Some(usual), Some(traced)) = (object("sluice"), object("traced")) else { return };
+    let maps = |object: &tests::dataplane::Object| -> std::collections::BTreeSet<String> {
+        parse(object).maps.into_keys().collect()
+    };
+    let (usual, traced) = (maps(&usual), maps(&traced));
+    let own: Vec<_> = traced.difference(&usual).map(String::as_str).collect();
+    assert_eq!(own, ["TRACE", "TRACES", "TRACE_COUNTS", "TRACE_FILTER", "TRACE_PACE"]);
+    assert!(usual.is_subset(&traced));
+}
+
+fn assert_has_the_agents_maps(object: &aya_obj::Object) {
     let sizes = TableSizes {
         flows_ipv4: 1,
         flows_ipv6: 1,

@@ -15,6 +15,9 @@ use crate::{
     workspace::{self, Metadata},
 };
 
+/// The variant of `sluice` that tells of each packet's way, of the same source.
+const TRACED: &str = "traced";
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     Release,
@@ -67,14 +70,19 @@ fn objects_with(toolchain: &Toolchain) -> Result<()> {
     if linker.is_new && built.exists() {
         fs::remove_dir_all(&built).with_context(|| format!("cannot remove {}", built.display()))?;
     }
-    compile(toolchain, &linker.path, &built)?;
+    let traced = built.join(TRACED);
+    compile(toolchain, &linker.path, &built, &["--bins"])?;
+    compile(toolchain, &linker.path, &traced, &["--bin", "sluice", "--features", "trace"])?;
 
     let objects = workspace::objects();
     fs::create_dir_all(&objects).with_context(|| format!("cannot make {}", objects.display()))?;
-    for name in Metadata::own(&workspace::ebpf_manifest())?.binaries("lb-ebpf") {
+    let names = Metadata::own(&workspace::ebpf_manifest())?.binaries("lb-ebpf");
+    let mut all: Vec<_> = names.iter().map(|name| (&built, name.as_str(), name.as_str())).collect();
+    all.push((&traced, "sluice", TRACED));
+    for (built, binary, name) in all {
         let to = objects.join(format!("{name}.o"));
         let changed =
-            copy_if_changed(&built.join(toolchain::TARGET).join("release").join(&name), &to)?;
+            copy_if_changed(&built.join(toolchain::TARGET).join("release").join(binary), &to)?;
         let detail = format!(
             "{}  via {toolchain}: {}  ({:.1} s)",
             workspace::shown(&to),
@@ -95,7 +103,7 @@ fn state(object: &Path, changed: bool) -> String {
     format!("{} kB", size.div_ceil(1024))
 }
 
-fn compile(toolchain: &Toolchain, linker: &Path, into: &Path) -> Result<()> {
+fn compile(toolchain: &Toolchain, linker: &Path, into: &Path, what: &[&str]) -> Result<()> {
     let Some(arch) = kernel_arch(env::consts::ARCH) else {
         bail!("no eBPF register layout known for {}: see kernel_arch", env::consts::ARCH);
     };
@@ -117,7 +125,8 @@ fn compile(toolchain: &Toolchain, linker: &Path, into: &Path) -> Result<()> {
     flags.extend(homes.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
     let mut cargo = toolchain.cargo();
     cargo
-        .args(["build", "--release", "--bins", "--target", toolchain::TARGET])
+        .args(["build", "--release", "--target", toolchain::TARGET])
+        .args(what)
         .args(process::quiet_unless_watched())
         .arg("--manifest-path")
         .arg(workspace::ebpf_manifest())

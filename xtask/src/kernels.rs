@@ -1,7 +1,7 @@
 //! `cargo xtask kernels`: the agent on other kernels than this one, in virtual machines without KVM.
 //!
 //! Each kernel's verifier has its own mind. What is booted is a Debian kernel with nothing but busybox
-//! and the agent, which loads its program, is killed, adopts it, and removes it.
+//! and the agent, which loads its program, puts the traced variant in its place and takes it back, is killed, adopts it, and removes it.
 
 use std::{
     ffi::OsStr,
@@ -47,12 +47,12 @@ pub fn kernels() -> Result<()> {
     for release in RELEASES {
         let kernel = kernel(&place, release)?;
         let console = boot(&kernel, &disk)?;
-        let wanted = ["SLUICE-READY", "SLUICE-ADOPTED", "SLUICE-DONE"];
+        let wanted = ["SLUICE-READY", "SLUICE-TRACED", "SLUICE-ADOPTED", "SLUICE-DONE"];
         let missing: Vec<_> = wanted.into_iter().filter(|word| !console.contains(word)).collect();
         let version = console.lines().find_map(|line| Some(line.split_once("SLUICE-KERNEL ")?.1));
         let version = version.unwrap_or(release).trim();
         if missing.is_empty() {
-            process::step("kernels", version, "loaded, killed, adopted, unloaded: ok");
+            process::step("kernels", version, "loaded, traced, killed, adopted, unloaded: ok");
         } else {
             let log = place.join(format!("{release}.log"));
             fs::write(&log, &console)?;

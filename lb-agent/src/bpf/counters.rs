@@ -113,7 +113,7 @@ impl Counters {
 }
 
 /// Zero for each CPU that the kernel knows.
-fn zeros<V: aya::Pod + Default>() -> Result<PerCpuValues<V>> {
+pub(super) fn zeros<V: aya::Pod + Default>() -> Result<PerCpuValues<V>> {
     let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
     Ok(PerCpuValues::try_from(vec![V::default(); cpus])?)
 }

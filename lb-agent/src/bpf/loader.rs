@@ -80,19 +80,12 @@ pub fn load_program(object: &[u8], name: &str, pins: &PinDir, specs: &[MapSpec])
         }
         Adoption::Fresh => {}
     }
-    if adoption != Adoption::Complete {
-        pins::create_maps(pins, specs)?;
+    match adoption {
+        Adoption::Complete => pins::create_added(pins, specs)?,
+        _ => pins::create_maps(pins, specs)?,
     }
 
-    // The parser reads the file's tables in place, so they must be aligned.
-    let mut words = vec![0_u64; object.len().div_ceil(size_of::<u64>())];
-    let aligned = &mut bytemuck::cast_slice_mut(&mut words)[..object.len()];
-    aligned.copy_from_slice(object);
-    let mut loader = EbpfLoader::new();
-    for spec in specs {
-        loader.map_pin_path(spec.name, pins.map_path(spec.name));
-    }
-    let mut ebpf = loader.load(aligned).context("the BPF object cannot be loaded")?;
+    let mut ebpf = open(object, pins, specs.iter().map(|spec| spec.name))?;
     if let Some(spec) = specs.iter().find(|spec| ebpf.map(spec.name).is_none()) {
         bail!("the BPF object has no map {}: it was not built together with this agent", spec.name);
     }
@@ -108,8 +101,25 @@ pub fn load_program(object: &[u8], name: &str, pins: &PinDir, specs: &[MapSpec])
     })
 }
 
+/// Makes an object's maps but for these, which are pinned and taken from there.
+pub(super) fn open<'a>(
+    object: &[u8],
+    pins: &PinDir,
+    pinned: impl Iterator<Item = &'a str>,
+) -> Result<Ebpf> {
+    // The parser reads the file's tables in place, so they must be aligned.
+    let mut words = vec![0_u64; object.len().div_ceil(size_of::<u64>())];
+    let aligned = &mut bytemuck::cast_slice_mut(&mut words)[..object.len()];
+    aligned.copy_from_slice(object);
+    let mut loader = EbpfLoader::new();
+    for name in pinned {
+        loader.map_pin_path(name, pins.map_path(name));
+    }
+    loader.load(aligned).context("the BPF object cannot be loaded")
+}
+
 /// Has the kernel verify and take the program.
-fn verify(ebpf: &mut Ebpf, name: &str) -> Result<(ProgramFd, u32)> {
+pub(super) fn verify(ebpf: &mut Ebpf, name: &str) -> Result<(ProgramFd, u32)> {
     let Some(Program::Xdp(program)) = ebpf.program_mut(name) else {
         bail!("the BPF object has no XDP program {name}: it was not built for this agent");
     };

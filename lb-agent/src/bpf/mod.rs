@@ -13,8 +13,10 @@ pub mod interface;
 pub mod loader;
 pub mod lock;
 pub mod pins;
+pub mod rtt;
 pub mod specs;
 pub mod sys;
+pub mod traced;
 pub mod unload;
 
 pub use attach::{Attached, LinkState, XdpMode};

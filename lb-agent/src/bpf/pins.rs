@@ -25,7 +25,7 @@ use nix::{
 };
 
 use super::{
-    specs::{MapSpec, names},
+    specs::{ADDED, MapSpec, names},
     sys::{self, Link},
 };
 
@@ -238,7 +238,8 @@ pub fn validate(pins: &PinDir, expected: &[MapSpec]) -> Result<Adoption, PinErro
 }
 
 fn compare(pins: &PinDir, expected: &[MapSpec], present: &[String]) -> Result<(), PinError> {
-    if let Some(spec) = expected.iter().find(|spec| !present.iter().any(|name| name == spec.name)) {
+    let missing = |spec: &&MapSpec| !present.iter().any(|name| name == spec.name);
+    if let Some(spec) = expected.iter().filter(missing).find(|spec| !ADDED.contains(&spec.name)) {
         return Err(PinError::Missing { path: pins.map_path(spec.name) });
     }
     // The version comes first, because it explains every other difference.
@@ -252,7 +253,7 @@ fn compare(pins: &PinDir, expected: &[MapSpec], present: &[String]) -> Result<()
             return Err(PinError::AbiVersion { path, found });
         }
     }
-    for spec in others {
+    for spec in others.into_iter().filter(|spec| !missing(spec)) {
         open_as(&pins.map_path(spec.name), spec)?;
     }
     Ok(())
@@ -301,20 +302,30 @@ fn abi_version(edge: MapData) -> io::Result<u32> {
 /// Creates and pins all maps, and writes the ABI version, if there is a place for it, when all are there: maps
 /// without it were left by an agent that was interrupted.
 pub fn create_maps(pins: &PinDir, specs: &[MapSpec]) -> Result<()> {
-    for spec in specs {
-        let path = pins.map_path(spec.name);
-        let MapSpec { name, map_type, key_size, value_size, max_entries, flags } = *spec;
-        let map = sys::map_create(name, map_type as u32, key_size, value_size, max_entries, flags);
-        let map = map.with_context(|| create_failed(spec))?;
-        sys::pin(map.as_fd(), &path)
-            .with_context(|| format!("{}: cannot pin the map", path.display()))?;
-    }
+    specs.iter().try_for_each(|spec| create_map(pins, spec))?;
     if specs.iter().all(|spec| spec.name != names::EDGE) {
         return Ok(());
     }
     let mut edge: Array<_, Edge> = pins.map(names::EDGE)?.try_into()?;
     let version = Edge { abi_version: abi::VERSION, ..edge.get(&0, 0)? };
     edge.set(0, version, 0).context("EDGE: cannot write the ABI version")
+}
+
+/// Creates and pins what an earlier agent of the same ABI version did not have.
+pub fn create_added(pins: &PinDir, specs: &[MapSpec]) -> Result<()> {
+    let added = specs.iter().filter(|spec| ADDED.contains(&spec.name));
+    for spec in added.filter(|spec| !exists(&pins.map_path(spec.name))) {
+        create_map(pins, spec)?;
+    }
+    Ok(())
+}
+
+fn create_map(pins: &PinDir, spec: &MapSpec) -> Result<()> {
+    let path = pins.map_path(spec.name);
+    let MapSpec { name, map_type, key_size, value_size, max_entries, flags } = *spec;
+    let map = sys::map_create(name, map_type as u32, key_size, value_size, max_entries, flags);
+    let map = map.with_context(|| create_failed(spec))?;
+    sys::pin(map.as_fd(), &path).with_context(|| format!("{}: cannot pin the map", path.display()))
 }
 
 fn create_failed(spec: &MapSpec) -> String {

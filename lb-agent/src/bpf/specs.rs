@@ -16,6 +16,7 @@ use lb_common::{
     next_hop::{MAX_NEXT_HOPS, NextHop, RouteValue},
     outcome::COUNTERS_PER_SERVICE,
     ring::Ring,
+    rtt::HandshakeRtt,
     service::{Backend, Listener, ListenerKey, Service},
 };
 
@@ -43,7 +44,12 @@ pub mod names {
     pub const OUTCOMES: &str = "OUTCOMES";
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
     pub const PUNTS: &str = "PUNTS";
+    pub const HANDSHAKE_RTT: &str = "HANDSHAKE_RTT";
 }
+
+/// Maps that agents of the same ABI version may not have had yet: made where they are missing. Nothing in them is
+/// needed to forward packets.
+pub const ADDED: [&str; 1] = [names::HANDSHAKE_RTT];
 
 /// Most entries of `LISTENERS4` and of `LISTENERS6`: addresses and addresses with a port.
 pub const MAX_LISTENERS: u32 = 8_192;
@@ -144,6 +150,7 @@ pub fn maps(sizes: &TableSizes) -> Vec<MapSpec> {
             max_entries: PUNTS_BYTES,
             flags: 0,
         },
+        array::<HandshakeRtt>(n::HANDSHAKE_RTT, PerCpuArray, sizes.services + 1),
     ]);
     specs
 }

@@ -11,7 +11,7 @@ use clap::Args;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request,
-    body::Bytes,
+    body::{Bytes, Incoming},
     client::conn::http1::handshake,
     header::{CONTENT_TYPE, HOST},
 };
@@ -65,6 +65,32 @@ impl Client {
         self.ask(method, path, Some(body))
     }
 
+    /// Asks for lines that come for as long as there is something to say, and takes each.
+    pub fn lines(
+        &self,
+        path: &str,
+        body: &Value,
+        mut take: impl FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let socket = self.socket.display();
+            let asked = timeout(PATIENCE, self.send(&Method::POST, path, Some(body))).await;
+            let mut response =
+                asked.with_context(|| format!("{socket}: no answer within {PATIENCE:?}"))??;
+            let mut rest = Vec::new();
+            while let Some(frame) = response.frame().await {
+                let frame = frame.with_context(|| format!("{socket}: the agent has ended"))?;
+                rest.extend_from_slice(frame.data_ref().map_or(&[], |data| &**data));
+                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                    take(&String::from_utf8_lossy(&rest[..end]))?;
+                    rest.drain(..=end);
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn ask<T: DeserializeOwned>(
         &self,
         method: &Method,
@@ -83,6 +109,11 @@ impl Client {
     }
 
     async fn request(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
+        Ok(self.send(method, path, body).await?.collect().await?.to_bytes())
+    }
+
+    /// The body of an answer that is no error.
+    async fn send(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Incoming> {
         let socket = self.socket.display();
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
             anyhow!(
@@ -91,7 +122,8 @@ impl Client {
             )
         })?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
+        // It ends with the body, or with this process.
+        drop(tokio::spawn(connection));
         let text = body.map(ToString::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -101,11 +133,10 @@ impl Client {
             .body(Full::new(Bytes::from(text)))?;
         let response = sender.send_request(request).await?;
         let code = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        connection.abort();
         if code.is_success() {
-            return Ok(body);
+            return Ok(response.into_body());
         }
+        let body = response.into_body().collect().await?.to_bytes();
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
         match (problem["error"].as_str(), problem["remedy"].as_str()) {
             (Some(error), Some(remedy)) => bail!("{error}: {remedy}"),

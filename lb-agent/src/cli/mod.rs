@@ -15,6 +15,7 @@ mod show;
 mod sidecar;
 mod status;
 mod top;
+mod trace;
 mod unload;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -70,6 +71,8 @@ enum Command {
     Events(events::Arguments),
     /// Say which backend a client gets now, and why; touches nothing
     Explain(explain::Arguments),
+    /// Follow the packets of some flows through the stages of XDP, for a bounded time
+    Trace(trace::Arguments),
     /// Compare the running edge with its file
     #[command(subcommand)]
     Config(show::Config),
@@ -115,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::RemoveBackend(arguments) => change::remove(&arguments),
         Command::Events(arguments) => events::events(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Trace(arguments) => trace::trace(&arguments),
         Command::Generate(arguments) => generate::generate(&arguments, Cli::command()),
         Command::Config(action) => show::config(&action),
         Command::Doctor(arguments) => {

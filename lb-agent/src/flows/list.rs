@@ -14,7 +14,7 @@ use lb_common::{
     addr::{Addr, Tuple, V4, V6},
     flow::{Flow, flags, forward},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     aging::{Entry, age},
@@ -40,6 +40,19 @@ pub struct Listed {
     /// Packets and bytes from the client, and to it (`nat` and `splice`: otherwise they do not pass the edge).
     pub from_client: (u32, u64),
     pub to_client: Option<(u32, u64)>,
+}
+
+/// What went in one direction, as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Carried {
+    pub packets: u32,
+    pub bytes: u64,
+}
+
+impl From<(u32, u64)> for Carried {
+    fn from((packets, bytes): (u32, u64)) -> Self {
+        Self { packets, bytes }
+    }
 }
 
 /// Which connections are wanted; `None` stands for all.

@@ -8,6 +8,7 @@ pub mod aging;
 pub mod ended;
 pub mod list;
 pub mod pacer;
+pub mod rest;
 pub mod sweep;
 pub mod table;
 

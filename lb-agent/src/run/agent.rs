@@ -30,6 +30,7 @@ use super::{
     signals::{Request, Signals},
     start::Refused,
     sweeper::{self, Report},
+    trace::{self, Tracer},
     view::{self, MadeOf, Picture, ServicePicture, Sources, View},
 };
 use crate::{
@@ -103,6 +104,7 @@ pub struct Agent {
     pub(super) outliers: Outliers,
     /// What operators ask for.
     pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) tracer: Tracer,
     /// Certificates and the like.
     pub(super) tls: Arc<Material>,
     pub(super) tls_watch: Option<certificates::Watch>,
@@ -147,6 +149,7 @@ impl Agent {
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.update(),
                 Some(ask) = self.asks.recv() => self.asked(ask).await,
+                event = self.tracer.next() => self.trace(event),
                 () = sleep_until(edge_drain.unwrap_or_else(Instant::now)), if edge_drain.is_some() => {
                     self.begin_edge_drain().await;
                 }
@@ -156,6 +159,7 @@ impl Agent {
             }
         }
         self.notify.stopping();
+        self.cut_trace("the agent stops");
         // What has ended is told before the end.
         self.sweeper = None;
         self.log.finish();
@@ -170,9 +174,21 @@ impl Agent {
     /// Attaches the program to the interfaces of the configuration.
     pub(super) fn attach(&mut self) -> Result<()> {
         self.interfaces.attach(&self.plane.loaded, &self.parts.config.edge)?;
+        self.cut_trace("the program was attached anew");
         self.interfaces.detach_others(&self.plane.loaded, &self.parts.config.edge);
         self.publish_spliced();
         Ok(())
+    }
+
+    fn trace(&mut self, event: trace::desk::Event) {
+        let loaded = &self.plane.loaded;
+        block_in_place(|| self.tracer.handle(event, loaded.pins(), loaded.program()));
+    }
+
+    /// Ends the trace that there is, and says why.
+    pub(super) fn cut_trace(&mut self, why: &'static str) {
+        let loaded = &self.plane.loaded;
+        block_in_place(|| self.tracer.cut(loaded.pins(), loaded.program(), why));
     }
 
     /// The last steps: clients may come from now on.

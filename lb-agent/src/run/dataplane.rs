@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use lb_common::flow::forward;
 
 use crate::{
-    bpf::{Counters, Loaded, PinDir},
+    bpf::{Counters, Loaded, PinDir, rtt::HandshakeRtts},
     state::{
         actual::Actual,
         desired::{Desired, Input, RingCache, ServiceInput, desired},
@@ -28,6 +28,7 @@ pub struct DataPlane {
     actual: Actual,
     cache: RingCache,
     counters: Counters,
+    rtts: HandshakeRtts,
     /// The backends which the maps had when they were adopted, and those of them that clients were given to.
     adopted: BTreeSet<u16>,
     adopted_live: BTreeSet<u16>,
@@ -40,6 +41,7 @@ impl DataPlane {
         let actual = maps.read()?;
         let ids = Ids::recover(&actual, maps.capacity());
         let counters = Counters::open(loaded.pins())?;
+        let rtts = HandshakeRtts::open(loaded.pins())?;
         let slots = actual.rings.values().flat_map(|ring| ring.iter().copied());
         // Who gets clients from the sidecar is in no ring, dead or alive.
         let has_rings =
@@ -54,6 +56,7 @@ impl DataPlane {
             ids,
             cache: RingCache::default(),
             counters,
+            rtts,
         })
     }
 
@@ -104,7 +107,8 @@ impl DataPlane {
     fn clear_counters_of_newcomers(&mut self, op: &MapOp) -> Result<()> {
         match *op {
             MapOp::SetService { id, .. } if !self.actual.services.contains_key(&id) => {
-                self.counters.clear_service(id).context("a new service")
+                let cleared = self.counters.clear_service(id).and_then(|()| self.rtts.clear(id));
+                cleared.context("a new service")
             }
             MapOp::SetBackend { id, .. } if !self.actual.backends.contains_key(&id) => {
                 self.counters.clear_backend(id).context("a new backend")

@@ -43,9 +43,11 @@ mod start;
 pub mod status;
 mod sweeper;
 mod takeover;
+pub mod trace;
 mod view;
 mod view_flows;
 mod view_l7;
+mod view_xdp;
 mod why;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};

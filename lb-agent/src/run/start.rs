@@ -29,6 +29,7 @@ use super::{
     roster::Current,
     sidecar::{self, unix_millis},
     sweeper,
+    trace::{self, Tracer},
     view::{MadeOf, View},
 };
 use crate::{
@@ -97,7 +98,8 @@ pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agen
     let edge = &config.edge;
     let view = View::new(&edge.name);
     let (asker, asks) = mpsc::channel(ASKS);
-    let state = admin::State { view: view.clone(), asks: asker, feed: Default::default() };
+    let (desk, tracer) = trace::desk::desk();
+    let state = admin::State { view: view.clone(), asks: asker, desk, feed: Default::default() };
     let local = admin::Local::serve(&directory, state.clone())?;
     let server = admin::bind(edge.admin)?.serve(state)?;
     tracing::info!(edge = edge.name, admin = %server.address, "starting");
@@ -109,7 +111,8 @@ pub(super) async fn start(options: Options, loaded: LoadedConfig) -> Result<Agen
     let config = Arc::new(config);
     let path = options.config;
     let parts = Parts { config, made_of, text, path, view, server, local, lock };
-    let result = bring_up(parts, &pins, options.object, options.worker_arguments, asks).await;
+    let comers = (asks, tracer);
+    let result = bring_up(parts, &pins, options.object, options.worker_arguments, comers).await;
     if result.is_err() && !was_loaded {
         // Maps that no packet has met are only memory.
         if let Err(error) = bpf::unload(&pins) {
@@ -124,7 +127,7 @@ async fn bring_up(
     pins: &PinDir,
     object: Option<PathBuf>,
     worker_arguments: Vec<OsString>,
-    asks: mpsc::Receiver<Ask>,
+    (asks, tracer): (mpsc::Receiver<Ask>, Tracer),
 ) -> Result<Agent> {
     let edge = &parts.config.edge.name;
     let mut sidecar = Supervisor::new(RUN_DIR.as_ref(), edge, worker_arguments)?;
@@ -134,7 +137,8 @@ async fn bring_up(
     let opened = sidecar::open(&sidecar, &parts.config)?;
     let sizes = table_sizes(&parts.config.edge.tables);
     let mut loaded = load(pins.clone(), sizes, object).await?;
-    datalog::start(&mut loaded);
+    // For as long as the agent runs.
+    drop(datalog::start(loaded.ebpf_mut()));
     let plane = DataPlane::open(loaded)?;
     let network = Network::open().await?;
     let roster = Arc::new(Current::default());
@@ -173,6 +177,7 @@ async fn bring_up(
         shown: Default::default(),
         outliers: Default::default(),
         asks,
+        tracer,
         tls: Arc::default(),
         tls_watch: None,
         resets: Default::default(),

@@ -48,6 +48,20 @@ pub struct Status {
     /// Those that clients are shown.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub certificates: Vec<Certificate>,
+    /// Round trips of TCP handshakes as XDP sees them, by service; see docs/metrics.md.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub handshakes: BTreeMap<String, Histogram>,
+    /// Where the kernel has counted runs of the XDP program (`kernel.bpf_stats_enabled`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub xdp_runs: Option<XdpRuns>,
+}
+
+/// Runs of the XDP program, counted by the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct XdpRuns {
+    /// Of all together.
+    pub seconds: f64,
+    pub runs: u64,
 }
 
 /// A certificate of a service.

@@ -125,7 +125,10 @@ impl Agent {
         };
         let opened = sidecar::open(&self.sidecar, &config)?;
         let mut interfaces = self.interfaces.clone();
-        block_in_place(|| interfaces.attach(&self.plane.loaded, &config.edge)).map_err(refused)?;
+        let attached = block_in_place(|| interfaces.attach(&self.plane.loaded, &config.edge));
+        // Attaching brings the usual program back.
+        self.cut_trace("the configuration was taken over");
+        attached.map_err(refused)?;
         if let Err(error) = self.switch(Arc::new(config)) {
             self.go_back(old);
             return Err(refused(error));

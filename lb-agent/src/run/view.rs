@@ -32,6 +32,7 @@ use super::{
     sweeper::Report,
     view_flows,
     view_l7::{self, Drain, L7Picture},
+    view_xdp,
     why::{Around, why},
 };
 use crate::{
@@ -204,6 +205,8 @@ impl View {
             sidecar: view_l7::sidecar(&picture.sidecar),
             tables: Vec::new(),
             certificates: picture.expiries.iter().map(certificate).collect(),
+            handshakes: BTreeMap::new(),
+            xdp_runs: None,
         };
         let Some(sources) = &picture.sources else { return Ok(status) };
         let counters = Counters::open(&sources.pins)?;
@@ -226,6 +229,10 @@ impl View {
         let places: BTreeMap<&str, usize> =
             (0..).zip(&sources.config.services).map(|(n, it)| (it.name.as_str(), n)).collect();
         status.services.sort_by_key(|it| places.get(it.name.as_str()).copied());
+        let l4 = picture.services.iter().map(|it| (it.id, it.config.name.as_str()));
+        let l7 = picture.l7.iter().map(|it| (it.id, it.config.name.as_str()));
+        status.handshakes = view_xdp::handshakes(&sources.pins, l4.chain(l7))?;
+        status.xdp_runs = view_xdp::runs(&sources.pins)?;
         status.outcomes = outcomes(&counters.service(NO_SERVICE)?);
         let totals = report.totals;
         status.flows = Flows {
@@ -395,7 +402,9 @@ fn add_traffic(service: &mut Service, counters: &Counters) -> Result<()> {
 }
 
 fn slots_by_backend(slots: &lb_common::maglev::Slots) -> BTreeMap<u16, u32> {
-    let mut count = vec![0_u32; usize::from(u16::MAX) + 1];
+    // Ids are small: a count for each that could be would take longer to clear than the ring to read.
+    let most = slots.iter().copied().max().unwrap_or(0);
+    let mut count = vec![0_u32; usize::from(most) + 1];
     slots.iter().for_each(|id| count[usize::from(*id)] += 1);
     let named = count.into_iter().enumerate().filter(|(_, slots)| *slots > 0);
     named.map(|(id, slots)| (id as u16, slots)).collect()

@@ -143,7 +143,7 @@ fn unload_leaves_nothing() {
     pins.load(PASS).unwrap();
     let unloaded = bpf::unload(&pins).unwrap();
     assert_eq!(unloaded.maps.len(), specs::maps(&SIZES).len());
-    assert_eq!(unloaded.to_string(), "removed the program, 20 maps, and was attached nowhere");
+    assert_eq!(unloaded.to_string(), "removed the program, 21 maps, and was attached nowhere");
     assert!(!pins.path().exists());
     assert!(bpf::unload(&pins).unwrap().is_empty());
 }

@@ -8,9 +8,10 @@ use lb_common::{
     access::{AccessKey, DENY, EDGE, MAX_ENTRIES, SCOPE_BITS, lists},
     addr::{Addr, V4, V6},
     outcome::DropReason,
+    trace::Stage,
 };
 
-use crate::stage::Stages;
+use crate::{stage::Stages, trace};
 
 /// Whom the edge and its services admit or deny, by IPv4 prefix.
 #[map]
@@ -43,8 +44,12 @@ impl Lists for V6 {
 /// one comparison.
 #[inline(always)]
 pub fn check<A: Stages>(src: &A, service: u16, access: u8) -> Result<(), DropReason> {
-    if access != 0 && A::is_denied(src, service, access) {
-        return Err(DropReason::DeniedSource);
+    if access != 0 {
+        if A::is_denied(src, service, access) {
+            trace::step(Stage::Access, service, 1);
+            return Err(DropReason::DeniedSource);
+        }
+        trace::step(Stage::Access, service, 0);
     }
     Ok(())
 }

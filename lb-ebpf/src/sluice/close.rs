@@ -5,10 +5,11 @@ use lb_common::{
     flow::{Flow, flags, forward},
     outcome::{DropReason, Event},
     seq::{before, within},
+    trace::Stage,
 };
 use lb_ebpf::{packet::Packet, wire::tcp_flags};
 
-use crate::{Verdict, Version, count, flow, handshake, parse::Segment, service};
+use crate::{Verdict, Version, count, flow, handshake, parse::Segment, service, trace};
 
 /// A FIN may be this far ahead of what was seen: segments before it may have been lost on the way to
 /// us. Beyond, it is somebody else's.
@@ -54,6 +55,7 @@ pub fn note_end<A: Version>(segment: &Segment<A>, flow: &mut Flow<A>) -> bool {
     } else if segment.flags & tcp_flags::FIN != 0 && finishes(segment, flow) {
         end(flow, flags::FIN, flags::PEER_FIN);
     }
+    trace::step(Stage::Ending, flow.flags as u16, 0);
     if flow.is_closing() && !was_closing {
         let reset = flow.flags & flags::RESET != 0;
         count::backend(flow.backend, |counters| {

@@ -5,13 +5,14 @@ use lb_common::{
     flow::{Flow, flags, forward},
     outcome::DropReason,
     service::Backend,
+    trace::Stage,
 };
 use lb_ebpf::packet::Packet;
 
 use crate::{
     Verdict, Version, access, count, flow, next_hop,
     parse::{IcmpError, Segment},
-    service, splice, transmit, tunnel,
+    service, splice, trace, transmit, tunnel,
 };
 
 /// Where a flow's packets go, before anything in the packet is changed.
@@ -89,7 +90,9 @@ fn along<A: Version>(
     flow: &mut Flow<A>,
     way: &Way,
 ) -> Result<Verdict, DropReason> {
+    trace::step(Stage::Forward, flow.forward as u16, 0);
     if let Some(mtu) = too_big(way, segment.ip_len) {
+        trace::step(Stage::TooBig, mtu, 0);
         return A::packet_too_big(packet, segment.l3, mtu);
     }
     if flow.forward == forward::NAT {
@@ -132,6 +135,7 @@ pub fn forward_error<A: Version>(
     let Some(way) = way(flow) else {
         return Err(DropReason::Inconsistent);
     };
+    trace::step(Stage::Forward, flow.forward as u16, 0);
     if too_big(&way, error.ip_len as u16).is_some() {
         return Err(DropReason::TooBig);
     }

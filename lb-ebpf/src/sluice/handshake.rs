@@ -14,6 +14,7 @@ use lb_common::{
     handshake::{Handshake, flags},
     outcome::{DropReason, Event},
     seq::within,
+    trace::Stage,
 };
 use lb_ebpf::{packet::Packet, wire::tcp_flags};
 
@@ -23,8 +24,9 @@ use crate::{
     nat::Reserved,
     next_hop, options,
     parse::Segment,
+    rtt,
     scratch::{self, Use},
-    service, stage,
+    service, stage, trace,
 };
 
 /// Handshakes by the tuple on the wire, IPv4.
@@ -163,7 +165,10 @@ pub fn advance<A: Version>(
         // A client's new SYN was told from the one that is noted; a backend's SYN-ACK has a key of its own.
         return match segment.is_syn_ack() && segment.seq != handshake.isn {
             true => note(packet, segment),
-            false => Ok(Verdict::Pass(Event::PassToSidecar)),
+            false => {
+                measure(segment, handshake);
+                Ok(Verdict::Pass(Event::PassToSidecar))
+            }
         };
     }
     if handshake.flow.flags & flow_flags::TO_CLIENT != 0 {
@@ -173,6 +178,7 @@ pub fn advance<A: Version>(
         return A::forward(packet, &mut handshake.flow);
     }
     if segment.is_syn() {
+        handshake.began = 0;
         if let Some(backend) = service::backend(handshake.flow.backend) {
             let options = options::of(packet, segment);
             options::clamp_mss(packet, segment, &options, backend)?;
@@ -214,16 +220,36 @@ pub fn note<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Ver
     entry.flow.last_seen = clock::now();
     entry.isn = segment.seq;
     entry.offer = options::of(packet, segment).offer;
+    if segment.is_syn() {
+        entry.began = rtt::now();
+    }
     // Without room the connection is served all the same.
     if enter(&segment.tuple, entry).is_ok() {
         count::event(packet.service, Event::OfferNoted);
+        trace::step(Stage::Noted, 0, 0);
     }
     Ok(Verdict::Pass(Event::PassToSidecar))
+}
+
+/// Measures the handshake of a client of the sidecar, whose SYN-ACK is not seen here, with the first segment after its
+/// SYN.
+#[inline(always)]
+fn measure<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) {
+    let began = handshake.began;
+    if began == 0 {
+        return;
+    }
+    handshake.began = 0;
+    let completes = segment.is_plain() && segment.seq == handshake.isn.wrapping_add(1);
+    if completes && let Some(at) = service::listener(&segment.tuple.dst, segment.tuple.dport) {
+        rtt::observe(at.service, began);
+    }
 }
 
 /// Remembers what the backend's SYN-ACK says, at its own entry and at the client's.
 #[inline(always)]
 fn answered<A: Version>(packet: &Packet, segment: &Segment<A>, handshake: &mut Handshake<A>) {
+    trace::step(Stage::Answered, 0, 0);
     handshake.isn = segment.seq;
     handshake.offer = options::of(packet, segment).offer;
     if let Some(client) = find(&handshake.flow.to.reversed()) {
@@ -258,7 +284,9 @@ pub fn completes<A: Version>(segment: &Segment<A>, handshake: &Handshake<A>) -> 
 #[inline(always)]
 pub fn complete<A: Version>(handshake: &mut Handshake<A>) {
     let backend = handshake.flow.backend;
-    if !A::promote() {
+    let has_room = A::promote();
+    trace::step(Stage::Completed, has_room as u16, 0);
+    if !has_room {
         handshake.flags |= flags::COMPLETED;
         let service = service::of_backend(backend);
         count::event(service, Event::FlowTableFull);
@@ -284,6 +312,10 @@ pub fn promote<A: Version>(segment: &Segment<A>, handshake: &mut Handshake<A>) -
     flow.ack = segment.ack;
     let (backend, is_nat) = (flow.backend, flow.forward == forward::NAT);
     let service = service::of_backend(backend);
+    // Once, also if there is no room yet.
+    rtt::observe(service, handshake.began);
+    handshake.began = 0;
+    let flow = &mut handshake.flow;
     let answers = flow.to.reversed();
     if is_nat {
         let Some(Handshake { flow: back, .. }) = scratch::handshake::<A>(Use::Reserve) else {

@@ -4,6 +4,7 @@ use lb_common::{
     flow::{Flow, flags, forward},
     handshake::Handshake,
     outcome::{DropReason, Event},
+    trace::Stage,
 };
 use lb_ebpf::packet::Packet;
 
@@ -13,7 +14,7 @@ use crate::{
     count, flow, handshake,
     parse::{IcmpError, IcmpKind, Segment},
     scratch::{self, Use},
-    service,
+    service, trace,
 };
 
 /// Handles an ICMP message.
@@ -46,16 +47,19 @@ pub fn message<A: Version>(
 #[inline(always)]
 fn error<A: Version>(packet: &mut Packet, error: &IcmpError<A>) -> Result<Verdict, DropReason> {
     let towards_sender = &error.towards_sender;
+    trace::about(towards_sender);
     if let Some(flow) = flow::find(towards_sender) {
         if flow.flags & flags::HOLD != 0 {
             return Ok(Verdict::Pass(Event::PassToSidecar));
         }
+        trace::flow(Stage::Flow, flow);
         return carry(packet, error, flow);
     }
     if let Some(handshake) = handshake::find(towards_sender) {
         if handshake.flow.forward == forward::SPLICE {
             return Ok(Verdict::Pass(Event::PassToSidecar));
         }
+        trace::flow(Stage::Handshake, &handshake.flow);
         return carry(packet, error, &mut handshake.flow);
     }
     let Some(listener) = service::listener(&towards_sender.dst, towards_sender.dport) else {

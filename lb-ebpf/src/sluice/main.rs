@@ -26,10 +26,16 @@ mod parse;
 mod punt;
 mod report;
 mod rewrite;
+mod rtt;
 mod scratch;
 mod service;
 mod splice;
 mod stage;
+#[cfg(feature = "trace")]
+mod trace;
+#[cfg(not(feature = "trace"))]
+#[path = "untraced.rs"]
+mod trace;
 mod transmit;
 mod tunnel;
 
@@ -37,6 +43,7 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use lb_common::{
     flow::flags,
     outcome::{DropReason, Event, NO_SERVICE},
+    trace::Stage,
 };
 use lb_ebpf::{packet::Packet, wire::ethertype};
 
@@ -72,6 +79,7 @@ trait Version:
     + answer::Answer
     + scratch::Scratch
     + stage::Stages
+    + trace::Traced
 {
 }
 impl Version for lb_common::addr::V4 {}
@@ -81,7 +89,9 @@ impl Version for lb_common::addr::V6 {}
 #[inline(always)]
 pub fn sluice(ctx: XdpContext) -> u32 {
     let mut packet = Packet::new(&ctx);
-    match process(&mut packet) {
+    let result = process(&mut packet);
+    trace::finish(&packet, &result);
+    match result {
         Ok(Verdict::Transmit) => xdp_action::XDP_TX,
         Ok(Verdict::Redirect) => xdp_action::XDP_REDIRECT,
         Ok(Verdict::Punted) => xdp_action::XDP_DROP,
@@ -111,10 +121,16 @@ fn process(packet: &mut Packet) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn path<A: Version>(packet: &mut Packet, l3: usize) -> Result<Verdict, DropReason> {
     let mut segment = Segment::<A>::default();
-    match A::parse(packet, l3, &mut segment) {
-        Ok(Parsed::Tcp) => tcp(packet, &segment),
+    let Some(segment) = trace::place(&mut segment) else {
+        return Err(DropReason::Inconsistent);
+    };
+    let parsed = A::parse(packet, l3, segment);
+    let segment = &*segment;
+    trace::parsed::<A>(packet, matches!(parsed, Ok(Parsed::Icmp)));
+    match parsed {
+        Ok(Parsed::Tcp) => tcp(packet, segment),
         Ok(Parsed::Icmp) => {
-            scratch::keep(&segment)?;
+            scratch::keep(segment)?;
             A::icmp(packet)
         }
         Err(Stop::Pass(event)) => Ok(Verdict::Pass(event)),
@@ -130,10 +146,12 @@ const OUT_OF_THE_ORDINARY: u8 = flags::RESTART | flags::RESET | flags::FIN | fla
 fn tcp<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Verdict, DropReason> {
     let Some(flow) = flow::find(&segment.tuple) else {
         scratch::keep(segment)?;
+        trace::step(Stage::NoFlow, 0, 0);
         return A::without_flow(packet);
     };
+    trace::flow(Stage::Flow, flow);
     if segment.is_plain() && flow.flags & OUT_OF_THE_ORDINARY == 0 {
-        let result = forward::established(packet, segment, flow);
+        let result = trace::established(packet, segment, flow);
         if result.is_err() {
             packet.service = service::of_backend(flow.backend);
         }

@@ -6,14 +6,16 @@ use lb_common::{
     hash,
     outcome::{DropReason, Event},
     service::{Listener, Service, service_flags},
+    trace::Stage,
 };
 use lb_ebpf::packet::Packet;
 
 use crate::{
     Verdict, Version, access, clock, count, handshake, nat, options,
     parse::Segment,
+    rtt,
     scratch::{self, Use},
-    service,
+    service, trace,
 };
 
 /// Handles a segment that the flow table does not know.
@@ -25,6 +27,7 @@ pub fn without_flow<A: Version>(
     if let Some(handshake) = handshake::find(&segment.tuple)
         && !handshake::is_replaced_by(segment, handshake)
     {
+        trace::flow(Stage::Handshake, &handshake.flow);
         return handshake::advance(packet, segment, handshake);
     }
     from_syn(packet, segment)
@@ -37,6 +40,7 @@ fn from_syn<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Ver
         if segment.is_syn_ack() && service::is_upstream(&segment.tuple.src, segment.tuple.sport) {
             return handshake::note(packet, segment);
         }
+        trace::step(Stage::NoListener, 0, 0);
         return Ok(Verdict::Pass(if service::is_vip(&segment.tuple.dst) {
             Event::PassToHost
         } else {
@@ -44,6 +48,7 @@ fn from_syn<A: Version>(packet: &mut Packet, segment: &Segment<A>) -> Result<Ver
         }));
     };
     packet.service = listener.service;
+    trace::step(Stage::Listener, listener.service, 0);
     let src = &segment.tuple.src;
     if !src.is_valid_source() || service::is_vip(src) {
         return Err(DropReason::SpoofedSource);
@@ -83,6 +88,7 @@ fn open<A: Version>(
     entry.flow.forward = service.forward;
     entry.flow.last_seen = clock::now();
     entry.isn = segment.seq;
+    entry.began = rtt::now();
     if service.forward == forward::NAT {
         let hash = hash::tuple(0, &segment.tuple);
         nat::reserve(packet, &segment.tuple, id, backend, hash, &mut entry.flow.to)?;
@@ -90,6 +96,7 @@ fn open<A: Version>(
     let options = options::of(packet, segment);
     entry.offer = options.offer;
     handshake::enter(&segment.tuple, entry)?;
+    trace::flow(Stage::Opened, &entry.flow);
     options::clamp_mss(packet, segment, &options, backend)?;
     count::event(listener.service, Event::SynForwarded);
     count::backend(id, |counters| counters.picked += 1);
@@ -105,6 +112,7 @@ fn stray<A: Version>(
     listener: Listener,
     service: &Service,
 ) -> Result<Verdict, DropReason> {
+    trace::step(Stage::Stray, listener.service, 0);
     if service.forward == forward::NAT {
         if segment.is_rst() {
             return Err(DropReason::NoFlow); // a RST is never answered by another (RFC 9293 3.5.2)

@@ -76,12 +76,26 @@ impl Scratch for V6 {
 /// Keeps a segment for the stages to come.
 #[inline(always)]
 pub fn keep<A: Scratch>(segment: &Segment<A>) -> Result<(), DropReason> {
+    if cfg!(feature = "trace") {
+        return Ok(()); // it was there from the beginning
+    }
     let Some(kept) = A::segment().get_ptr_mut(0) else {
         return Err(DropReason::Inconsistent);
     };
     // SAFETY: the element is this CPU's own, and XDP programs do not preempt each other.
     unsafe { *kept = *segment };
     Ok(())
+}
+
+/// Room for the segment under way, empty as yet.
+#[cfg(feature = "trace")]
+#[inline(always)]
+pub fn fresh<A: Scratch>() -> Option<&'static mut Segment<A>> {
+    // SAFETY: the element is this CPU's own, and XDP programs do not preempt each other; whoever gets it lets go of it
+    // before a stage looks at it.
+    let segment = A::segment().get_ptr_mut(0).map(|segment| unsafe { &mut *segment })?;
+    *segment = Segment::default();
+    Some(segment)
 }
 
 /// The segment under way, once it is kept.

@@ -10,11 +10,12 @@ use lb_common::{
     outcome::{DropReason, NO_SERVICE},
     ring::{NONE, Ring},
     service::{Backend, Listener, ListenerKey, Service, affinity, listener_flags},
+    trace::Stage,
 };
 
 use lb_ebpf::packet::opaque;
 
-use crate::edge;
+use crate::{edge, trace};
 
 /// IPv4 listeners by address and port; port 0 stands for the address itself.
 #[map]
@@ -132,6 +133,7 @@ pub fn pick<A: Addr>(
     };
     // The slot is below the ring's length by construction, but the verifier wants to see it checked.
     let id = ring.slots.get(opaque(hash::slot(hash))).copied().unwrap_or(NONE);
+    trace::step(Stage::Pick, id, hash::slot(hash) as u32);
     if id == NONE {
         return Err(DropReason::NoBackend);
     }

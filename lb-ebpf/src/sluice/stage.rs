@@ -19,6 +19,7 @@ use lb_common::{
     outcome::{DropReason, Event},
     service::Backend,
     splice::Deltas,
+    trace::{Stage, verdict},
 };
 use lb_ebpf::packet::Packet;
 
@@ -28,7 +29,7 @@ use crate::{
     open,
     options::{self, Options},
     parse::IcmpError,
-    report, scratch, splice, transmit,
+    report, scratch, splice, trace, transmit,
 };
 
 /// The stages of an IP version.
@@ -38,6 +39,10 @@ pub trait Stages: Addr {
 
     /// [`close::flagged`]
     fn flagged(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason>;
+
+    /// [`forward::established`]
+    #[cfg(feature = "trace")]
+    fn established(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason>;
 
     /// [`forward::forward`]
     fn forward(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason>;
@@ -81,28 +86,28 @@ pub trait Stages: Addr {
 const DONE: u64 = 0;
 const TAKEN: u64 = 1;
 const FULL: u64 = 2;
-const TRANSMIT: u64 = 1 << 8;
-const REDIRECT: u64 = 2 << 8;
-const PUNTED: u64 = 3 << 8;
+const TRANSMIT: u64 = (verdict::TRANSMIT as u64) << 8;
+const REDIRECT: u64 = (verdict::REDIRECT as u64) << 8;
+const PUNTED: u64 = (verdict::PUNTED as u64) << 8;
 /// With the event's number.
-const PASS: u64 = 4 << 8;
+const PASS: u64 = (verdict::PASS as u64) << 8;
 /// With the reason's number.
-const DROP: u64 = 5 << 8;
+const DROP: u64 = (verdict::DROP as u64) << 8;
 
 /// A null pointer for an argument: no caller gives one.
 const NULL: u64 = DROP | DropReason::Inconsistent as u64;
 
 /// A stage's result and the service that it is counted for, as one number.
 #[inline(always)]
-fn pack(packet: &Packet, result: Result<Verdict, DropReason>) -> u64 {
+pub fn pack(service: u16, result: &Result<Verdict, DropReason>) -> u64 {
     let outcome = match result {
         Ok(Verdict::Transmit) => TRANSMIT,
         Ok(Verdict::Redirect) => REDIRECT,
         Ok(Verdict::Punted) => PUNTED,
-        Ok(Verdict::Pass(event)) => PASS | event as u64,
-        Err(reason) => DROP | reason as u64,
+        Ok(Verdict::Pass(event)) => PASS | *event as u64,
+        Err(reason) => DROP | *reason as u64,
     };
-    (packet.service as u64) << 32 | outcome
+    (service as u64) << 32 | outcome
 }
 
 #[inline(always)]
@@ -134,7 +139,7 @@ fn run(
     let mut packet = Packet::new(&XdpContext::new(ctx));
     packet.service = service;
     let result = stage(&mut packet);
-    pack(&packet, result)
+    pack(packet.service, &result)
 }
 
 /// Turns the pointers that a global function got into references.
@@ -184,6 +189,8 @@ pub fn unresolved(
     link_backend: u16,
 ) -> Result<Verdict, DropReason> {
     let outcome = stage_unresolved(packet.ctx(), packet.service, kind, link_backend);
+    // Here, since the stack of the stage itself has no room for it.
+    trace::step(Stage::Unresolved, outcome as u16 >> 8, 0);
     unpack(packet, outcome)
 }
 
@@ -236,11 +243,13 @@ extern "C" fn stage_splice_options(
 /// The global functions of an IP version, and the trait that calls them.
 macro_rules! stages {
     ($version:ty:
-        $without_flow:ident, $flagged:ident, $forward:ident, $icmp:ident, $forward_error:ident,
+        $without_flow:ident, $flagged:ident, $established:ident, $forward:ident, $icmp:ident, $forward_error:ident,
         $reset:ident, $packet_too_big:ident, $reserve_source:ident, $promote:ident, $options:ident, $is_denied:ident
     ) => {
         packet_stage!($version, open::without_flow as $without_flow());
         packet_stage!($version, close::flagged as $flagged(flow: Flow<$version>));
+        #[cfg(feature = "trace")]
+        packet_stage!($version, forward::established as $established(flow: Flow<$version>));
         packet_stage!($version, forward::forward as $forward(flow: Flow<$version>));
         packet_stage!($version, icmp::message as $icmp());
         packet_stage!(forward::forward_error
@@ -302,6 +311,16 @@ macro_rules! stages {
             #[inline(always)]
             fn flagged(packet: &mut Packet, flow: &mut Flow<Self>) -> Result<Verdict, DropReason> {
                 let outcome = $flagged(packet.ctx(), packet.service, flow);
+                unpack(packet, outcome)
+            }
+
+            #[cfg(feature = "trace")]
+            #[inline(always)]
+            fn established(
+                packet: &mut Packet,
+                flow: &mut Flow<Self>,
+            ) -> Result<Verdict, DropReason> {
+                let outcome = $established(packet.ctx(), packet.service, flow);
                 unpack(packet, outcome)
             }
 
@@ -391,10 +410,10 @@ fn pointer<T>(to: &T) -> *mut T {
 }
 
 stages!(V4:
-    without_flow_v4, flagged_v4, forward_v4, icmp_v4, forward_error_v4,
+    without_flow_v4, flagged_v4, established_v4, forward_v4, icmp_v4, forward_error_v4,
     reset_v4, packet_too_big_v4, reserve_source_v4, promote_v4, options_v4, is_denied_v4
 );
 stages!(V6:
-    without_flow_v6, flagged_v6, forward_v6, icmp_v6, forward_error_v6,
+    without_flow_v6, flagged_v6, established_v6, forward_v6, icmp_v6, forward_error_v6,
     reset_v6, packet_too_big_v6, reserve_source_v6, promote_v6, options_v6, is_denied_v6
 );

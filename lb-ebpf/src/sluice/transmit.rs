@@ -8,13 +8,14 @@ use lb_common::{
     addr::{Addr, V4},
     next_hop::NextHop,
     outcome::{DropReason, Event},
+    trace::Stage,
 };
 use lb_ebpf::{
     packet::Packet,
     wire::{EthHdr, Ipv4Hdr, Ipv6Hdr, VlanTag, ethertype, get16, get32, get128, put_mac},
 };
 
-use crate::{Verdict, count, forward::Way, next_hop, punt, stage};
+use crate::{Verdict, count, forward::Way, next_hop, punt, stage, trace};
 
 /// Sends a packet as it stands at `l3`.
 #[inline(always)]
@@ -78,6 +79,7 @@ fn out(packet: &mut Packet, hop: &NextHop, kind: u16) -> Result<Verdict, DropRea
     } else {
         tags(packet, hop, kind)?;
     }
+    trace::step(Stage::Out, 0, hop.ifindex);
     Ok(leave(packet, hop.ifindex))
 }
 

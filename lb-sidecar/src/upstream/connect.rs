@@ -185,6 +185,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_worker_gets_past_all_that_another_has() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let sources = self::sources(&[]);
+        let free = Held(Some(HashSet::new()));
+        let (ports, same) = (Ports::of_kernel(), Ports::of_kernel());
+        // It comes to the first of them, and finds 200 taken one after the other.
+        same.begin_like(&ports);
+        let mut open = Vec::new();
+        for ports in std::iter::repeat_n(&ports, 200).chain(std::iter::repeat_n(&same, 50)) {
+            open.push(connect(to, &sources, (&free, ports), None).await.unwrap().stream);
+        }
+    }
+
+    #[tokio::test]
     async fn without_a_table_the_kernel_chooses_and_with_no_port_there_is_no_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();

@@ -61,14 +61,14 @@ impl Ports {
         backend: SocketAddr,
         address: IpAddr,
     ) -> impl Iterator<Item = SocketAddr> {
-        (0..LOOK_UPS).filter_map(move |_| {
-            let local = SocketAddr::new(address, self.next()?);
-            if flows.holds(backend, local) == Some(false) {
-                return Some(local);
+        (0..LOOK_UPS).filter_map(move |tried| {
+            if tried > 0 {
+                // Where one is taken, so are its neighbours: by flows, or by the thousands of sockets that another worker
+                // has bound in turn.
+                self.last.set(rand::random());
             }
-            // Where one is taken, so are its neighbours.
-            self.last.set(rand::random());
-            None
+            let local = SocketAddr::new(address, self.next()?);
+            (flows.holds(backend, local) == Some(false)).then_some(local)
         })
     }
 

@@ -15,6 +15,7 @@ use lb_common::{
     next_hop::NextHop,
     outcome::COUNTERS_PER_SERVICE,
     punt::Punt,
+    rtt::HandshakeRtt,
     service::{Backend, Listener, Service, listener_flags},
 };
 
@@ -41,6 +42,7 @@ pub struct Tables {
     pub handshakes6: HashMap<MapData, Tuple<V6>, Handshake<V6>>,
     outcomes: PerCpu<u64>,
     backend_counters: PerCpu<BackendCounters>,
+    handshake_rtt: PerCpu<HandshakeRtt>,
     punts: RingBuf<MapData>,
     /// Keys of what is written, so that it can be removed.
     listeners: Vec<Endpoint>,
@@ -72,6 +74,7 @@ impl Tables {
             handshakes6: take("HANDSHAKES6").try_into().expect("HANDSHAKES6"),
             outcomes: PerCpu::new(take("OUTCOMES")),
             backend_counters: PerCpu::new(take("BACKEND_COUNTERS")),
+            handshake_rtt: PerCpu::new(take("HANDSHAKE_RTT")),
             punts: take("PUNTS").try_into().expect("PUNTS"),
             config: Maps::new(|name| ebpf.take_map(name)).expect("the agent takes the maps"),
             listeners: Vec::new(),
@@ -91,7 +94,16 @@ impl Tables {
         empty(&mut self.handshakes6);
         self.outcomes.zero();
         self.backend_counters.zero();
+        self.handshake_rtt.zero();
         while self.punts.next().is_some() {}
+    }
+
+    /// Round trips of a service's handshakes.
+    #[must_use]
+    pub fn handshake_rtt(&self, service: u16) -> HandshakeRtt {
+        let mut sum = HandshakeRtt::default();
+        self.handshake_rtt.read()[usize::from(service)].iter().for_each(|cpu| sum += *cpu);
+        sum
     }
 
     /// What the agent would read back.

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The whole user space of the machine that `cargo xtask kernels` boots: an edge is started, killed,
+# The whole user space of the machine that `cargo xtask kernels` boots: an edge is started, traced, killed,
 # started again, stopped and removed. The words SLUICE-... are what the caller looks for.
 b=/bin/busybox
 $b mount -t proc proc /proc
@@ -26,6 +26,7 @@ start() {
 
 {
     start && ready && echo SLUICE-READY &&
+    /lb-agent trace --duration 1s && echo SLUICE-TRACED &&
     kill -9 $agent && ! wait $agent && start && ready && echo SLUICE-ADOPTED &&
     kill $agent && wait $agent && /lb-agent unload --edge kernels && [ ! -e /sys/fs/bpf/sluice ] &&
     echo SLUICE-DONE

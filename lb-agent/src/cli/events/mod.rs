@@ -91,7 +91,7 @@ fn shown(event: &Value) -> String {
 }
 
 /// Date and time of day as UTC has it, from seconds of Unix time.
-fn clock(seconds: u64) -> String {
+pub(super) fn clock(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
     let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);

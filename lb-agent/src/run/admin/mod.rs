@@ -14,6 +14,7 @@ mod local;
 mod problem;
 mod reads;
 mod stream;
+mod trace;
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -36,7 +37,7 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{changes::Ask, metrics, status::Status, view::View};
+use super::{changes::Ask, metrics, status::Status, trace::Desk, view::View};
 pub use local::{Local, path as socket_path};
 use problem::Problem;
 pub use stream::Feed;
@@ -53,6 +54,8 @@ pub struct State {
     pub view: View,
     /// To the agent, which takes them one after the other.
     pub asks: mpsc::Sender<Ask>,
+    /// For those who trace packets.
+    pub desk: Desk,
     /// What the dashboard shows.
     pub feed: Feed,
 }
@@ -135,6 +138,7 @@ fn router(state: State, over: Over) -> Router {
         .route("/v1/counters", get(reads::counters))
         .route("/v1/flows", get(flows::flows))
         .route("/v1/explain", post(explain::explain))
+        .route("/v1/trace", post(trace::trace))
         .route("/v1/config", get(reads::config))
         .route("/v1/config/diff", get(reads::diff))
         .route("/v1/config/forget", post(changes::forget))

@@ -58,7 +58,8 @@ fn json() -> String {
 /// A server, and what asks for changes come to.
 fn server(view: View) -> (Server, mpsc::Receiver<Ask>) {
     let (asker, asks) = mpsc::channel(1);
-    let state = State { view, asks: asker, feed: Feed::default() };
+    let (desk, _) = crate::run::trace::desk::desk();
+    let state = State { view, asks: asker, desk, feed: Feed::default() };
     (bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(state).unwrap(), asks)
 }
 

@@ -141,7 +141,7 @@ fn seed(sources: &Sources) -> u64 {
 }
 
 /// The numbers of its backends in the maps, in the order of the configuration.
-fn ids(picture: &Picture, service: &Service) -> Vec<Option<u16>> {
+pub(super) fn ids(picture: &Picture, service: &Service) -> Vec<Option<u16>> {
     let of_xdp = picture.services.iter().find(|it| it.config.name == service.name);
     if let Some(of_xdp) = of_xdp {
         return of_xdp.backends.iter().map(|(id, _)| Some(*id)).collect();

@@ -12,6 +12,7 @@ mod sidecar;
 mod splice;
 mod text;
 mod times;
+mod xdp;
 
 use super::status::Status;
 
@@ -22,6 +23,7 @@ pub use text::{Format, text};
 pub const ALL: &[&[Metric]] = &[
     edge::METRICS,
     packets::METRICS,
+    xdp::METRICS,
     services::METRICS,
     times::METRICS,
     splice::METRICS,

@@ -79,6 +79,8 @@ fn status() -> Status {
             "handovers": { "seconds": 0.0005, "counts": [[50, 3], [100, 4], [null, 1]] },
         },
         "flows": { "expired": 0, "closed": 4, "orphans": 0, "reset": 0, "unsent_resets": 0 },
+        "handshakes": { "a \"b\"": { "seconds": 0.25, "counts": [[64, 1], [null, 1]] } },
+        "xdp_runs": { "seconds": 0.5, "runs": 12 },
         "tables": [{ "name": "FLOWS4", "entries": 1, "capacity": 2 }],
         "certificates": [{ "service": "a", "certificate": "/c.pem", "not_after": 1_800_000_000 }],
     });

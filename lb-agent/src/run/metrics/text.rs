@@ -38,10 +38,15 @@ impl Format {
     }
 }
 
+/// What the text of an edge and of a backend is long, about: a text of megabytes that grows by doubling is copied as often.
+const BYTES: usize = 64 << 10;
+const BYTES_OF_BACKEND: usize = 2 << 10;
+
 /// The text of a status.
 #[must_use]
 pub fn text(status: &Status, format: Format) -> String {
-    let mut text = String::new();
+    let backends: usize = status.services.iter().map(|it| it.backends.len()).sum();
+    let mut text = String::with_capacity(BYTES + backends * BYTES_OF_BACKEND);
     for metric in ALL.iter().copied().flatten() {
         let mut samples = Samples { text: &mut text, metric, format, begun: false };
         (metric.samples)(status, &mut samples);

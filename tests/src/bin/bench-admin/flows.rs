@@ -102,11 +102,12 @@ fn pages(place: &Place) -> Result<usize> {
     loop {
         let answer = place.edge.get(&format!("/v1/flows?limit={PAGE}{cursor}"))?;
         ensure!(answer.status == 200, "{}: {}", answer.status, answer.body);
-        let page: Value = serde_json::from_str(&answer.body)?;
-        count += page["flows"].as_array().map_or(0, Vec::len);
-        match page["next"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return Ok(count),
+        // To read all of it as JSON would be the client's work, and more than the agent's.
+        count += answer.body.matches("\"backend_id\":").count();
+        let (_, next) = answer.body.rsplit_once("\"next\":").context("a page without next")?;
+        match next.trim_end_matches('}') {
+            "null" => return Ok(count),
+            next => cursor = format!("&cursor={}", next.trim_matches('"')),
         }
     }
 }

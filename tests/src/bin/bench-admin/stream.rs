@@ -1,4 +1,4 @@
-//! A stream of packets through the edge, one at a time, and how long each was on its way and back.
+//! A stream of packets through the edge, some hundreds a second, and how long each was on its way and back.
 
 use std::{
     io::{Read, Write},
@@ -13,6 +13,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use tests::netns::NsHandle;
+
+/// Between two of them: they shall not take the processors that the agent needs.
+const PAUSE: Duration = Duration::from_millis(1);
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,6 +54,7 @@ fn ping_pong(to: SocketAddr, stop: &AtomicBool) -> Result<Vec<f64>> {
         stream.write_all(&[7; 64])?;
         stream.read_exact(&mut [0; 64])?;
         millis.push(start.elapsed().as_secs_f64() * 1e3);
+        std::thread::sleep(PAUSE);
     }
     Ok(millis)
 }
