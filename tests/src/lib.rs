@@ -24,6 +24,7 @@ pub mod privilege;
 pub mod process;
 pub mod seed;
 pub mod site;
+pub mod slow;
 pub mod spliced;
 pub mod sweep;
 pub mod tls;

@@ -7,6 +7,7 @@ use crate::{
     process,
     provision::{self, Package, program},
     run::{need_root, testbed_binary},
+    web,
     workspace::{self, Metadata},
 };
 
@@ -55,6 +56,7 @@ pub fn bench(name: Option<&str>, args: &[String]) -> Result<()> {
         "splice" => provision::packages("this benchmark", &SPLICE)?,
         "dashboard" => provision::packages("this benchmark", &NETWORKS)?,
         "tls" => provision::packages("this benchmark", &TLS)?,
+        "slow" => web::install()?,
         _ => {}
     }
     let binaries = build::build(Profile::Release)?;
