@@ -71,7 +71,7 @@ pub async fn serve(
     let Some(mut stream) = secure::secured(stream, &client, &plan).await else { return };
     let limits = Limits { head_bytes: plan.settings.http.head_bytes as usize };
     let by_preface = plan.settings.http.h2c && stream.is_plain();
-    let first = match first_bytes(&mut stream, &client, by_preface).await {
+    let first = match first_bytes(&mut stream, &client).await {
         Ok(first) => first,
         Err(end) => {
             finish(end, Guarded::new(stream, limits, Bytes::new()), &client).await;
@@ -100,13 +100,13 @@ pub async fn serve(
     }
 }
 
-/// What has come. If it `must` be something, then not nothing, unless that is all: a socket may say that there is something when
-/// there is not, and HTTP/2 is known by its first bytes alone.
-async fn first_bytes(stream: &mut Stream, client: &Client, must: bool) -> Result<Bytes, End> {
+/// What has come; nothing if that is all. A socket may say that there is something when there is not, and does so at first; of
+/// TLS hyper hears itself whether there is.
+async fn first_bytes(stream: &mut Stream, client: &Client) -> Result<Bytes, End> {
     loop {
         first_word(stream, client).await?;
         let first = shortcut::first_bytes(stream);
-        if !must || !first.is_empty() || shortcut::has_ended(stream.tcp()) {
+        if !stream.is_plain() || !first.is_empty() || shortcut::has_ended(stream.tcp()) {
             return Ok(first);
         }
     }
