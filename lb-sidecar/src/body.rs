@@ -293,6 +293,8 @@ impl BackendBody {
         if let Some(wait) = deadline.take_expired() {
             return Poll::Ready(Some(Err(Cut(match wait {
                 Wait::Body => Outcome::BodyTimeout,
+                // It begins to take its answer again, and the time is over.
+                Wait::Write => Outcome::WriteTimeout,
                 _ => Outcome::ResponseTimeout,
             }))));
         }

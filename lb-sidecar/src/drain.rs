@@ -106,7 +106,8 @@ mod tests {
     fn a_busy_worker_keeps_its_rate_and_never_goes_much_faster() {
         let moments =
             |every: f64, long: f64| move |at: f64| if at % every < 0.004 { long } else { 0.0 };
-        let cases: [(&str, Box<dyn Fn(f64) -> f64>); 4] = [
+        type Late = Box<dyn Fn(f64) -> f64>;
+        let cases: [(&str, Late); 4] = [
             ("on time", Box::new(|_| 0.0)),
             ("timers of a millisecond", Box::new(|_| 0.001)),
             ("100 ms away every 3 s", Box::new(moments(3.0, 0.1))),

@@ -173,6 +173,37 @@ fn a_client_that_does_not_read() {
 }
 
 #[test]
+fn a_client_that_reads_again_when_its_time_is_over() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    run(|| async {
+        let server = Server::new(|mut stream| async move {
+            read_head(&mut stream).await;
+            let _ =
+                stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+            let chunk = format!("{:x}\r\n{}\r\n", 65536, "x".repeat(65536));
+            while stream.write_all(chunk.as_bytes()).await.is_ok() {}
+        })
+        .await;
+        let edge = Edge::new(&[server.address], |s| s.http.body_timeout = TIMEOUT);
+        let mut client = edge.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let taken = || edge.worker.report().services[0].backends[0].bytes_out;
+        let mut before = 0;
+        while before == 0 || taken() > before {
+            before = taken();
+            tokio::time::sleep(SHORT).await;
+        }
+        // This thread is the worker's, too: when it looks again, the time is over and there is room at once.
+        std::thread::sleep(TIMEOUT);
+        let mut buffer = vec![0; 1 << 20];
+        while rustix::io::read(&client.0, &mut buffer).is_ok_and(|n| n > 0) {}
+        edge.counted("write_timeout", 1).await;
+        assert_eq!(edge.count("response_timeout"), 0, "the backend has answered in time");
+        edge.quiet().await;
+    });
+}
+
+#[test]
 fn a_client_that_goes_away() {
     run(|| async {
         let server = Server::new(|mut stream| async move {

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::owner::unique_name;
 
 pub use front::Front;
 
@@ -42,6 +44,9 @@ impl Authority {
     pub fn new() -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Not that of what it signs, which would look signed by itself; nor another one's.
+        let name = unique_name("authority");
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate()?;
         let pem = params.self_signed(&key)?.pem();
         Ok(Self { pem, issuer: Issuer::new(params, key) })
@@ -53,12 +58,30 @@ impl Authority {
         &self.pem
     }
 
-    /// Signs a new certificate for [`NAME`] and further names, and saves it and its key with renames, as tools do that renew them.
+    /// The key of that.
+    #[must_use]
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// Signs a new certificate for [`NAME`] and further names or addresses, and saves it and its key with renames, as tools
+    /// do that renew them.
     pub fn issue(&self, files: &Files, more: &[&str]) -> Result<()> {
         let names = [&[NAME], more].concat();
         let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        self.save(files, &CertificateParams::new(names)?)
+    }
+
+    /// [`Authority::issue`] with a certificate that is beyond its end.
+    pub fn issue_expired(&self, files: &Files) -> Result<()> {
+        let mut params = CertificateParams::new([NAME.to_owned()])?;
+        params.not_after = date_time_ymd(2020, 1, 1);
+        self.save(files, &params)
+    }
+
+    fn save(&self, files: &Files, params: &CertificateParams) -> Result<()> {
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
         for (path, text) in
             [(&files.key, key.serialize_pem()), (&files.certificate, certificate.pem())]
         {

@@ -7,6 +7,7 @@ use std::fs;
 use serde_json::Value;
 use tests::edge::L7Config;
 use tests::privilege::require_root;
+use tests::web::seen::{distinct, items, stayed};
 use tests::web::{Answer, WebPlan, WebSite};
 
 fn sticky() -> WebSite {
@@ -16,25 +17,8 @@ fn sticky() -> WebSite {
 
 fn not_sticky() -> WebSite {
     require_root();
-    WebPlan { l7: L7Config { sticky: false, ..L7Config::default() } }.build().unwrap()
-}
-
-fn items(list: &Value) -> &[Value] {
-    list.as_array().unwrap_or_else(|| panic!("not a list: {list}"))
-}
-
-fn distinct<'a>(names: impl IntoIterator<Item = &'a Value>) -> BTreeSet<&'a str> {
-    names.into_iter().map(|name| name.as_str().unwrap()).collect()
-}
-
-/// Checks what a client saw that kept its cookies in several sessions: one backend.
-fn stayed(sessions: &Value, number: usize) {
-    let sessions = items(sessions);
-    assert_eq!(sessions.len(), number);
-    assert_eq!(distinct(sessions.iter().map(|it| &it["backend"])).len(), 1, "{sessions:?}");
-    let cookies = items(&sessions[0]["cookies"]);
-    let ours = cookies.iter().filter(|it| it.as_str().unwrap().starts_with(L7Config::COOKIE));
-    assert_eq!(ours.count(), 1, "the first answer sets it: {sessions:?}");
+    let l7 = L7Config { sticky: false, ..L7Config::default() };
+    WebPlan { l7, ..WebPlan::default() }.build().unwrap()
 }
 
 #[test]

@@ -137,6 +137,76 @@ fn a_canary_keeps_its_chats_through_changes_of_its_share() {
     assert_eq!((stats.errors, stats.wrong), (0, 0), "{stats}");
 }
 
+/// What `lb-agent explain` says of a client of the first listener.
+fn explained(site: &Site, client: &str, more: &[&str]) -> String {
+    let (target, file) = (site.listeners(WEB)[0].to_string(), site.edge.config_path());
+    let asked = ["explain", client, &target, "--config", file.to_str().unwrap()];
+    site.edge.cli(&[&asked[..], more].concat()).unwrap()
+}
+
+#[test]
+fn a_client_is_told_beforehand_which_pool_it_gets_and_why() {
+    let site = site();
+    let explained = |more: &[&str]| explained(&site, "10.1.0.2", more);
+    let said = explained(&["--path", "/canary/health"]);
+    assert!(said.contains("\"stats\" matches: pool canary\n"), "{said}");
+    assert!(said.contains("pool canary: whose turn it is of chat-3\n"), "{said}");
+    assert!(said.contains("=> chat-3 ("), "nobody else is there: {said}");
+
+    let said = explained(&["--path", "/old/rooms"]);
+    assert!(said.contains("\"moved\" matches, and answers it\n"), "{said}");
+    let said = explained(&["--path", "/note", "--header", "Host: www.chat.test"]);
+    assert!(said.contains("\"note\" matches, and answers it\n"), "{said}");
+    let said = explained(&["--path", "/x/../old"]);
+    assert!(said.contains("it is refused: the request's path can be read in more than"), "{said}");
+
+    let said = explained(&["--path", "/health"]);
+    assert!(said.contains("none matches: it goes to the default pool\n"), "{said}");
+    assert!(said.contains("pool default: whose turn it is of chat-1, chat-2\n"), "{said}");
+    assert!(said.ends_with("=> not decided yet\n"), "{said}");
+
+    let upgrade = ["--path", "/chat", "--header", "Upgrade: websocket"];
+    let said = explained(&upgrade);
+    let shares = "\"chats\" matches: pools default and canary, with shares of 1 and 1\n";
+    assert!(said.contains(shares), "{said}");
+    assert!(said.ends_with("=> not decided yet\n"), "{said}");
+    // Whoever has a cookie stays in its pool.
+    let knock = site.knock(site.listeners(WEB)[0], None).unwrap();
+    let said = explained(&[&upgrade[..], &["--cookie", knock.cookie().unwrap()]].concat());
+    assert!(said.contains(shares) && said.contains("hit: the cookie's backend"), "{said}");
+    assert!(said.contains(&format!("=> {} (", knock.backend)), "{said}");
+}
+
+#[test]
+fn of_a_pool_its_own_rule_is_told() {
+    require_root();
+    let l7 = L7Config { balance: "maglev", sticky: false, ..L7Config::default() };
+    let plan = Plan { l7: Some(l7), ..Plan::new(Forward::Nat, seed("rules of pools")) };
+    let site = plan.build_with(|config| {
+        let service = config.service(WEB);
+        let others: Vec<_> = service.backends.split_off(1);
+        service.tables =
+            "\n[[service.pool]]\nname = \"canary\"\nbalance = \"round-robin\"\n".into();
+        for other in others {
+            let (name, address) = (other.name, other.address);
+            let table = "\n[[service.pool.backend]]";
+            service.tables += &format!("{table}\nname = \"{name}\"\naddress = \"{address}\"\n");
+        }
+        service.tables += "\n[[service.route]]\nname = \"stats\"\npath_prefix = \"/canary\"\n\
+                           pool = \"canary\"\nrewrite_prefix = \"/\"\n";
+    });
+    let site = site.unwrap();
+    let up = |it: &tests::edge::Status| ["chat-2", "chat-3"].iter().all(|name| it.is_up(WEB, name));
+    site.edge.wait_for("the canaries are up", SOON, up).unwrap();
+    // A port decides on a ring, and only there.
+    let said = explained(&site, "10.1.0.2:40000", &["--path", "/health"]);
+    let rule = "pool default: the hash of the client's address and port of chat-1\n";
+    assert!(said.contains(rule) && said.contains("=> chat-1 ("), "{said}");
+    let said = explained(&site, "10.1.0.2:40000", &["--path", "/canary/health"]);
+    assert!(said.contains("pool canary: whose turn it is of chat-2, chat-3\n"), "{said}");
+    assert!(said.ends_with("=> not decided yet\n"), "{said}");
+}
+
 #[test]
 fn a_rule_with_a_mistake_changes_nothing() {
     let mut site = site();

@@ -1,6 +1,6 @@
 """A client with Python's websockets: several sessions, one after the other, keeping the cookies between them.
 
-    python3 chat.py ws://HOST:PORT SESSIONS
+    python3 chat.py ws://HOST:PORT SESSIONS     (or wss://)
 
 Prints what it saw as JSON; ends with a traceback if an answer is wrong.
 """

@@ -16,6 +16,7 @@ const [name, port] = process.argv.slice(2);
 const page = readFileSync(path.join(__dirname, 'page.html'));
 
 const LARGEST_UPLOAD = 64 << 20;
+const LARGE = Buffer.alloc(1 << 20, 'x');
 
 /** Answers with what came: the request as this side has understood it. */
 function echo(request, response, continued) {
@@ -70,6 +71,8 @@ function answer(request, response, continued) {
       return echo(request, response, continued);
     case '/stream':
       return stream(request, response, Number(url.searchParams.get('pieces')));
+    case '/large':
+      return response.end(LARGE);
     case '/hints':
       response.writeEarlyHints({ link: '</page>; rel=preload; as=document' });
       return response.end(`${name}\n`);

@@ -1,7 +1,7 @@
 'use strict';
 // A client with npm's ws: chats in several sessions, one after the other, and keeps the cookies between them.
 //
-//   node ws.js ws://HOST:PORT SESSIONS
+//   node ws.js ws://HOST:PORT SESSIONS     (or wss://)
 //
 // Prints what it saw as JSON; ends with 1 and a reason if an answer is wrong.
 

@@ -29,6 +29,11 @@ const PROGRAMS: &[Package] = &[
     // The machine on which the package is installed.
     program("systemd", "systemd-analyze"),
     program("procps", "ps"),
+    // For whom Chromium trusts.
+    program("libnss3-tools", "certutil"),
+    program("nghttp2-client", "nghttp"),
+    program("slowhttptest", "slowhttptest"),
+    program("haproxy", "haproxy"),
     program("prometheus", "promtool"),
 ];
 

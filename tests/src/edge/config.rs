@@ -150,6 +150,8 @@ pub struct HealthConfig {
     pub timeout: Duration,
     pub rise: u32,
     pub fall: u32,
+    /// Further keys, as they stand in the file.
+    pub more: String,
 }
 
 impl Default for HealthConfig {
@@ -163,6 +165,7 @@ impl Default for HealthConfig {
             timeout: Duration::from_millis(200),
             rise: 2,
             fall: 2,
+            more: String::new(),
         }
     }
 }
@@ -273,7 +276,8 @@ impl fmt::Display for HealthConfig {
         }
         let (interval, timeout) = (millis(self.interval), millis(self.timeout));
         write!(f, ", interval = {interval}, timeout = {timeout}")?;
-        write!(f, ", rise = {}, fall = {} }}", self.rise, self.fall)
+        let comma = if self.more.is_empty() { "" } else { ", " };
+        write!(f, ", rise = {}, fall = {}{comma}{} }}", self.rise, self.fall, self.more)
     }
 }
 

@@ -22,7 +22,7 @@ fn a_handshake_is_measured_from_the_syn_to_the_segment_that_completes_it() {
     const WAIT: Duration = Duration::from_millis(3);
     for (service, v6) in services() {
         let what = name(service, v6);
-        let mut plane = Dataplane::fresh(Scenario::usual());
+        let plane = Dataplane::fresh(Scenario::usual());
         let connection = Connection::new(&plane, service, v6);
         let start = std::time::Instant::now();
         plane.run(&connection.syn().bytes());

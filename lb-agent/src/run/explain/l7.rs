@@ -14,7 +14,7 @@ use lb_sidecar::{
     passthrough::{self, hello::Hello},
     pool::{Ask, ONLY_DEFAULT, Pool, Sticky},
     routing::Routes,
-    settings::{self, Balance, Settings, Share, State},
+    settings::{self, Balance, DEFAULT_POOL, Settings, Share, State},
 };
 
 use super::{Client, Explanation, Question, seed};
@@ -54,14 +54,20 @@ pub fn pick(
         return Ok(None);
     };
     answer.step("affinity", format!("{}: {}", picked.sticky.label(), means(picked.sticky)));
-    let decided = match (picked.sticky, told.balance) {
-        (Sticky::Hit | Sticky::Keyed, _) => true,
-        (_, Balance::Maglev) => client.port.is_some() && pools.len() == 1,
-        _ => takers(told, &pools).count() == 1,
-    };
-    if !matches!(picked.sticky, Sticky::Hit | Sticky::Keyed) {
-        let names: Vec<_> = takers(told, &pools).map(|it| it.name.as_str()).collect();
-        answer.step("balance", format!("{} of {}", rule(told.balance), names.join(", ")));
+    let kept = matches!(picked.sticky, Sticky::Hit | Sticky::Keyed);
+    let on_ring = |share: &Share| balance(told, share.pool) == Balance::Maglev;
+    let decided = kept
+        || takers(told, &pools).count() == 1
+        || client.port.is_some() && matches!(&pools[..], [only] if on_ring(only));
+    if !kept {
+        for share in &pools {
+            let names: Vec<_> = takers(told, &[*share]).map(|it| it.name.as_str()).collect();
+            if !names.is_empty() {
+                let rule = rule(balance(told, share.pool));
+                let says = format!("{}{rule} of {}", of_pool(told, *share), names.join(", "));
+                answer.step("balance", says);
+            }
+        }
     }
     let place = told.backends.iter().position(|it| it.id == picked.backend.id());
     let place = place.filter(|_| decided);
@@ -93,9 +99,38 @@ fn pools(answer: &mut Explanation, told: &settings::Service, head: &Parts) -> Op
         }
     };
     let pools = route.pools();
-    let goes = if pools.is_empty() { ", and answers it" } else { "" };
+    let name = |share: &Share| pool_name(told, share.pool).to_owned();
+    let goes = match pools {
+        [] => ", and answers it".to_owned(),
+        [only] => format!(": pool {}", name(only)),
+        several => {
+            let names: Vec<_> = several.iter().map(name).collect();
+            let shares: Vec<_> = several.iter().map(|it| it.weight.to_string()).collect();
+            format!(": pools {}, with shares of {}", names.join(" and "), shares.join(" and "))
+        }
+    };
     answer.step("route", format!("{:?} matches{goes}", route.name));
     (!pools.is_empty()).then(|| pools.to_vec())
+}
+
+fn pool(told: &settings::Service, place: u16) -> Option<&settings::Pool> {
+    told.pools.get(usize::from(place).checked_sub(1)?)
+}
+
+fn pool_name(told: &settings::Service, place: u16) -> &str {
+    pool(told, place).map_or(DEFAULT_POOL, |it| &it.name)
+}
+
+fn balance(told: &settings::Service, place: u16) -> Balance {
+    pool(told, place).map_or(told.balance, |it| it.balance)
+}
+
+/// Which pool is spoken of, where there are several.
+fn of_pool(told: &settings::Service, share: Share) -> String {
+    if told.pools.is_empty() {
+        return String::new();
+    }
+    format!("pool {}: ", pool_name(told, share.pool))
 }
 
 /// The same of a connection whose TLS is passed on. The question's `Host` stands for the name that the client asks for; what

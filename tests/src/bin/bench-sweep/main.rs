@@ -143,8 +143,12 @@ fn fill(table: &mut Table, entries: u32, mode: Mode, backend: u16) -> Result<()>
             table.insert(client, Flow { to: client, forward: forward::DSR, ..usual }, 0)?;
             continue;
         }
-        let up =
-            Tuple { src: ip(10, 1 << 20 | n / 16), dst: server, sport: port, dport: server_port };
+        let up = Tuple {
+            src: ip(10, (1 << 20) | (n / 16)),
+            dst: server,
+            sport: port,
+            dport: server_port,
+        };
         let (answers, down) = (up.reversed(), client.reversed());
         table.insert(client, Flow { to: up, forward: forward::NAT, ..usual }, 0)?;
         let back = Flow { to: down, forward: forward::NAT, flags: flags::TO_CLIENT, ..usual };

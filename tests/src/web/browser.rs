@@ -1,0 +1,66 @@
+//! Chromium, which opens a page that reports what it saw.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::site::{PATIENCE, WebSite};
+use crate::process::{self, Process};
+use crate::tls;
+
+impl WebSite {
+    /// Has a headless browser open a page which reports to the backend that it was loaded from. Returns
+    /// the backend and its report. The browser knows the edge's IPv4 address as [`tls::NAME`].
+    pub fn browse(&self, url: &str) -> Result<(String, Value)> {
+        let home = self.scratch().path().join("home");
+        self.trust(&home)?;
+        let mut browser = self.client().command("chromium");
+        browser.args([
+            "--headless=new",
+            // In a namespace of the tests, as root, its sandbox does not work.
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--no-first-run",
+        ]);
+        let address = self.lab.vips()[0];
+        browser.arg(format!("--host-resolver-rules=MAP {} {address}", tls::NAME));
+        browser.arg(format!("--user-data-dir={}", home.join("profile").display())).arg(url);
+        let browser = Process::spawn("chromium", {
+            browser.env("HOME", &home);
+            browser
+        })?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut lines = self.servers().iter().flat_map(Process::output);
+            if let Some(report) = lines.find_map(|line| {
+                let (name, report) = line.split_once(": report ")?;
+                Some((name.to_owned(), report.to_owned()))
+            }) {
+                let (name, report) = report;
+                return Ok((name, serde_json::from_str(&report)?));
+            }
+            if Instant::now() >= deadline {
+                bail!("no report from {url}; chromium said:\n{}", browser.output().join("\n"));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// Makes the authority one that Chromium trusts, whose own are in a database below its home.
+    fn trust(&self, home: &std::path::Path) -> Result<()> {
+        let database = home.join(".pki/nssdb");
+        std::fs::create_dir_all(&database)?;
+        let Some(authority) = self.authority() else { return Ok(()) };
+        let certutil = |arguments: &[&str]| {
+            let mut command = process::command("certutil");
+            command.arg("-d").arg(format!("sql:{}", database.display())).args(arguments);
+            process::run(&mut command)
+        };
+        certutil(&["-N", "--empty-password"])?;
+        let file = authority.to_str().expect("a path of our own");
+        certutil(&["-A", "-n", "tests", "-t", "C,,", "-i", file]).map(drop)
+    }
+}
