@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -302,17 +302,22 @@ fn stranger(namespace: &NsHandle, html: &'static str) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let mut head = [0; 4096];
-            let _ = stream.read(&mut head);
-            let length = html.len();
-            let _ = write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{html}"
-            );
+            let Ok(stream) = stream else { return };
+            // Chromium opens connections ahead, on which nothing comes: no other one waits for them.
+            std::thread::spawn(move || answer(stream, html));
         }
     });
     address
+}
+
+fn answer(mut stream: TcpStream, html: &str) {
+    let mut head = [0; 4096];
+    let _ = stream.read(&mut head);
+    let length = html.len();
+    let _ = write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{html}"
+    );
 }
 
 const PAGE: &str = "<!doctype html><title>elsewhere</title><body></body>";

@@ -32,12 +32,6 @@ pub struct Expense {
 }
 
 impl Account {
-    /// Of a process without those that it has started.
-    #[must_use]
-    pub fn of_process(pid: u32) -> Self {
-        Self { pids: vec![pid] }
-    }
-
     /// Of a process and all that it has started.
     pub fn of_family(pid: u32) -> Result<Self> {
         let mut pids = vec![pid];
