@@ -102,7 +102,9 @@ fn a_header_from_a_stranger_is_refused_and_so_is_a_proxy_without_one() {
         let url = format!("http://{target}/echo");
         // curl puts a header before, as a client that wants to be somebody else.
         let error = it.site.curl(&["--haproxy-protocol", &url]).unwrap_err().to_string();
-        assert!(error.contains("reset") || error.contains("Recv failure"), "{error}");
+        // It may be closed before curl has asked who is at the other end.
+        let closed = ["reset", "Recv failure", "not connected"];
+        assert!(closed.iter().any(|it| error.contains(it)), "{error}");
         it.site.wait_counted("proxy_header_untrusted", n).unwrap();
         // Without one it is served as who it is.
         let told = it.told(&[&url]);
