@@ -10,8 +10,10 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-/// How far ahead of its rate a stream may be.
-const AHEAD: Duration = Duration::from_millis(250);
+/// How far ahead of its rate a stream may be when it takes the next bytes.
+const AHEAD: Duration = Duration::from_millis(125);
+/// How much of a second may be taken at a time.
+const PIECE: u64 = 8;
 
 /// The pace of one direction of a connection, which several may share.
 pub struct Pace {
@@ -33,9 +35,9 @@ impl Pace {
         self.paid.set(self.paid.get().max(Instant::now()) + Duration::from_nanos(cost));
     }
 
-    /// Most bytes to take at a time, so that no pause is longer than a second.
+    /// Most bytes to take at a time: who keeps to it is never more than a quarter of a second ahead.
     pub fn most(&self) -> usize {
-        usize::try_from(self.rate).unwrap_or(usize::MAX)
+        usize::try_from(self.rate / PIECE).unwrap_or(usize::MAX).max(1)
     }
 
     /// When the next bytes may pass, if not now.
@@ -104,6 +106,20 @@ mod tests {
         tokio::join!(one(), one());
         let took = start.elapsed();
         assert!((1.6..2.1).contains(&took.as_secs_f64()), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_all_that_it_may_is_a_quarter_of_a_second_ahead_at_most() {
+        let pace = Pace::new(100_000).unwrap();
+        let mut pause = Pause::default();
+        let (start, mut bytes) = (Instant::now(), 0);
+        while bytes < 400_000 {
+            poll_fn(|cx| pause.poll(&pace, cx)).await;
+            pace.spend(pace.most());
+            bytes += pace.most();
+            let ahead = bytes as f64 / 100_000.0 - start.elapsed().as_secs_f64();
+            assert!((0.0..=0.25).contains(&ahead), "{ahead} after {bytes}");
+        }
     }
 
     #[test]
