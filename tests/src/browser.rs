@@ -3,7 +3,8 @@
 mod protocol;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,34 +21,44 @@ use protocol::Session;
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 
+/// A headless browser, to which arguments can be added. Whatever it writes, also into temporary directories, is below `home`.
+pub fn command(namespace: &NsHandle, home: &Path) -> Result<Command> {
+    let temporary = home.join("tmp");
+    fs::create_dir_all(&temporary)?;
+    let mut command = namespace.command("chromium");
+    command.env("HOME", home).env("TMPDIR", temporary).args([
+        "--headless=new",
+        // In a namespace of the tests, as root, its sandbox does not work.
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--no-first-run",
+    ]);
+    command.arg(format!("--user-data-dir={}", profile(home).display()));
+    Ok(command)
+}
+
+fn profile(home: &Path) -> PathBuf {
+    home.join("profile")
+}
+
 /// A browser with one page.
 #[derive(Debug)]
 pub struct Browser {
     session: Session,
     /// Before its profile.
     _process: Process,
-    _scratch: OwnedDir,
+    scratch: OwnedDir,
 }
 
 impl Browser {
     /// Starts it in a namespace, with an empty page, and with these switches beside the usual ones.
     pub fn start(namespace: &NsHandle, switches: &[&str]) -> Result<Self> {
         let scratch = OwnedDir::scratch("browser")?;
-        let mut command = namespace.command("chromium");
-        command.args([
-            "--headless=new",
-            // In a namespace of the tests, as root, its sandbox does not work.
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--no-first-run",
-            "--hide-scrollbars",
-            "--remote-debugging-port=0",
-        ]);
-        let profile = scratch.path().join("profile");
-        command.arg(format!("--user-data-dir={}", profile.display())).args(switches);
-        command.arg("about:blank");
+        let mut command = command(namespace, scratch.path())?;
+        command.args(["--hide-scrollbars", "--remote-debugging-port=0"]);
+        command.args(switches).arg("about:blank");
         let process = Process::spawn("chromium", command)?;
         const SAYS: &str = "DevTools listening on ";
         let line = process.wait_for_line(PATIENCE, |line| line.starts_with(SAYS))?;
@@ -58,7 +69,19 @@ impl Browser {
         }
         // Else nothing has the focus where no window has it.
         session.call("Emulation.setFocusEmulationEnabled", json!({ "enabled": true }))?;
-        Ok(Self { session, _process: process, _scratch: scratch })
+        Ok(Self { session, _process: process, scratch })
+    }
+
+    /// Where its socket lies, which it makes in a temporary directory.
+    pub fn socket(&self) -> Result<PathBuf> {
+        let link = profile(self.scratch.path()).join("SingletonSocket");
+        fs::read_link(&link).with_context(|| format!("{}", link.display()))
+    }
+
+    /// All that it writes lies below, and goes with it.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// Opens a page, and waits until its scripts have run.

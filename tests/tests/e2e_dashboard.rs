@@ -423,6 +423,9 @@ fn a_page_of_another_site_can_neither_read_nor_change() {
 fn what_comes_from_a_file_is_shown_as_text() {
     let mut site = site("text", |_| {});
     let mut browser = Browser::start(site.edge.namespace(), &[]).unwrap();
+    // What it makes for a time goes with it, although it is killed.
+    let socket = browser.socket().unwrap();
+    assert!(socket.starts_with(browser.scratch()), "{}", socket.display());
     browser.open(&page()).unwrap();
     browser
         .wait_for("it is live", "document.querySelector('#live').textContent === 'live'")

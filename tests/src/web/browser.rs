@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::site::{PATIENCE, WebSite};
+use crate::browser;
 use crate::process::{self, Process};
 use crate::tls;
 
@@ -15,23 +16,10 @@ impl WebSite {
     pub fn browse(&self, url: &str) -> Result<(String, Value)> {
         let home = self.scratch().path().join("home");
         self.trust(&home)?;
-        let mut browser = self.client().command("chromium");
-        browser.args([
-            "--headless=new",
-            // In a namespace of the tests, as root, its sandbox does not work.
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--no-first-run",
-        ]);
+        let mut command = browser::command(self.client(), &home)?;
         let address = self.lab.vips()[0];
-        browser.arg(format!("--host-resolver-rules=MAP {} {address}", tls::NAME));
-        browser.arg(format!("--user-data-dir={}", home.join("profile").display())).arg(url);
-        let browser = Process::spawn("chromium", {
-            browser.env("HOME", &home);
-            browser
-        })?;
+        command.arg(format!("--host-resolver-rules=MAP {} {address}", tls::NAME)).arg(url);
+        let browser = Process::spawn("chromium", command)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut lines = self.servers().iter().flat_map(Process::output);
