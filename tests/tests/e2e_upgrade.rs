@@ -23,6 +23,10 @@ use tests::tls::{Authority, Files};
 const SOON: Duration = Duration::from_secs(30);
 const LATER: Duration = Duration::from_secs(120);
 
+/// Between a lasting conversation's messages: without a moment of quiet it would not be spliced, and hundreds that speak as
+/// fast as they can leave none on a slow machine.
+const UNHURRIED: Duration = Duration::from_millis(200);
+
 /// The services that a test adds: all connections relayed, and by TLS.
 const RELAYED: (&str, u16) = ("relayed", 83);
 const SECURE: (&str, u16) = ("secure", 84);
@@ -43,7 +47,8 @@ impl Traffic {
             ..site.chats_of(service, connections)
         };
         let lasting = services.iter().map(|service| {
-            let config = LoadConfig { reconnect: false, ..config(service, count) };
+            let config =
+                LoadConfig { reconnect: false, interval: UNHURRIED, ..config(service, count) };
             ((*service).to_owned(), Load::start(Some(site.lab.client(0)), config).unwrap())
         });
         let lasting: Vec<_> = lasting.collect();
@@ -61,7 +66,7 @@ impl Traffic {
     fn goes_on(&self) {
         let opened: Vec<_> = self.passing.iter().map(|(_, load)| load.stats().sessions).collect();
         for (_, load) in &self.lasting {
-            load.wait_progress(effort::choose(3, 20), LATER).unwrap();
+            load.wait_progress(effort::choose(3, 6), LATER).unwrap();
         }
         for ((_, load), before) in self.passing.iter().zip(opened) {
             load.wait_until(LATER, |stats| stats.sessions >= before + 8).unwrap();
@@ -190,7 +195,14 @@ fn lasting_spliced(site: &Site, traffic: &Traffic) -> BTreeSet<FlowLine> {
         if now.len() >= own.len() / 3 {
             return now;
         }
-        assert!(start.elapsed() < LATER, "{} of {} are spliced", now.len(), own.len());
+        let status = || site.edge.status().unwrap();
+        assert!(
+            start.elapsed() < LATER,
+            "{} of {} are spliced: {}",
+            now.len(),
+            own.len(),
+            status()
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
