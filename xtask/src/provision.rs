@@ -1,8 +1,11 @@
 //! Debian packages: is it there, install it, or say how.
 
+mod services;
+
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, SystemTime},
 };
@@ -39,7 +42,13 @@ pub fn packages(purpose: &str, wanted: &[Package]) -> Result<()> {
         bail!("missing for {purpose}: {}\ninstall it: {}", missing.join(" "), by_hand(&missing));
     }
     process::step("install", "debian", &format!("{} (for {purpose})", missing.join(" ")));
-    install(&missing).with_context(|| {
+    let install = || -> Result<()> {
+        let _denied = services::Denied::by(Path::new(services::POLICY))?;
+        let absent = services::absent();
+        install(&missing)?;
+        services::disable(&absent)
+    };
+    install().with_context(|| {
         format!("could not install what {purpose} needs\ninstall it by hand: {}", by_hand(&missing))
     })
 }
