@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod browser;
 pub mod chat;
+pub mod cpus;
 pub mod dataplane;
 pub mod edge;
 pub mod effort;

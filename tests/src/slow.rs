@@ -1,4 +1,4 @@
-//! slowhttptest in all its modes against the sidecar, and what a client that behaves meets before and meanwhile.
+//! slowhttptest in all its modes against a proxy, and what a client that behaves meets before and meanwhile.
 //!
 //! `cargo xtask test --full` and `cargo xtask bench slow` install what it takes.
 
@@ -7,13 +7,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::netns::NsHandle;
 use crate::process::Process;
-use crate::web::{WebPlan, WebSite};
+use crate::web::{Haproxy, WebPlan, WebSite};
 
-/// How long the sidecar waits for heads and bodies, and for clients to take what they asked for: longer than is measured.
+/// How long the proxies wait for heads and bodies, and for clients to take what they asked for: longer than is measured.
 const TIMEOUT: Duration = Duration::from_secs(13);
 /// A percentile is of so much time, and there are some of them.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -24,8 +25,10 @@ const LONGEST: u64 = 30;
 /// From one request of the well-behaved client to the next: 400 in a window.
 const PACE: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Until all slow connections have had their end.
+const LATE: Duration = Duration::from_secs(LONGEST + 10);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Another line of the head each second.
@@ -89,36 +92,79 @@ pub fn site() -> Result<WebSite> {
     WebPlan { tables, ..WebPlan::default() }.build()
 }
 
-/// So many slow connections. An error if one of them has not its end in time, if something is left of them, or if anybody
-/// was not served meanwhile.
-pub fn attack(site: &WebSite, mode: Mode, connections: u64) -> Result<Met> {
-    let (client, target) = (site.lab.client(0), site.listeners()[0]);
-    let counted = site.counted(mode.counter())?;
-    let before = percentiles(client, target, QUIET)?;
+/// HAProxy beside the sidecar, as patient, and where it listens.
+pub fn haproxy(site: &WebSite) -> Result<(Haproxy, SocketAddr)> {
+    site.haproxy(TIMEOUT)
+}
 
-    // The others are on machines of their own: what the attack itself costs is nobody's time.
-    let mut command = client.command("nice");
-    command.args(["-n", "19", "slowhttptest"]);
-    command.args(["-c", &connections.to_string(), "-l", &LONGEST.to_string(), "-p", "3"]);
-    command.args(mode.arguments()).args(["-u", &format!("http://{target}{}", mode.path())]);
-    let slow = Process::spawn("slowhttptest", command)?;
-    let meanwhile = percentiles(client, target, MEANWHILE)?;
+/// Slow connections, all at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Attack {
+    pub mode: Mode,
+    pub connections: u64,
+    /// Where alone it runs, if not anywhere with the lowest priority.
+    pub cpu: Option<usize>,
+}
 
-    site.wait_counted(mode.counter(), counted + connections)?;
-    if mode.is_seen() {
-        slow.wait_for_line(PATIENCE, |line| line.contains("No open connections left"))?;
+impl Attack {
+    /// On the sidecar. An error if one of them has not its end in time, if something is left of them, or if anybody was not
+    /// served meanwhile.
+    pub fn on_sidecar(&self, site: &WebSite) -> Result<Met> {
+        let Self { mode, connections, .. } = *self;
+        let counted = site.counted(mode.counter())?;
+        let (met, _slow) = self.on(site, site.listeners()[0])?;
+        site.wait_counted(mode.counter(), counted + connections)?;
+        let deadline = Instant::now() + PATIENCE;
+        while client_connections(site)? > 0 {
+            ensure!(Instant::now() < deadline, "{mode:?}: {}", site.edge.status()?);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(met)
     }
-    // It has looked at times whether it is still served.
-    let lines = slow.output();
-    let probes = || lines.iter().filter(|line| line.contains("service available"));
-    ensure!(probes().any(|line| line.contains("YES")), "{mode:?}: {lines:?}");
-    ensure!(!probes().any(|line| line.contains("NO")), "{mode:?}: {lines:?}");
-    let deadline = Instant::now() + PATIENCE;
-    while client_connections(site)? > 0 {
-        ensure!(Instant::now() < deadline, "{mode:?}: {}", site.edge.status()?);
-        std::thread::sleep(Duration::from_millis(20));
+
+    /// On a proxy at this address. An error if anybody was not served meanwhile.
+    pub fn on_other(&self, site: &WebSite, proxy: SocketAddr) -> Result<Met> {
+        self.on(site, proxy).map(|(met, _slow)| met)
     }
-    Ok(Met { before, meanwhile })
+
+    /// The process is there still: some modes do not end before it does.
+    fn on(&self, site: &WebSite, target: SocketAddr) -> Result<(Met, Process)> {
+        let client = site.lab.client(0);
+        let before = percentiles(client, target, QUIET)?;
+        let slow = self.start(client, target)?;
+        let meanwhile = percentiles(client, target, MEANWHILE)?;
+        let mode = self.mode;
+        if mode.is_seen() {
+            slow.wait_for_line(LATE, |line| line.contains("No open connections left"))?;
+        }
+        // It has looked at times whether it is still served.
+        let lines = slow.output();
+        let probes = || lines.iter().filter(|line| line.contains("service available"));
+        ensure!(probes().any(|line| line.contains("YES")), "{mode:?}: {lines:?}");
+        ensure!(!probes().any(|line| line.contains("NO")), "{mode:?}: {lines:?}");
+        Ok((Met { before, meanwhile }, slow))
+    }
+
+    /// The others are on machines of their own: what the attack itself costs is nobody's time.
+    fn start(&self, client: &NsHandle, target: SocketAddr) -> Result<Process> {
+        let Self { mode, connections, cpu } = *self;
+        let mut command = match cpu {
+            Some(cpu) => {
+                let mut command = client.command("taskset");
+                command.args(["--cpu-list", &cpu.to_string()]);
+                command
+            }
+            None => {
+                let mut command = client.command("nice");
+                command.args(["-n", "19"]);
+                command
+            }
+        };
+        command.arg("slowhttptest");
+        command.args(["-c", &connections.to_string(), "-l", &LONGEST.to_string(), "-p", "3"]);
+        command.args(mode.arguments()).args(["-u", &format!("http://{target}{}", mode.path())]);
+        Process::spawn("slowhttptest", command)
+    }
 }
 
 fn client_connections(site: &WebSite) -> Result<u64> {
@@ -147,7 +193,7 @@ fn get(target: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     // In one piece: a second one would wait for the acknowledgement of the first.
-    let request = format!("GET /hints HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET /echo HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -4,7 +4,7 @@
 use tests::effort;
 use tests::privilege::require_root;
 use tests::process::open_many_files;
-use tests::slow::{self, Mode};
+use tests::slow::{self, Attack, Mode};
 
 #[test]
 fn slow_clients_have_their_end_and_others_are_served() {
@@ -12,7 +12,8 @@ fn slow_clients_have_their_end_and_others_are_served() {
     open_many_files().unwrap();
     let site = slow::site().unwrap();
     for mode in Mode::ALL {
-        let met = slow::attack(&site, mode, effort::choose(200, 1_000)).unwrap();
+        let attack = Attack { mode, connections: effort::choose(200, 1_000), cpu: None };
+        let met = attack.on_sidecar(&site).unwrap();
         println!("{mode:?}: 99th percentiles {met:?}");
     }
 }

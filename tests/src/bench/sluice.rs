@@ -10,9 +10,9 @@ use anyhow::Result;
 use crate::bench::site::{SOURCE, Site, VIP, VIP_PORT};
 use crate::tls::Files;
 
-/// Where nobody connects to.
 /// The only service of the agent.
 pub const SERVICE: &str = "chat";
+/// Where nobody connects to.
 const OTHER_PORT: u16 = 81;
 const FLOWS: u32 = 16_384;
 const INTERFACES: [&str; 2] = ["eth0", "eth1"];

@@ -1,4 +1,4 @@
-//! HAProxy on either side of the edge.
+//! HAProxy on either side of the edge, and in its place.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -56,6 +56,30 @@ impl Haproxy {
 "
         );
         Self::start(namespace, &sections, ([127, 0, 0, 1], port).into())
+    }
+
+    /// In place of the edge, before the same applications: whoever is slow to ask or to take has so much time. More of its
+    /// connections to them are opened only when none is free, as with the sidecar.
+    pub fn instead(
+        namespace: &NsHandle,
+        listens: SocketAddr,
+        applications: &[SocketAddr],
+        patience: Duration,
+    ) -> Result<Self> {
+        let seconds = patience.as_secs();
+        let mut sections = format!(
+            "listen web
+    mode http
+    bind {listens}
+    http-reuse always
+    timeout http-request {seconds}s
+    timeout client {seconds}s
+"
+        );
+        for (n, application) in applications.iter().enumerate() {
+            writeln!(sections, "    server web-{n} {application}")?;
+        }
+        Self::start(namespace, &sections, listens)
     }
 
     fn start(namespace: &NsHandle, sections: &str, listens: SocketAddr) -> Result<Self> {

@@ -23,6 +23,8 @@ use crate::topology::{Node, Topology};
 const SERVICES: [&str; 2] = ["web4", "web6"];
 const BACKEND_PORT: u16 = 9080;
 const GATE_PORT: u16 = 9090;
+/// Of what stands beside the edge, on its machine.
+const OTHER_PORT: u16 = 8080;
 const BACKENDS: usize = 3;
 /// Node.js takes its time to start, and a browser more.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -142,6 +144,14 @@ impl WebSite {
     #[must_use]
     pub fn listeners(&self) -> Vec<SocketAddr> {
         self.edge.config().services.iter().flat_map(|it| it.listen.clone()).collect()
+    }
+
+    /// HAProxy on the edge's machine, before the same backends, and where it listens. Whoever is slow has so much time.
+    pub fn haproxy(&self, patience: Duration) -> Result<(Haproxy, SocketAddr)> {
+        let [listens, _] = self.lab.edge().sockets(OTHER_PORT);
+        let backends = self.lab.backends().iter().map(|node| node.sockets(BACKEND_PORT)[0]);
+        let backends: Vec<_> = backends.collect();
+        Ok((Haproxy::instead(self.lab.edge(), listens, &backends, patience)?, listens))
     }
 
     /// Waits until so many connections have been spliced since the start.

@@ -17,10 +17,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
+use tests::cpus;
 
 use crate::{
     driver::{Driver, Order},
@@ -233,10 +230,6 @@ impl Bench {
 
 /// Moves this process to the last CPU it may use; the first one has more interrupts to serve.
 fn stay_on_one_cpu() -> Result<()> {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this)?;
-    let last = (0..CpuSet::count()).rev().find(|&cpu| allowed.is_set(cpu).unwrap_or(false));
-    let mut only = CpuSet::new();
-    only.set(last.context("this process may run on no CPU")?)?;
-    sched_setaffinity(this, &only).context("cannot stay on one CPU")
+    let allowed = cpus::allowed()?;
+    cpus::keep_to(&[*allowed.last().context("this process may run on no CPU")?])
 }
