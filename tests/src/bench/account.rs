@@ -6,7 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// Processes whose expense is counted.
 #[derive(Clone, Debug, Default)]
@@ -49,9 +50,7 @@ impl Account {
     pub fn now(&self) -> Result<Moment> {
         let mut processes = Duration::ZERO;
         for pid in &self.pids {
-            for task in tasks(*pid)? {
-                processes += on_cpu(&task)?;
-            }
+            processes += on_cpu(*pid)?;
         }
         Ok(Moment { at: Instant::now(), idle: idle()?, processes })
     }
@@ -79,12 +78,11 @@ fn tasks(pid: u32) -> Result<Vec<String>> {
     Ok(entries.flatten().map(|entry| entry.path().display().to_string()).collect())
 }
 
-/// Time that a thread ran: the first number of its schedstat.
-fn on_cpu(task: &str) -> Result<Duration> {
-    let path = format!("{task}/schedstat");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let nanoseconds = text.split_whitespace().next().and_then(|word| word.parse().ok());
-    Ok(Duration::from_nanos(nanoseconds.with_context(|| format!("{path}: {text}"))?))
+/// Time that all threads of a process ran, those that have ended too.
+fn on_cpu(pid: u32) -> Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?));
+    let time = clock.and_then(clock_gettime).with_context(|| format!("process {pid}: is it gone?"));
+    Ok(time?.into())
 }
 
 /// Time that the CPUs had nothing to do or were lent to other machines, all together.
