@@ -72,6 +72,7 @@ fn configure(mut config: EdgeConfig) -> EdgeConfig {
     chat.health = HealthConfig {
         interval: Duration::from_millis(500),
         timeout: Duration::from_millis(300),
+        fall: 2,
         ..HealthConfig::websocket()
     };
     for (index, weight) in WEIGHTS.into_iter().enumerate() {

@@ -243,6 +243,7 @@ impl Site {
     #[must_use]
     pub fn chats_of(&self, service: &str, connections: usize) -> LoadConfig {
         LoadConfig {
+            connect_timeout: Duration::from_secs(30),
             stall: Duration::from_secs(30),
             ..LoadConfig::new(self.listeners(service), connections, self.plan.seed)
         }

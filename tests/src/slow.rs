@@ -21,7 +21,7 @@ const WINDOW: Duration = Duration::from_secs(2);
 const QUIET: u32 = 3;
 const MEANWHILE: u32 = 5;
 /// In seconds; by then all have had their end.
-const LONGEST: u64 = 30;
+const LONGEST: u64 = 60;
 /// From one request of the well-behaved client to the next: 400 in a window.
 const PACE: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -87,8 +87,9 @@ pub struct Met {
 /// A sidecar, and backends that can be asked for everything the modes ask for.
 pub fn site() -> Result<WebSite> {
     let seconds = TIMEOUT.as_secs();
-    let tables =
-        format!("\n[service.http]\nhead_timeout = \"{seconds}s\"\nbody_timeout = \"{seconds}s\"\n");
+    let tables = format!(
+        "\n[service.http]\nconnect_timeout = \"30s\"\nhead_timeout = \"{seconds}s\"\nbody_timeout = \"{seconds}s\"\n"
+    );
     WebPlan { tables, ..WebPlan::default() }.build()
 }
 
@@ -161,7 +162,7 @@ impl Attack {
             }
         };
         command.arg("slowhttptest");
-        command.args(["-c", &connections.to_string(), "-l", &LONGEST.to_string(), "-p", "3"]);
+        command.args(["-c", &connections.to_string(), "-l", &LONGEST.to_string(), "-p", "10"]);
         command.args(mode.arguments()).args(["-u", &format!("http://{target}{}", mode.path())]);
         Process::spawn("slowhttptest", command)
     }

@@ -146,9 +146,9 @@ fn told_to_come_again(answer: &str, text: &str) {
 
 #[test]
 fn a_full_backend_has_a_queue_and_the_queue_an_end() {
-    const TIMEOUT: Duration = Duration::from_secs(5);
+    const TIMEOUT: Duration = Duration::from_secs(10);
     let plan = Plan { backends: 1, ..plan("backend connections", false) };
-    let keys = "connections_per_backend = 2\nqueue = 1\nqueue_timeout = \"5s\"";
+    let keys = "connections_per_backend = 2\nqueue = 1\nqueue_timeout = \"10s\"";
     let site = limited(plan, keys);
     let full = chats(&site, 0, 2);
     full.wait_until(SOON, |it| it.connected == 2).unwrap();

@@ -86,7 +86,7 @@ fn thousands_outlive_a_reload_a_killed_agent_and_the_death_of_others_backends() 
         interval: effort::choose(Duration::from_secs(2), Duration::from_secs(10)),
         message: (1, 128),
         ramp: Duration::from_micros(600),
-        connect_timeout: Duration::from_secs(30),
+        connect_timeout: LATER,
         ..site.chats_of(WEB, connections)
     };
     let load = start(&site, load);
@@ -186,10 +186,11 @@ fn an_upgrade_loses_nothing_and_the_old_workers_finish() {
 #[test]
 fn a_draining_backend_keeps_its_own_until_the_deadline_and_closes_them_at_the_pace() {
     const DRAINED: &str = "chat-2";
-    let deadline = Duration::from_secs(4);
+    let deadline = Duration::from_secs(8);
     let drain = DrainConfig { deadline, rate: 10 };
     let mut site = plan("drain", L7Config { drain, ..L7Config::default() }).build().unwrap();
-    let load = start(&site, site.chats_of(WEB, CHATS));
+    let unhurried = Duration::from_millis(100);
+    let load = start(&site, LoadConfig { interval: unhurried, ..site.chats_of(WEB, CHATS) });
     let target = site.listeners(WEB)[0];
     // A client of each backend.
     let mut cookies = std::collections::BTreeMap::new();

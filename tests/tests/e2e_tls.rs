@@ -75,7 +75,7 @@ fn other_certificates_lose_nobody() {
         interval: effort::choose(Duration::from_secs(1), Duration::from_secs(5)),
         message: (1, 128),
         ramp: Duration::from_micros(1_500),
-        connect_timeout: Duration::from_secs(30),
+        connect_timeout: LATER,
         ..it.chats(connections, it.authority.client().unwrap())
     };
     let load = it.start(config);

@@ -158,13 +158,15 @@ fn delay_is_what_was_asked_for_and_can_be_changed() {
         start.elapsed()
     };
     round_trip();
-    let slow = round_trip();
+    // The fastest of some: on a busy machine one waits for more than the wire.
+    let fastest = || (0..10).map(|_| round_trip()).min().unwrap();
+    let slow = fastest();
     assert!(slow >= 2 * delay, "{slow:?}");
     assert!(slow < 10 * delay, "{slow:?}");
     link.set(Impairment::default());
     // What is on its way is not overtaken.
     round_trip();
-    let fast = round_trip();
+    let fast = fastest();
     assert!(fast < delay, "{fast:?}");
 }
 

@@ -10,6 +10,7 @@ use tests::process::{Process, binary};
 use tests::seed::seed;
 use tests::topology::{Arms, Node, Return, Topology, VIP4, VIP6};
 
+const LATER: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(15);
 const PORT: u16 = 9000;
 
@@ -131,7 +132,7 @@ fn chats_cross_the_lab_byte_for_byte() {
     let lab = Topology::builder().clients(2).build().unwrap();
     let servers: Vec<_> = (0..3)
         .map(|i| {
-            let push = Some((Duration::from_millis(5), 500));
+            let push = Some((Duration::from_millis(50), 500));
             let config = ServerConfig::new(&format!("chat-{}", i + 1), anywhere());
             ChatServer::start(Some(lab.backend(i)), ServerConfig { push, ..config }).unwrap()
         })
@@ -142,7 +143,7 @@ fn chats_cross_the_lab_byte_for_byte() {
         .iter()
         .map(|client| {
             let config = LoadConfig {
-                interval: Duration::from_millis(2),
+                interval: Duration::from_millis(20),
                 window: 4,
                 ..LoadConfig::new(targets.clone(), 60, seed("chats"))
             };
@@ -150,7 +151,7 @@ fn chats_cross_the_lab_byte_for_byte() {
         })
         .collect();
     for load in loads {
-        let stats = load.wait_progress(50, SOON).unwrap();
+        let stats = load.wait_progress(50, LATER).unwrap();
         assert_eq!(stats.backends.values().map(|b| b.connected).collect::<Vec<_>>(), [20; 3]);
         let stats = load.stop();
         assert_eq!((stats.errors, stats.wrong, stats.sessions), (0, 0, 60), "{stats}");
@@ -233,7 +234,7 @@ fn the_client_program_reports_in_json() {
     let [v4, v6] = lab.backend(0).sockets(PORT).map(|address| address.to_string());
     let mut client = lab.client(0).command(binary("chat-client").unwrap());
     client.args(["--target", &v4, "--target", &v6, "--connections", "8", "--seed", "5"]);
-    client.args(["--duration", "0.5", "--interval", "2"]);
+    client.args(["--duration", "2", "--interval", "2"]);
     let mut client = Process::spawn("chat-client", client).unwrap();
     assert!(client.wait(SOON).unwrap().success());
     let line = client.wait_for_line(SOON, |line| line.starts_with('{')).unwrap();

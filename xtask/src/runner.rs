@@ -99,7 +99,7 @@ fn parse_result(counts: &str) -> Option<Binary> {
 }
 
 /// How long to wait for more output once cargo has ended.
-const LAST_LINES: Duration = Duration::from_millis(300);
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// Runs cargo, passing both its streams on through one pipe so that their order is kept.
 pub fn run(mut command: Command) -> Result<Vec<Binary>> {

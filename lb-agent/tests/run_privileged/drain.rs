@@ -132,7 +132,7 @@ fn an_edge_that_drains_gives_its_clients_up_and_serves_again_afterwards() {
 fn the_next_agent_keeps_the_deadline_and_then_all_are_cut() {
     let mut edge = Edge::new();
     let _web = Web::start(&edge.server, "10.2.0.2:9000", "b2");
-    let [serving, drains] = configs(&edge, "drain = { deadline = \"8s\" }");
+    let [serving, drains] = configs(&edge, "drain = { deadline = \"15s\" }");
     edge.start(&serving);
     wait_until("requests are answered", || get(&edge, "/").is_some());
     let mut busy = slow(&edge);

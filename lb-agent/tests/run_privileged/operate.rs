@@ -63,7 +63,7 @@ fn a_backend_of_xdp_drains_and_its_flows_end_at_the_deadline() {
         .collect();
     assert!(!of_b2.is_empty());
 
-    let said = cli(&edge, "drain chat b2 --deadline 1s --rate 1000").unwrap();
+    let said = cli(&edge, "drain chat b2 --deadline 5s --rate 1000").unwrap();
     assert_eq!(said, "chat/b2 drains (revision 1)\n");
     assert_eq!(served(&edge), ["b3:x"], "nobody new");
     assert_eq!(say(&mut of_b2[0], "y").unwrap(), "b2:y", "who is there stays for now");
@@ -194,7 +194,7 @@ fn an_edge_says_that_it_drains_before_it_does() {
     let _web = Web::start(&edge.server, "10.2.0.2:9000", "b2");
     edge.start(&sidecar::config(&edge, "splice = \"off\"", &sidecar::BACKEND));
     wait_until("requests are answered", || sidecar::get(&edge, "/").is_some());
-    cli(&edge, "drain --edge --grace 2s --deadline 1m --rate 50").unwrap();
+    cli(&edge, "drain --edge --grace 5s --deadline 1m --rate 50").unwrap();
     let (head, body) = edge.netns.http(ADMIN, "/readyz").unwrap();
     assert!(head.contains(" 503 ") && body == "draining\n", "{head} {body}");
     assert!(sidecar::get(&edge, "/").is_some(), "clients are still taken");

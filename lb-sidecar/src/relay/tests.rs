@@ -190,7 +190,7 @@ async fn a_reset_is_passed_on_as_one() {
 #[tokio::test]
 async fn silence_ends_it_and_words_do_not() {
     on_local_set(async {
-        let idle = Duration::from_millis(300);
+        let idle = Duration::from_secs(2);
         let mut case = start(&Rc::default(), idle, false, [b"", b""]).await;
         let begin = Instant::now();
         while begin.elapsed() < idle * 2 {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::netns::NsHandle;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

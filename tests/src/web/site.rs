@@ -27,7 +27,7 @@ const GATE_PORT: u16 = 9090;
 const OTHER_PORT: u16 = 8080;
 const BACKENDS: usize = 3;
 /// Node.js takes its time to start, and a browser more.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What to build.
 #[derive(Clone, Debug)]
