@@ -113,7 +113,10 @@ impl Attack {
     pub fn on_sidecar(&self, site: &WebSite) -> Result<Met> {
         let Self { mode, connections, .. } = *self;
         let counted = site.counted(mode.counter())?;
-        let (met, _slow) = self.on(site, site.listeners()[0])?;
+        let (met, slow) = self.on(site, site.listeners()[0])?;
+        if mode.is_seen() {
+            slow.wait_for_line(LATE, |line| line.contains("No open connections left"))?;
+        }
         site.wait_counted(mode.counter(), counted + connections)?;
         let deadline = Instant::now() + PATIENCE;
         while client_connections(site)? > 0 {
@@ -123,7 +126,7 @@ impl Attack {
         Ok(met)
     }
 
-    /// On a proxy at this address. An error if anybody was not served meanwhile.
+    /// On a proxy at this address, which may keep them. An error if anybody was not served meanwhile.
     pub fn on_other(&self, site: &WebSite, proxy: SocketAddr) -> Result<Met> {
         self.on(site, proxy).map(|(met, _slow)| met)
     }
@@ -134,15 +137,11 @@ impl Attack {
         let before = percentiles(client, target, QUIET)?;
         let slow = self.start(client, target)?;
         let meanwhile = percentiles(client, target, MEANWHILE)?;
-        let mode = self.mode;
-        if mode.is_seen() {
-            slow.wait_for_line(LATE, |line| line.contains("No open connections left"))?;
-        }
         // It has looked at times whether it is still served.
         let lines = slow.output();
         let probes = || lines.iter().filter(|line| line.contains("service available"));
-        ensure!(probes().any(|line| line.contains("YES")), "{mode:?}: {lines:?}");
-        ensure!(!probes().any(|line| line.contains("NO")), "{mode:?}: {lines:?}");
+        ensure!(probes().any(|line| line.contains("YES")), "{:?}: {lines:?}", self.mode);
+        ensure!(!probes().any(|line| line.contains("NO")), "{:?}: {lines:?}", self.mode);
         Ok((Met { before, meanwhile }, slow))
     }
 
