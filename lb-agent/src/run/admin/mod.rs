@@ -5,6 +5,7 @@
 mod body;
 mod browser;
 mod changes;
+mod connections;
 mod dashboard;
 mod events;
 mod explain;
@@ -49,6 +50,7 @@ pub use stream::Feed;
 const MOST_BYTES: usize = 16 << 10;
 
 /// Who takes nothing of an answer for so long is gone: else a page that sleeps would keep its place among those who watch.
+/// So is who asks for nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the pages are made of.
@@ -104,11 +106,7 @@ impl Bound {
         let listener = tokio::net::TcpListener::from_std(self.0)?;
         let address = listener.local_addr()?;
         let router = router(state.clone(), Over::Tcp);
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the admin API has ended");
-            }
-        });
+        let task = tokio::spawn(connections::serve(listener, router));
         Ok(Server { address, state, task })
     }
 }

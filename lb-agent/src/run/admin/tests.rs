@@ -1,6 +1,7 @@
 //! Requests as they come, byte for byte. Who judges changes is a stand-in: the agent's own judgement is tested with it.
 
 mod browser;
+mod connections;
 mod openapi;
 
 use std::path::PathBuf;
