@@ -15,6 +15,7 @@ mod local;
 mod problem;
 mod reads;
 mod stream;
+mod token;
 mod trace;
 mod upgrade;
 
@@ -45,6 +46,7 @@ use super::{
 pub use local::{Local, path as socket_path};
 use problem::Problem;
 pub use stream::Feed;
+pub use token::warning as token_warning;
 
 /// The largest body of a request, in bytes.
 const MOST_BYTES: usize = 16 << 10;
@@ -136,7 +138,7 @@ fn router(state: State, over: Over) -> Router {
         .route("/v1/backends", get(reads::backends))
         .route("/v1/events", get(events::events))
         .route("/v1/stream", get(move |state| stream::stream(state, over)))
-        .route("/v1/token", post(token))
+        .route("/v1/token", post(may_change))
         .route("/v1/counters", get(reads::counters))
         .route("/v1/flows", get(flows::flows))
         .route("/v1/explain", post(explain::explain))
@@ -167,7 +169,7 @@ async fn healthz(extract::State(state): extract::State<State>) -> Response {
 }
 
 /// Who comes so far may change something.
-async fn token() -> Json<Value> {
+async fn may_change() -> Json<Value> {
     Json(json!({ "changes": true }))
 }
 
