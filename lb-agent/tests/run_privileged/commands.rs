@@ -131,9 +131,17 @@ fn unload_leaves_no_trace_and_can_be_repeated() {
 #[test]
 fn status_says_when_no_agent_runs() {
     let edge = Edge::new();
-    let output = edge.output("status");
-    assert_eq!(output.status.code(), Some(1));
-    assert_says(&text(&output), &["no agent runs here", "127.0.0.1:9900", "lb-agent run"]);
+    edge.save(&edge.config("", &[("b2", "10.2.0.2:9000")]));
+    let config = format!("--config {}", edge.config_file().display());
+    let socket = format!("{}/admin.sock (", edge.name);
+    for (at, place) in [("--admin 127.0.0.1:9900", "127.0.0.1:9900 ("), (&config, &socket)] {
+        let output = edge.output(&format!("status {at}"));
+        assert_eq!(output.status.code(), Some(1));
+        assert_says(
+            &text(&output),
+            &["nobody answers at ", place, "lb-agent run", "lb-agent flows"],
+        );
+    }
     let output = edge.output(&format!("flows --edge {}", edge.name));
     assert_eq!(output.status.code(), Some(1));
     assert_says(&text(&output), &["nothing is loaded"]);
