@@ -4,6 +4,7 @@
 //! edge.toml + health + netlink -> Config (validated) -> desired state -> diff -> map operations -> BPF maps
 //! ```
 
+mod bounded_file;
 pub mod bpf;
 pub mod choice;
 pub mod config;

@@ -1,4 +1,4 @@
-//! `lb-agent check`: needs no privileges, and looks at nothing but the file and the certificates that it names.
+//! `lb-agent check`: needs no privileges, and looks at nothing but the file, and the token and certificates that it names.
 
 use std::{path::PathBuf, process::ExitCode};
 

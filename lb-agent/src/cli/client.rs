@@ -1,28 +1,35 @@
-//! Talks to the agent that runs on this host, over its Unix socket.
+//! Talks to an agent: over its Unix socket, or where somebody says so, over TCP.
 
 use std::{
-    fs,
+    fmt, fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::Args;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request,
     body::{Bytes, Incoming},
-    client::conn::http1::handshake,
+    client::conn::http1::{SendRequest, handshake},
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
 use lb_agent::{bpf::lock::RUN_DIR, run, run::admin, sidecar::Directory};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
 
 /// An agent that does not answer within this is not going to.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const MEANWHILE: &str = "what its data plane does meanwhile: `lb-agent flows --edge NAME`";
 
 /// Where the agent is.
 #[derive(Args)]
@@ -40,7 +47,22 @@ pub struct Where {
 
 /// An agent's admin API.
 pub struct Client {
-    socket: PathBuf,
+    address: Address,
+}
+
+/// Where it is.
+enum Address {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
 }
 
 impl Client {
@@ -53,7 +75,12 @@ impl Client {
             }
             (None, None) => the_only_one(Path::new(RUN_DIR))?,
         };
-        Ok(Self { socket })
+        Ok(Self { address: Address::Unix(socket) })
+    }
+
+    /// One that is asked over TCP, where nothing is changed without a token.
+    pub fn over_tcp(address: SocketAddr) -> Self {
+        Self { address: Address::Tcp(address) }
     }
 
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
@@ -84,13 +111,13 @@ impl Client {
     ) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let socket = self.socket.display();
+            let at = &self.address;
             let asked = timeout(PATIENCE, self.send(&Method::POST, path, Some(body))).await;
             let mut response =
-                asked.with_context(|| format!("{socket}: no answer within {PATIENCE:?}"))??;
+                asked.with_context(|| format!("{at}: no answer within {PATIENCE:?}"))??;
             let mut rest = Vec::new();
             while let Some(frame) = response.frame().await {
-                let frame = frame.with_context(|| format!("{socket}: the agent has ended"))?;
+                let frame = frame.with_context(|| format!("{at}: the agent has ended"))?;
                 rest.extend_from_slice(frame.data_ref().map_or(&[], |data| &**data));
                 while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                     take(&String::from_utf8_lossy(&rest[..end]))?;
@@ -109,14 +136,13 @@ impl Client {
         patience: Duration,
     ) -> Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let socket = self.socket.display();
+        let at = &self.address;
         let answer = async { timeout(patience, self.request(method, path, body)).await };
         let body = runtime
             .block_on(answer)
-            .with_context(|| format!("{socket}: no answer within {patience:?}"))??;
-        serde_json::from_slice(&body).with_context(|| {
-            format!("{socket}: the answer is not that of an agent of this version")
-        })
+            .with_context(|| format!("{at}: no answer within {patience:?}"))??;
+        serde_json::from_slice(&body)
+            .with_context(|| format!("{at}: the answer is not that of an agent of this version"))
     }
 
     async fn request(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
@@ -125,16 +151,7 @@ impl Client {
 
     /// The body of an answer that is no error.
     async fn send(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Incoming> {
-        let socket = self.socket.display();
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
-            anyhow!(
-                "nobody answers at {socket} ({error}): run this as root, on the host of a running agent \
-                 (`lb-agent run --config FILE`), or name its socket with --socket"
-            )
-        })?;
-        let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // It ends with the body, or with this process.
-        drop(tokio::spawn(connection));
+        let mut sender = self.connect().await?;
         let text = body.map(ToString::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -151,9 +168,45 @@ impl Client {
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
         match (problem["error"].as_str(), problem["remedy"].as_str()) {
             (Some(error), Some(remedy)) => bail!("{error}: {remedy}"),
-            _ => bail!("{socket}: {code}: {}", String::from_utf8_lossy(&body)),
+            _ => bail!("{}: {code}: {}", self.address, String::from_utf8_lossy(&body)),
         }
     }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
+        match &self.address {
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await;
+                shake(stream.map_err(|error| self.nobody(&error))?).await
+            }
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address).await;
+                shake(stream.map_err(|error| self.nobody(&error))?).await
+            }
+        }
+    }
+
+    fn nobody(&self, error: &io::Error) -> Error {
+        let at = &self.address;
+        let remedy = match at {
+            Address::Unix(_) => {
+                "run this as root, on the host of a running agent (`lb-agent run --config FILE`), or name its socket \
+                 with --socket"
+            }
+            Address::Tcp(_) => {
+                "start an agent with `lb-agent run --config FILE`, or name the address of its admin API with --admin"
+            }
+        };
+        anyhow!("nobody answers at {at} ({error}): {remedy}; {MEANWHILE}")
+    }
+}
+
+async fn shake(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Full<Bytes>>> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // It ends with the body, or with this process.
+    drop(tokio::spawn(connection));
+    Ok(sender)
 }
 
 /// The socket of the edge that runs here, if it is one.
@@ -166,7 +219,7 @@ fn the_only_one(run_dir: &Path) -> Result<PathBuf> {
         [socket] => Ok(socket.clone()),
         [] => bail!(
             "no agent runs here, as far as this user may see: there is no socket below {}; run this as root, or name \
-             the socket with --socket",
+             the socket with --socket; {MEANWHILE}",
             run_dir.display()
         ),
         several => {

@@ -5,8 +5,9 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 use lb_agent::{
+    config::Warning,
     doctor::{self, Finding, Level},
-    run,
+    run::{self, admin},
 };
 
 #[derive(Args)]
@@ -26,7 +27,8 @@ pub fn doctor(arguments: &Arguments) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start a runtime")?;
-    let findings = runtime.block_on(doctor::examine(&config))?;
+    let mut findings = runtime.block_on(doctor::examine(&config))?;
+    findings.extend(admin::token_warning(&config.edge).map(of_token));
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
@@ -35,6 +37,12 @@ pub fn doctor(arguments: &Arguments) -> Result<ExitCode> {
     }
     let problems = findings.iter().any(|finding| finding.level == Level::Problem);
     Ok(if problems { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn of_token(warning: Warning) -> Finding {
+    let Warning { file, thing, value, what, remedy, .. } = warning;
+    let words = [thing, value, what].into_iter().filter(|it| !it.is_empty());
+    Finding::warning(file, words.collect::<Vec<_>>().join(" "), remedy)
 }
 
 fn summary(findings: &[Finding]) -> String {

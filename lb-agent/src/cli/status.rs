@@ -1,81 +1,39 @@
-//! `lb-agent status`: asks the admin API of a running agent.
+//! `lb-agent status`: all that a running agent knows.
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use clap::Args;
-use http_body_util::{BodyExt, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1::handshake, header::HOST};
-use hyper_util::rt::TokioIo;
-use lb_agent::run::{
-    self,
-    status::{
-        Backend, Draining, Ejected, Outcomes, Requests, Service, Sidecar, Status, Traffic, Worker,
-    },
+use lb_agent::run::status::{
+    Backend, Draining, Ejected, Outcomes, Requests, Service, Sidecar, Status, Traffic, Worker,
 };
-use tokio::{net::TcpStream, time::timeout};
 
-/// An agent that does not answer within this is not going to.
-const PATIENCE: Duration = Duration::from_secs(5);
+use super::client::{Client, Where};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Address of the admin API
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        conflicts_with = "config",
-        default_value = "127.0.0.1:9900"
-    )]
-    admin: SocketAddr,
-    /// Configuration file of the edge, which says where the admin API is
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The whole status as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    at: Where,
+    /// Address of its admin API, to ask over TCP, for which nobody needs to be root
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["config", "socket"])]
+    admin: Option<SocketAddr>,
 }
 
 pub fn status(arguments: &Arguments) -> Result<()> {
-    let admin = match &arguments.config {
-        Some(file) => run::load_config(file)?.config.edge.admin,
-        None => arguments.admin,
+    let client = match arguments.admin {
+        Some(address) => Client::over_tcp(address),
+        None => Client::new(&arguments.at)?,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async { timeout(PATIENCE, get(admin)).await });
-    let body = answer.with_context(|| format!("{admin}: no answer within {PATIENCE:?}"))??;
-    let status: Status = serde_json::from_slice(&body)
-        .with_context(|| format!("{admin}: the answer is not that of an agent of this version"))?;
-    if arguments.json {
+    let status: Status = client.get("/v1/status")?;
+    if arguments.at.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print!("{}", shown(&status));
     }
     Ok(())
-}
-
-async fn get(admin: SocketAddr) -> Result<Bytes> {
-    let stream = match TcpStream::connect(admin).await {
-        Ok(stream) => stream,
-        Err(error) => bail!(
-            "no agent runs here: nobody answers at {admin} ({error}); start one with `lb-agent run --config FILE`, or \
-             name its admin API with --admin. What its data plane does meanwhile: `lb-agent flows --edge NAME`"
-        ),
-    };
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request =
-        Request::get("/v1/status").header(HOST, admin.to_string()).body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let code = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    connection.abort();
-    ensure!(code.is_success(), "{admin}: {code}: {}", String::from_utf8_lossy(&body));
-    Ok(body)
 }
 
 fn shown(status: &Status) -> String {
@@ -238,4 +196,33 @@ fn shown_outcomes(outcomes: &Outcomes) -> String {
     let drops = outcomes.drops.iter().map(|(label, count)| format!("dropped: {label} {count}"));
     let all: Vec<_> = events.chain(drops).collect();
     if all.is_empty() { "nothing to count yet".to_owned() } else { all.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn the_agent_is_named_as_in_other_commands_or_by_its_address() {
+        let parse = |line: &str| {
+            Line::try_parse_from(line.split(' ')).map(|it| it.arguments).map_err(|it| it.kind())
+        };
+        let at = parse("status --socket /run/admin.sock --json").ok().unwrap().at;
+        assert_eq!((at.socket, at.json), (Some("/run/admin.sock".into()), true));
+        assert_eq!(parse("status").ok().unwrap().admin, None, "its socket is looked for");
+        let address = Some("127.0.0.1:9901".parse().unwrap());
+        assert_eq!(parse("status --admin 127.0.0.1:9901").ok().unwrap().admin, address);
+        for other in ["--config edge.toml", "--socket /run/admin.sock"] {
+            let both = parse(&format!("status --admin 127.0.0.1:9901 {other}")).err();
+            assert_eq!(both, Some(clap::error::ErrorKind::ArgumentConflict));
+        }
+    }
 }

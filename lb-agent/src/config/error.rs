@@ -122,6 +122,8 @@ pub(super) struct Place {
     pub thing: String,
     /// As in [`Problem::value`].
     pub value: String,
+    /// Whether the value is one of [`super::SECRETS`], or within one: then it is in no message.
+    pub secret: bool,
 }
 
 /// Collects the problems of one file. Readers share it, hence the cells.
@@ -157,9 +159,13 @@ impl<'a> Problems<'a> {
         shorten(self.text.get(span).unwrap_or(""))
     }
 
-    /// The text of a line counted from 1, short enough for a message.
+    /// The text of a line counted from 1, short enough for a message, without its value: that may be a secret.
     pub fn line_text(&self, line: usize) -> String {
-        shorten(self.text.lines().nth(line - 1).unwrap_or("").trim())
+        let text = self.text.lines().nth(line - 1).unwrap_or("").trim();
+        match text.find(['=', '"', '\'']) {
+            Some(at) => format!("{} …", shorten(&text[..=at])),
+            None => shorten(text),
+        }
     }
 
     pub fn error(&self, place: &Place, what: impl Into<String>, remedy: impl Into<String>) {

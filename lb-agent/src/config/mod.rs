@@ -86,6 +86,10 @@ impl Config {
 /// The largest file that is read, in bytes (16 MiB).
 pub const MOST_BYTES: u64 = 16 << 20;
 
+/// Keys with what is not for everybody who can see the status of an edge: the seed makes what stands in cookies, and the
+/// hash that picks backends; headers may hold what backends know the edge by.
+pub(crate) const SECRETS: [&str; 3] = ["hash_seed", "request_headers", "response_headers"];
+
 static ROOT: Section = Section { heading: "the top level", keys: &["edge", "service"] };
 
 /// Every kind of table that the file may hold.

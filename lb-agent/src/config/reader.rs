@@ -205,8 +205,8 @@ fn placed(problems: &Problems<'_>, mut place: Place, node: Node<'_>) -> Place {
     };
     place.line = problems.line_at(span.start);
     place.value = match node {
-        Node::Value(_) => problems.snippet(span),
-        Node::Table(_) | Node::Tables(_) => String::new(),
+        Node::Value(_) if !place.secret => problems.snippet(span),
+        _ => String::new(),
     };
     place
 }
@@ -224,7 +224,8 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// The document itself.
     pub fn root(problems: &'a Problems<'a>, table: &'a Table, section: &'static Section) -> Self {
-        let place = Place { line: 1, thing: String::new(), value: String::new() };
+        let (thing, value) = (String::new(), String::new());
+        let place = Place { line: 1, thing, value, secret: false };
         let root = Self { problems, table, section, place };
         root.refuse_unknown_keys();
         root
@@ -246,6 +247,7 @@ impl<'a> Reader<'a> {
                 line: self.line_of_key(key),
                 thing: joined(&self.place.thing, "key"),
                 value: format!("{:?}", shorten(key)),
+                secret: false,
             };
             let homes = super::SECTIONS.iter().filter(|section| section.keys.contains(&key));
             let homes: Vec<String> = homes.map(|section| section.heading.to_owned()).collect();
@@ -273,6 +275,7 @@ impl<'a> Reader<'a> {
             line: self.line_of_key(key),
             thing: joined(&self.place.thing, key),
             value: String::new(),
+            secret: self.place.secret || super::SECRETS.contains(&key),
         };
         Some(Field {
             problems: self.problems,

@@ -73,7 +73,8 @@ pub fn load_config(path: &Path) -> Result<LoadedConfig, Refused> {
     };
     let text = config::read(path).map_err(refused)?;
     let name = path.display().to_string();
-    let (config, warnings) = config::parse(&name, &text).map_err(refused)?;
+    let (config, mut warnings) = config::parse(&name, &text).map_err(refused)?;
+    warnings.extend(admin::token_warning(&config.edge));
     let problems = checks::problems(&config);
     if !problems.is_empty() {
         return Err(Refused(problems.into_iter().map(|it| format!("{name}: {it}")).collect()));

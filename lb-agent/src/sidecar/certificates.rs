@@ -5,9 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::OpenOptions,
-    io::{self, Read as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,10 +14,12 @@ use lb_sidecar::{
     settings::{self, Certificate, TicketKey},
     tls::{self, Leaf},
 };
-use nix::libc;
 
-use crate::config::{
-    self, BackendTls, CertificateFiles, ClientAuth, Config, ConfigErrors, Problem, Tls, Warning,
+use crate::{
+    bounded_file::{self, Contents, Unusable},
+    config::{
+        self, BackendTls, CertificateFiles, ClientAuth, Config, ConfigErrors, Problem, Tls, Warning,
+    },
 };
 
 /// The largest file that is read, in bytes. The system's bundles of authorities are about 200 KiB.
@@ -277,32 +277,20 @@ impl Reading {
     }
 
     fn bytes(&mut self, thing: Thing<'_>, file: &Path) -> Option<Vec<u8>> {
-        match bounded(file) {
-            Ok(Some(bytes)) => Some(bytes),
-            Ok(None) => {
+        match bounded_file::read(file, MOST_BYTES) {
+            Ok(Contents { bytes, .. }) => Some(bytes),
+            Err(why @ Unusable::Unreadable(_)) => {
+                let remedy = "name a file that root may read";
+                self.unreadable.push(thing.problem(file, why.to_string(), remedy));
+                None
+            }
+            Err(_) => {
                 let what = format!("is no file of at most {} MiB", MOST_BYTES >> 20);
                 self.errors.push(thing.problem(file, what, "name another file"));
                 None
             }
-            Err(error) => {
-                let what = format!("cannot be read: {error}");
-                self.unreadable.push(thing.problem(file, what, "name a file that root may read"));
-                None
-            }
         }
     }
-}
-
-/// `None` if it is no file, or too large.
-fn bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // Opening a FIFO would wait for its other end.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() as u64 <= MOST_BYTES).then_some(bytes))
 }
 
 #[cfg(test)]

@@ -9,19 +9,15 @@
 //! A new key goes below the first one on every edge, then to the top on every edge; the old one goes when its cookies
 //! have expired. No message of this module shows anything that could be a secret.
 
-use std::{
-    collections::HashMap,
-    fs::{File, OpenOptions},
-    io::{self, Read as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{collections::HashMap, path::Path};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use lb_sidecar::settings::CookieKey;
-use nix::libc;
 
-use crate::config::{ConfigErrors, Problem, Warning};
+use crate::{
+    bounded_file::{self, Unusable},
+    config::{ConfigErrors, Problem, Warning},
+};
 
 /// The largest file that is read, in bytes.
 const MOST_BYTES: u64 = 64 << 10;
@@ -34,47 +30,19 @@ const LINE: &str = "write an id and a secret, as in: echo \"k1 $(openssl rand -b
 /// Reads and checks the file: 1 to 16 keys, the first of which signs. Whoever has them `can sign cookies`, say.
 pub fn load(path: &Path, who: &str) -> Result<(Vec<CookieKey>, Vec<Warning>), ConfigErrors> {
     let name = path.display().to_string();
-    let refuse = |what: String, remedy: &str| ConfigErrors::of_file(&name, what, remedy.to_owned());
-    let cannot = |error: io::Error| {
-        refuse(
-            format!("cannot be read: {error}"),
-            "make it, with one key a line: (umask 077; echo \"k1 $(openssl rand -base64 32)\" > FILE)",
-        )
+    let refuse = |why: Unusable| {
+        let remedy = match why {
+            Unusable::Unreadable(_) => {
+                "make it, with one key a line: (umask 077; echo \"k1 $(openssl rand -base64 32)\" > FILE)"
+            }
+            _ => "name a file with one key a line, at most 16",
+        };
+        ConfigErrors::of_file(&name, why.to_string(), remedy.to_owned())
     };
-    // Opening a FIFO would wait for its other end.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = file.map_err(cannot)?;
-    let metadata = file.metadata().map_err(cannot)?;
-    if !metadata.is_file() {
-        return Err(refuse("is not a file".to_owned(), "name a file with one key a line"));
-    }
-    let bytes = bounded(&file).map_err(cannot)?;
-    let Some(bytes) = bytes else {
-        let what = format!("is larger than {} KiB", MOST_BYTES >> 10);
-        return Err(refuse(what, "name a file with one key a line, at most 16"));
-    };
-    let text = String::from_utf8(bytes).map_err(|_| {
-        refuse("the text is not UTF-8".to_owned(), "name a file with one key a line")
-    })?;
-    let keys = parse(&name, &text)?;
-    let mode = metadata.permissions().mode() & 0o777;
-    let exposed = mode & 0o077 != 0;
-    let warning = exposed.then(|| Problem {
-        file: name.clone(),
-        line: None,
-        thing: "mode".to_owned(),
-        value: format!("{mode:04o}"),
-        what: format!("lets others at the keys, and whoever has them {who}"),
-        remedy: format!("chmod 600 {name}"),
-    });
-    Ok((keys, warning.into_iter().collect()))
-}
-
-/// `None` if there is too much.
-fn bounded(file: &File) -> io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() as u64 <= MOST_BYTES).then_some(bytes))
+    let contents = bounded_file::read(path, MOST_BYTES).map_err(refuse)?;
+    let keys = parse(&name, contents.text().map_err(refuse)?)?;
+    let what = format!("lets others at the keys, and whoever has them {who}");
+    Ok((keys, contents.exposed(path, what).into_iter().collect()))
 }
 
 /// Checks the text of a key file. `file` is what messages call it.

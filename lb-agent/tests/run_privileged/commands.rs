@@ -25,13 +25,13 @@ fn check_names_every_error_and_sums_a_good_file_up() {
 
     let example = include_str!("../../../edge.example.toml");
     fs::write(&file, example).unwrap();
-    // The certificates that it names are not there, which is no error here.
+    // The certificates and the token that it names are not there, which is no error here.
     let output = check();
     assert!(output.status.success());
     assert_says(
         &text(&output),
         &[
-            "edge.toml: ok, 5 services, 8 listeners, 11 backends, 9 warnings\n",
+            "edge.toml: ok, 5 services, 8 listeners, 11 backends, 10 warnings\n",
             "rooms.pem: service",
         ],
     );
@@ -41,7 +41,7 @@ fn check_names_every_error_and_sums_a_good_file_up() {
     assert!(output.status.success());
     assert_says(
         &text(&output),
-        &["warning:", "not a loopback address", "11 backends, 10 warnings\n"],
+        &["warning:", "not a loopback address", "11 backends, 11 warnings\n"],
     );
 
     fs::write(&file, example.replace("10.2.0.2:9000", "10.2.0.300:9000").replace("xdp =", "xpd ="))
@@ -131,9 +131,17 @@ fn unload_leaves_no_trace_and_can_be_repeated() {
 #[test]
 fn status_says_when_no_agent_runs() {
     let edge = Edge::new();
-    let output = edge.output("status");
-    assert_eq!(output.status.code(), Some(1));
-    assert_says(&text(&output), &["no agent runs here", "127.0.0.1:9900", "lb-agent run"]);
+    edge.save(&edge.config("", &[("b2", "10.2.0.2:9000")]));
+    let config = format!("--config {}", edge.config_file().display());
+    let socket = format!("{}/admin.sock (", edge.name);
+    for (at, place) in [("--admin 127.0.0.1:9900", "127.0.0.1:9900 ("), (&config, &socket)] {
+        let output = edge.output(&format!("status {at}"));
+        assert_eq!(output.status.code(), Some(1));
+        assert_says(
+            &text(&output),
+            &["nobody answers at ", place, "lb-agent run", "lb-agent flows"],
+        );
+    }
     let output = edge.output(&format!("flows --edge {}", edge.name));
     assert_eq!(output.status.code(), Some(1));
     assert_says(&text(&output), &["nothing is loaded"]);

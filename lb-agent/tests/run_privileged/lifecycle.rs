@@ -7,7 +7,7 @@ use lb_agent::bpf::PinDir;
 use nix::sys::signal::Signal;
 
 use crate::{
-    edge::{Echo, Edge, VIP, say},
+    edge::{ADMIN, Echo, Edge, VIP, say},
     network::{text, wait_until},
 };
 
@@ -45,13 +45,16 @@ fn an_edge_starts_shows_itself_and_stops_without_its_data_plane() {
     let shares: f64 = service.backends.iter().map(|backend| backend.share["ipv4"]).sum();
     assert!((shares - 1.0).abs() < 1e-9, "{service:?}");
 
-    let shown = text(&edge.output("status"));
+    let shown = text(&edge.output(&format!("status --config {}", edge.config_file().display())));
     for part in ["ready", "interface front0: attached, native XDP", "b2", "10.2.0.3:9000"] {
         assert!(shown.contains(part), "{part:?} is missing in {shown}");
     }
-    let json = edge.output(&format!("status --json --config {}", edge.config_file().display()));
-    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!(json["services"][0]["backends"][1]["name"], "b3");
+    let socket = format!("--socket /run/sluice/{}/admin.sock", edge.name);
+    for at in [socket, format!("--admin {ADMIN}")] {
+        let json = edge.output(&format!("status --json {at}"));
+        let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert_eq!(json["services"][0]["backends"][1]["name"], "b3");
+    }
 
     edge.signal(Signal::SIGTERM);
     assert!(edge.wait().success());

@@ -75,14 +75,14 @@ fn a_syntax_error_is_one_error_with_its_line() {
     for (text, message) in [
         (
             "[edge]\nname = eth0\n",
-            "edge.toml:2: name = eth0 is not valid TOML: \
+            "edge.toml:2: name = … is not valid TOML: \
              string values must be quoted, expected literal string",
         ),
         ("[edge]\n[edge]\n", "edge.toml:2: [edge] is not valid TOML: duplicate key"),
         ("[edge\n", "edge.toml:1: [edge is not valid TOML: unclosed table, expected `]`"),
         (
             "x = 1\ny = \"a\nz = 2\n",
-            "edge.toml:2: y = \"a is not valid TOML: invalid basic string, expected `\"`",
+            "edge.toml:2: y = … is not valid TOML: invalid basic string, expected `\"`",
         ),
     ] {
         assert_eq!(errors(text), message);

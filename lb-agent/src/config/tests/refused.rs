@@ -55,7 +55,7 @@ fn values_of_the_wrong_type() {
         (
             "hash_seed = \"s\"",
             "hash_seed = 5",
-            "edge.toml:4: edge: hash_seed 5 is an integer, not a string: \
+            "edge.toml:4: edge: hash_seed is an integer, not a string: \
              write e.g. hash_seed = \"same on every edge\"",
         ),
         (
@@ -301,4 +301,30 @@ edge.toml:16: service "chat": backend "chat-1:9000": address "chat-1:9000" is a 
 edge.toml:17: service "chat": backend "chat-1:9000": key "weigth" is not known: did you mean "weight"?
 edge.toml:18: service "chat": backend "chat-2": address is missing: add e.g. address = "10.2.0.2:9000""#;
     assert_eq!(errors(text), expected);
+}
+
+/// What is refused is shown to everybody who can read the status.
+#[test]
+fn a_secret_is_in_no_message() {
+    let headers = |lines: &str| {
+        let route = format!("[[service.route]]\npool = \"default\"\n{lines}\n");
+        with(&minimal_l7(), "[[service.backend]]", &format!("{route}[[service.backend]]"))
+    };
+    let seed = |value: &str| with(&minimal(), "hash_seed = \"s\"", &format!("hash_seed = {value}"));
+    for text in [
+        seed(&format!("\"nobody{}\"", "y".repeat(256))),
+        seed("[\"nobody\"]"),
+        seed("\"nobody"),
+        seed("nobody"),
+        headers("request_headers = \"Authorization: nobody\""),
+        headers("request_headers = { set = \"nobody\" }"),
+        headers("request_headers = { set = { Authorization = \"nobody \" } }"),
+        headers(
+            "[service.route.response_headers]\nadd = { X-Key = [\"nobody\"], Expect = \"nobody\" }",
+        ),
+        headers("request_headers = { set = { Authorization = \"nobody\" }"),
+    ] {
+        let message = errors(&text);
+        assert!(!message.contains("nobody"), "{message}");
+    }
 }

@@ -40,7 +40,7 @@ fn values_of_the_edge() {
         (
             "\"s\"",
             "\"\"",
-            "edge.toml:4: edge: hash_seed \"\" is empty: write e.g. \"same on every edge\"",
+            "edge.toml:4: edge: hash_seed is empty: write e.g. \"same on every edge\"",
         ),
         (
             "name = \"e\"",

@@ -345,7 +345,7 @@ fn wrong_actions() {
         (
             22,
             "answer = { status = 200 }\nrequest_headers = { remove = [\"a\"] }",
-            "request_headers { remove = [\"a\"] } is for requests that go to a backend: remove it",
+            "request_headers is for requests that go to a backend: remove it",
         ),
         (
             22,
@@ -355,17 +355,17 @@ fn wrong_actions() {
         (
             22,
             "pool = \"api\"\nresponse_headers = { set = { Content-Length = \"5\" } }",
-            "response_headers: set: Content-Length \"5\" is for \"content-length\", which belongs to the message or its connection: remove it",
+            "response_headers: set: Content-Length is for \"content-length\", which belongs to the message or its connection: remove it",
         ),
         (
             22,
             "pool = \"api\"\nresponse_headers = { set = { X = \"a\\nb\" } }",
-            "response_headers: set: X \"a\\nb\" is not the value of a header: write up to 4096 visible ASCII characters, and spaces between them",
+            "response_headers: set: X is not the value of a header: write up to 4096 visible ASCII characters, and spaces between them",
         ),
         (
             22,
             "pool = \"api\"\nrequest_headers = { add = { Host = \"a\" } }",
-            "request_headers: add: Host \"a\" would be a second one: set it",
+            "request_headers: add: Host would be a second one: set it",
         ),
     ];
     for (line, lines, message) in cases {

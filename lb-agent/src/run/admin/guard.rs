@@ -4,7 +4,7 @@
 //! A browser asks before it sends JSON to another site, which nobody here answers. So a request whose body does not say
 //! that it is JSON changes nothing; and the token is in no cookie, which a browser would send unasked.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use axum::{
     extract::{self, Request},
@@ -17,11 +17,7 @@ use axum::{
 };
 use ring::{hmac, rand::SystemRandom};
 
-use super::{Over, State, problem::Problem};
-
-/// A token that could be guessed is none.
-const LEAST_TOKEN: usize = 16;
-const MOST_TOKEN: u64 = 4 << 10;
+use super::{Over, State, blocking, problem::Problem, token};
 
 /// Lets through what may be.
 pub async fn changes(
@@ -31,13 +27,18 @@ pub async fn changes(
 ) -> Response {
     let (method, headers) = (request.method(), request.headers());
     let changes = !matches!(*method, Method::GET | Method::HEAD);
-    if changes && let Err(problem) = check(&state, over, method, headers) {
+    if changes && let Err(problem) = check(&state, over, method, headers).await {
         return problem.into_response();
     }
     next.run(request).await
 }
 
-fn check(state: &State, over: Over, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+async fn check(
+    state: &State,
+    over: Over,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<(), Problem> {
     if method != Method::DELETE {
         is_json(headers)?;
     }
@@ -46,8 +47,8 @@ fn check(state: &State, over: Over, method: &Method, headers: &HeaderMap) -> Res
         Over::Tcp => {
             let picture = state.view.picture();
             let config = picture.sources.as_ref().map(|sources| &sources.config.edge);
-            let file = config.and_then(|edge| edge.admin_token_file.as_deref());
-            has_token(file, headers)
+            let file = config.and_then(|edge| edge.admin_token_file.clone());
+            has_token(file, headers).await
         }
     }
 }
@@ -63,18 +64,19 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, remedy))
 }
 
-fn has_token(file: Option<&Path>, headers: &HeaderMap) -> Result<(), Problem> {
+async fn has_token(file: Option<PathBuf>, headers: &HeaderMap) -> Result<(), Problem> {
     let Some(file) = file else {
         let error = "changes over TCP are not allowed";
         let remedy = "use the Unix socket as root (`lb-agent` does), or name a file with a token: [edge] \
                       admin_token_file";
         return Err(Problem::new(StatusCode::FORBIDDEN, error, remedy));
     };
-    let wanted = token(file).map_err(|why| {
+    // Read with each request, so that a new one counts at once.
+    let wanted = blocking(move || Ok(token::load(&file).map_err(|why| (file, why)))).await?;
+    let wanted = wanted.map_err(|(file, why)| {
         tracing::error!("{}: {why}", file.display());
-        let error = format!("the token of [edge] admin_token_file cannot be used: {why}");
-        let remedy = "make the file anew: (umask 077; openssl rand -hex 32 > FILE)";
-        Problem::new(StatusCode::FORBIDDEN, error, remedy)
+        let error = format!("the file of [edge] admin_token_file {why}");
+        Problem::new(StatusCode::FORBIDDEN, error, token::REMEDY)
     })?;
     let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|value| value.split_once(' '));
@@ -85,20 +87,6 @@ fn has_token(file: Option<&Path>, headers: &HeaderMap) -> Result<(), Problem> {
         Some((_, given)) if is_same(given.trim().as_bytes(), wanted.as_bytes()) => Ok(()),
         Some(_) => Err(Problem::new(StatusCode::UNAUTHORIZED, "the token is a wrong one", remedy)),
     }
-}
-
-/// Read with each request, so that a new one counts at once.
-fn token(file: &Path) -> Result<String, String> {
-    let length = std::fs::metadata(file).map_err(|error| error.to_string())?.len();
-    if length > MOST_TOKEN {
-        return Err(format!("it is larger than {MOST_TOKEN} bytes"));
-    }
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
-    let text = text.trim();
-    if text.len() < LEAST_TOKEN {
-        return Err(format!("it has fewer than {LEAST_TOKEN} characters"));
-    }
-    Ok(text.to_owned())
 }
 
 /// Takes the same time however much of it is right.

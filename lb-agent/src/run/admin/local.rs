@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Over, State, router};
+use super::{Over, State, connections, router};
 use crate::sidecar::Directory;
 
 const NAME: &str = "admin.sock";
@@ -40,11 +40,7 @@ impl Local {
         let path = path(directory.path());
         let listener = bind(&path)?;
         let router = router(state, Over::Local);
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(RootOnly(listener), router).await {
-                tracing::error!(%error, "the admin API at the Unix socket has ended");
-            }
-        });
+        let task = tokio::spawn(connections::serve(RootOnly(listener), router));
         Ok(Self { path, task })
     }
 }

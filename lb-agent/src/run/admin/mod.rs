@@ -5,6 +5,7 @@
 mod body;
 mod browser;
 mod changes;
+mod connections;
 mod dashboard;
 mod events;
 mod explain;
@@ -14,6 +15,7 @@ mod local;
 mod problem;
 mod reads;
 mod stream;
+mod token;
 mod trace;
 mod upgrade;
 
@@ -44,11 +46,13 @@ use super::{
 pub use local::{Local, path as socket_path};
 use problem::Problem;
 pub use stream::Feed;
+pub use token::warning as token_warning;
 
 /// The largest body of a request, in bytes.
 const MOST_BYTES: usize = 16 << 10;
 
 /// Who takes nothing of an answer for so long is gone: else a page that sleeps would keep its place among those who watch.
+/// So is who asks for nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the pages are made of.
@@ -104,11 +108,7 @@ impl Bound {
         let listener = tokio::net::TcpListener::from_std(self.0)?;
         let address = listener.local_addr()?;
         let router = router(state.clone(), Over::Tcp);
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the admin API has ended");
-            }
-        });
+        let task = tokio::spawn(connections::serve(listener, router));
         Ok(Server { address, state, task })
     }
 }
@@ -138,7 +138,7 @@ fn router(state: State, over: Over) -> Router {
         .route("/v1/backends", get(reads::backends))
         .route("/v1/events", get(events::events))
         .route("/v1/stream", get(move |state| stream::stream(state, over)))
-        .route("/v1/token", post(token))
+        .route("/v1/token", post(may_change))
         .route("/v1/counters", get(reads::counters))
         .route("/v1/flows", get(flows::flows))
         .route("/v1/explain", post(explain::explain))
@@ -169,7 +169,7 @@ async fn healthz(extract::State(state): extract::State<State>) -> Response {
 }
 
 /// Who comes so far may change something.
-async fn token() -> Json<Value> {
+async fn may_change() -> Json<Value> {
     Json(json!({ "changes": true }))
 }
 

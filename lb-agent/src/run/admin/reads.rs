@@ -10,14 +10,12 @@ use toml_edit::{Document, Item, Table};
 
 use super::{problem::Problem, read};
 use crate::{
+    config::SECRETS,
     overrides::{Difference, suggestion},
     run::view::{MadeOf, Sources},
 };
 
 type Answer = Result<Json<Value>, Problem>;
-
-/// What is not for everybody who can read the status: it makes what stands in cookies, and the hash that picks backends.
-const SECRETS: [&str; 1] = ["hash_seed"];
 
 /// `GET /v1/services`
 pub async fn services(State(state): State<super::State>) -> Answer {
@@ -91,18 +89,17 @@ pub fn sources(state: &super::State) -> Result<Sources, Problem> {
 }
 
 fn of_table(table: &Table) -> Value {
-    let values = table.iter().map(|(key, item)| (key.to_owned(), shown(key, item)));
-    Value::Object(values.collect())
+    table.iter().map(|(key, item)| (key.to_owned(), shown(key, item))).collect()
 }
 
 fn shown(key: &str, item: &Item) -> Value {
-    match item {
-        _ if SECRETS.contains(&key) => json!("(left out)"),
+    let shown = match item {
         Item::None => Value::Null,
         Item::Value(value) => of_value(value),
         Item::Table(table) => of_table(table),
         Item::ArrayOfTables(tables) => tables.iter().map(of_table).collect(),
-    }
+    };
+    if SECRETS.contains(&key) { without_values(shown) } else { shown }
 }
 
 fn of_value(value: &toml_edit::Value) -> Value {
@@ -115,11 +112,21 @@ fn of_value(value: &toml_edit::Value) -> Value {
         Toml::Datetime(time) => json!(time.value().to_string()),
         Toml::Array(values) => values.iter().map(of_value).collect(),
         Toml::InlineTable(table) => {
-            let values = table.iter().map(|(key, value)| match SECRETS.contains(&key) {
-                true => (key.to_owned(), json!("(left out)")),
-                false => (key.to_owned(), of_value(value)),
-            });
-            Value::Object(values.collect())
+            let shown = |(key, value): (&str, &toml_edit::Value)| {
+                (key.to_owned(), shown(key, &Item::Value(value.clone())))
+            };
+            table.iter().map(shown).collect()
         }
+    }
+}
+
+/// Keys stay, and arrays, which hold the names of headers that are removed.
+fn without_values(secret: Value) -> Value {
+    match secret {
+        Value::Object(values) => {
+            values.into_iter().map(|(key, value)| (key, without_values(value))).collect()
+        }
+        Value::Array(_) => secret,
+        _ => json!("(left out)"),
     }
 }

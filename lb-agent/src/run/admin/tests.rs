@@ -1,6 +1,7 @@
 //! Requests as they come, byte for byte. Who judges changes is a stand-in: the agent's own judgement is tested with it.
 
 mod browser;
+mod connections;
 mod openapi;
 
 use std::path::PathBuf;
@@ -103,8 +104,14 @@ fn config(token: &str) -> (Config, String) {
 
 /// What an edge with this line in its configuration shows.
 fn view(token: &str) -> View {
+    view_of(config(token).1)
+}
+
+/// What an edge with this configuration shows.
+fn view_of(text: String) -> View {
     let view = View::new("edge-1");
-    let (file, text) = config(token);
+    let file =
+        crate::config::parse("edge.toml", &text).unwrap_or_else(|errors| panic!("{errors}")).0;
     let runner = Runner::new(Prober::new(SourcePorts::default()), mpsc::channel(1).0);
     let (_, reports) = tokio::sync::watch::channel(std::sync::Arc::new(Report::default()));
     let sources = Sources {
@@ -268,6 +275,34 @@ async fn a_bad_body_is_told_where_it_is_bad() {
     assert_eq!(post(at, DRAIN, &json(), &large).await.0, 413);
     assert_eq!(post(at, "/v1/services", &json(), "{}").await.0, 405);
     std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn the_configuration_names_headers_without_what_is_in_them() {
+    let text = |routes: &str| {
+        let config = config("").1.replace("[[service]]", "[[service]]\n        mode = \"l7\"");
+        format!("{config}\n{routes}")
+    };
+    for routes in [
+        "[[service.route]]\npool = \"default\"\n[service.route.request_headers]\nremove = [\"X-Old\"]\n\
+         set = { Authorization = \"Basic bm9ib2R5\" }\n[service.route.request_headers.add]\nX-Key = \"nobody\"\n\
+         [service.route.response_headers]\nset.X-Key = \"nobody\"\n",
+        "route = [{ pool = \"default\", request_headers = { remove = [\"X-Old\"], set = { Authorization = \"Basic \
+         bm9ib2R5\" }, add = { X-Key = \"nobody\" } }, response_headers = { set = { X-Key = \"nobody\" } } }]\n",
+    ] {
+        let server = willing(view_of(text(routes)));
+        let (head, body) = get(server.address, "/v1/config").await;
+        assert!(head.contains(" 200 "), "{head} {body}");
+        assert!(!body.contains("nobody") && !body.contains("bm9i"), "{body}");
+        let shown: Value = serde_json::from_str(&body).unwrap();
+        let route = &shown["file"]["service"][0]["route"][0];
+        let left_out = Value::from("(left out)");
+        assert_eq!(route["request_headers"]["set"]["Authorization"], left_out);
+        assert_eq!(route["request_headers"]["add"]["X-Key"], left_out);
+        assert_eq!(route["request_headers"]["remove"][0], "X-Old");
+        assert_eq!(route["response_headers"]["set"]["X-Key"], left_out);
+        assert_eq!(route["pool"], "default");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::{
     convert::Infallible,
-    time::{SystemTime, UNIX_EPOCH},
+    pin::{Pin, pin},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -42,14 +43,15 @@ impl Session {
         // SAFETY: the ring owns its map, whose descriptor stays the same and open for as long as it lives.
         let records =
             unsafe { AsyncFd::register(self.traced.take_records()?) }.context("TRACES")?;
-        let (lines, waiting) = mpsc::channel(WAITING);
+        let (lines, waiting) = mpsc::channel(WAITING + 1);
+        // There is a place for it also where nobody reads.
+        let last = lines.clone().try_reserve_owned()?;
         tokio::spawn(async move {
             let (told, reason) = self.read(records, &lines).await;
             let counts = self.traced.counts().unwrap_or_default();
             let (above_rate, lost) = (counts.limited, counts.full);
             let end = End { reason: reason.to_owned(), told, above_rate, lost };
-            // Nobody may be there any more.
-            let _ = lines.send(line(&serde_json::json!({ "end": end }))).await;
+            last.send(line(&serde_json::json!({ "end": end })));
             if let Some(log) = &self.log {
                 log.abort();
             }
@@ -66,37 +68,56 @@ impl Session {
         mut records: AsyncFd<RingBuf<MapData>>,
         lines: &mpsc::Sender<Bytes>,
     ) -> (u64, &'static str) {
+        let Self { plan, names, cut, .. } = self;
         let boot = boot();
         let mut told = 0;
-        let over = sleep(self.plan.duration);
-        tokio::pin!(over);
+        let mut end = pin!(end(plan.duration, cut, lines));
         loop {
             tokio::select! {
                 ready = records.readable_mut() => {
                     let Ok(mut ready) = ready else { return (told, "the records cannot be read") };
                     let mut packets = Vec::new();
-                    while packets.len() < WAITING && told + (packets.len() as u64) < self.plan.count {
+                    while packets.len() < WAITING && told + (packets.len() as u64) < plan.count {
                         let Some(record) = ready.get_inner_mut().next() else {
                             ready.clear_ready();
                             break;
                         };
-                        packets.extend(parse(&record).map(|it| self.names.packet(&it, boot)));
+                        packets.extend(parse(&record).map(|it| line(&names.packet(&it, boot))));
                     }
                     for packet in packets {
-                        if lines.send(line(&packet)).await.is_err() {
-                            return (told, "nobody reads it any more");
+                        if let Err(why) = tell(packet, lines, end.as_mut()).await {
+                            return (told, why);
                         }
                         told += 1;
                     }
-                    if told == self.plan.count {
+                    if told == plan.count {
                         return (told, "as many packets as were asked for");
                     }
                 }
-                () = &mut over => return (told, "its time is over"),
-                () = lines.closed() => return (told, "nobody reads it any more"),
-                why = &mut self.cut => return (told, why.unwrap_or("the agent has ended it")),
+                why = &mut end => return (told, why),
             }
         }
+    }
+}
+
+/// Why a trace is over that has not told of as many packets as it may.
+async fn end(duration: Duration, cut: &mut Cut, lines: &mpsc::Sender<Bytes>) -> &'static str {
+    tokio::select! {
+        () = sleep(duration) => "its time is over",
+        () = lines.closed() => "nobody reads it any more",
+        why = cut => why.unwrap_or("the agent has ended it"),
+    }
+}
+
+/// Waits for somebody who reads too slowly until the trace is over, and no longer.
+async fn tell(
+    packet: Bytes,
+    lines: &mpsc::Sender<Bytes>,
+    end: Pin<&mut impl Future<Output = &'static str>>,
+) -> Result<(), &'static str> {
+    tokio::select! {
+        sent = lines.send(packet) => sent.map_err(|_| "nobody reads it any more"),
+        why = end => Err(why),
     }
 }
 
@@ -114,7 +135,7 @@ fn parse(record: &[u8]) -> Option<Trace> {
 
 /// Microseconds of Unix time at which the clock of records began.
 fn boot() -> u64 {
-    let micros = |it: std::time::Duration| u64::try_from(it.as_micros()).unwrap_or(0);
+    let micros = |it: Duration| u64::try_from(it.as_micros()).unwrap_or(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map(micros).unwrap_or(0);
     let since = clock_gettime(ClockId::CLOCK_MONOTONIC).map(|it| micros(it.into())).unwrap_or(0);
     now.saturating_sub(since)
@@ -122,7 +143,26 @@ fn boot() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+
+    /// What becomes of lines that nobody takes away.
+    async fn stalled(cut: &mut Cut) -> &'static str {
+        let (lines, _waiting) = mpsc::channel(1);
+        let mut end = pin!(end(Duration::from_secs(60), cut, &lines));
+        let packet = || Bytes::from_static(b"{}");
+        assert_eq!(tell(packet(), &lines, end.as_mut()).await, Ok(()));
+        tell(packet(), &lines, end.as_mut()).await.unwrap_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trace_that_nobody_reads_ends_all_the_same() {
+        let (sender, mut cut) = oneshot::channel();
+        assert_eq!(stalled(&mut cut).await, "its time is over");
+        sender.send("a changed configuration").unwrap();
+        assert_eq!(stalled(&mut cut).await, "a changed configuration");
+    }
 
     #[test]
     fn a_record_that_is_cut_off_is_none() {

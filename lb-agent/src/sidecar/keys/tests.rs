@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use proptest::prelude::*;
@@ -138,7 +138,7 @@ fn a_file_is_loaded_and_its_mode_judged() {
 fn what_is_no_key_file() {
     assert!(TestFile::path("missing").refused().starts_with("cannot be read: No such file"));
     let latin1 = TestFile::new("latin1", b"k1 \xe9", 0o600);
-    assert!(latin1.refused().starts_with("the text is not UTF-8: "));
+    assert!(latin1.refused().starts_with("is not UTF-8: "));
     let large = TestFile::new("large", &vec![b'#'; 65_537], 0o600);
     assert!(large.refused().starts_with("is larger than 64 KiB: "));
     let fifo = TestFile::path("fifo");
