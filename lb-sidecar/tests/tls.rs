@@ -147,6 +147,7 @@ fn the_name_chooses_the_certificate() {
             assert!(error.to_string().contains("certificate"), "{name}: {error}");
         }
         edge.counted("tls_refused", 4).await;
+        edge.counted("tls_default_name", 4).await;
 
         let edge = Edge::new(&[server.address], |service| {
             served(&authority)(service);
@@ -158,6 +159,7 @@ fn the_name_chooses_the_certificate() {
             assert!(error.to_string().contains("UnrecognisedName"), "{name}: {error}");
         }
         edge.counted("tls_unknown_name", 2).await;
+        assert_eq!(edge.count("tls_default_name"), 0);
         edge.quiet().await;
     });
 }

@@ -15,7 +15,11 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{Info, handshake, handshake::Asked, tickets::Tickets};
+use super::{
+    Info, handshake,
+    handshake::{Asked, Known},
+    tickets::Tickets,
+};
 use crate::settings::{Certificate, ClientAuth, TicketKey, Tls, TlsVersion, UnknownSni};
 
 /// Tickets that a client gets with each full handshake of TLS 1.3: it has one connection, and comes back with one.
@@ -118,9 +122,12 @@ impl Names {
 impl ResolvesServerCert for Names {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name();
-        let found = name.and_then(|name| self.find(name));
-        let chosen = found.or(Some(&self.first).filter(|_| !self.refuse));
-        handshake::note(Asked { name: name.map(Into::into), unknown: chosen.is_none() });
+        let (known, chosen) = match name.and_then(|name| self.find(name)) {
+            Some(found) => (Known::Here, Some(found)),
+            None if self.refuse => (Known::Refused, None),
+            None => (Known::ByDefault, Some(&self.first)),
+        };
+        handshake::note(Asked { name: name.map(Into::into), known });
         chosen.cloned()
     }
 }
