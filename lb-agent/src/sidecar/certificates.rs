@@ -146,8 +146,7 @@ impl Reading {
         let thing = Thing { service, key: "tls: certificate" };
         let chain = self.text(thing, &files.certificate);
         let key = self.secret(Thing { service, key: "tls: key" }, &files.key);
-        let ocsp =
-            files.ocsp.as_ref().map(|file| self.bytes(Thing { service, key: "tls: ocsp" }, file));
+        let ocsp = files.ocsp.as_ref().map(|file| self.ocsp(service, file));
         let (chain, key) = (chain?, key?);
         let leaf = self.matching(thing, files, &chain, &key)?;
         self.expiry(thing, told.expiry_warning, files, &leaf, now);
@@ -212,6 +211,17 @@ impl Reading {
             certificate: files.certificate.clone(),
             not_after: leaf.not_after,
         });
+    }
+
+    fn ocsp(&mut self, service: &str, file: &Path) -> Option<Vec<u8>> {
+        let thing = Thing { service, key: "tls: ocsp" };
+        let answer = self.bytes(thing, file)?;
+        if let Err(error) = tls::ocsp(&answer) {
+            let remedy = "name a file that the -respout of `openssl ocsp` has written";
+            self.errors.push(thing.problem(file, format!("{error:#}"), remedy));
+            return None;
+        }
+        Some(answer)
     }
 
     fn backends(&mut self, service: &str, told: &BackendTls) {

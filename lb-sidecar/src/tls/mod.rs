@@ -19,7 +19,7 @@ pub use handshake::{Failed, accept, connect, fatal, looks_like_http, looks_like_
 pub use server::{config, info};
 pub use stream::Stream;
 pub use tickets::TICKET_LIFETIME;
-pub use x509::{Leaf, authorities, leaf, to_pem};
+pub use x509::{Leaf, authorities, leaf, ocsp, to_pem};
 
 /// What a handshake with a client has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
