@@ -77,6 +77,8 @@ outcomes! {
     TlsUnknownName "tls_unknown_name",
     /// The client has no certificate, or not one of those that are asked for.
     TlsUntrusted "tls_untrusted",
+    /// The subject of a client's certificate is too long, or cannot be read: the request goes without its header.
+    TlsSubjectLeftOut "tls_subject_left_out",
     /// What came was not TLS, or broke its rules.
     TlsFailed "tls_failed",
     /// A TLS handshake came where clients come in plain.

@@ -42,6 +42,9 @@ pub async fn secured(socket: TcpStream, client: &Client, plan: &Plan) -> Option<
             if info.resumed {
                 service.count(Outcome::TlsResumed);
             }
+            if info.client.as_ref().is_some_and(|it| it.subject.is_none()) {
+                service.count(Outcome::TlsSubjectLeftOut);
+            }
             _ = client.tls.set(info);
             client.deadline.set(Wait::Head, client.timeouts().head);
             Some(Stream::Served(Box::new(stream)))

@@ -16,8 +16,9 @@ use rustls::{
 };
 
 use super::{
-    Info, handshake,
+    Client, Info, handshake,
     handshake::{Asked, Known},
+    subject::subject,
     tickets::Tickets,
 };
 use crate::settings::{Certificate, ClientAuth, TicketKey, Tls, TlsVersion, UnknownSni};
@@ -145,7 +146,7 @@ pub fn info(session: &CommonState, name: Option<Box<str>>) -> Info {
         cipher: suite.unwrap_or_default(),
         name,
         alpn: session.alpn_protocol().map(Into::into),
-        subject: leaf.and_then(|leaf| super::x509::subject(leaf)).map(Into::into),
+        client: leaf.map(|leaf| Client { subject: subject(leaf).map(Into::into) }),
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
     }
 }

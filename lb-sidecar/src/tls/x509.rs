@@ -19,18 +19,6 @@ use x509_parser::{
 use super::server::certified;
 use crate::settings::Certificate;
 
-/// The longest subject that is told of, in bytes.
-const MOST_BYTES: usize = 1_024;
-
-/// As in `CN=alice, O=Example`; nothing that could not stand in a header.
-pub fn subject(certificate: &[u8]) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let mut text = certificate.subject().to_string();
-    text.retain(|letter| letter.is_ascii_graphic() || letter == ' ');
-    text.truncate(MOST_BYTES);
-    Some(text)
-}
-
 /// What a server's certificate is for, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
