@@ -24,6 +24,8 @@ pub enum Kind {
     ConfigLoaded,
     /// A changed configuration was refused.
     ConfigRefused,
+    /// Certificates, keys or ticket keys have changed, and were refused.
+    CertificatesRefused,
     /// An operator has changed something while the edge runs.
     OperatorChanged,
     /// Health checks have found a backend well.

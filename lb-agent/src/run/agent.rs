@@ -113,6 +113,8 @@ pub struct Agent {
     /// Certificates and the like.
     pub(super) tls: Arc<Material>,
     pub(super) tls_watch: Option<certificates::Watch>,
+    /// Why what their files hold now is not in force.
+    pub(super) tls_refused: Option<Refused>,
     /// What they have asked to be reset; not for the next agent.
     pub(super) resets: Resets,
     /// Whoever supervises this process.
@@ -389,6 +391,7 @@ impl Agent {
             config_generation: self.generation,
             config_taken: self.taken,
             config_refused: self.refused.as_ref().map(ToString::to_string),
+            certificates_refused: self.tls_refused.as_ref().map(ToString::to_string),
             interfaces: self.interfaces.clone(),
             services: Arc::clone(&self.shown),
             l7: self.l7_pictures(),

@@ -11,6 +11,7 @@ use lb_sidecar::settings::{CookieKey, Settings, TicketKey};
 use super::{agent::Agent, own_keys, reload::FileWatch, start::Refused};
 use crate::{
     config::{Config, ConfigErrors},
+    events::{Kind, News},
     sidecar::{
         certificates::{self, Material, Reading},
         keys,
@@ -99,20 +100,24 @@ impl Agent {
     /// Reads the files anew. Whatever is wrong with them changes nothing.
     pub(super) fn certificates_changed(&mut self) {
         match material(&self.parts.config) {
-            Ok(material) if material == *self.tls => {}
             Ok(material) => {
-                tracing::info!(
-                    "certificates or ticket keys have changed: new connections get them"
-                );
-                self.tls = Arc::new(material);
-                self.tell_sidecar();
-                self.show();
+                self.tls_refused = None;
+                if material != *self.tls {
+                    tracing::info!(
+                        "certificates or ticket keys have changed: new connections get them"
+                    );
+                    self.tls = Arc::new(material);
+                    self.tell_sidecar();
+                }
             }
             Err(refused) => {
                 refused.0.iter().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("the new certificates are refused; the ones before stay in force");
+                self.note(News::new(Kind::CertificatesRefused, refused.to_string()));
+                self.tls_refused = Some(refused);
             }
         }
+        self.show();
     }
 }
 
