@@ -130,6 +130,7 @@ impl Agent {
         // Half of the time is there for a change that takes long.
         let mut alive = interval(self.notify.watchdog.map_or(NEVER, |it| it / 2));
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = certificates::rounds();
         let sweeper = self.sweeper.as_ref().context("nobody walks the flow tables")?;
         let mut reports = sweeper.reports();
         let mut punts = self.punts.take().context("nobody sends packets without a next hop")?;
@@ -168,6 +169,7 @@ impl Agent {
                 ended = &mut punts => return Err(unread(ended)),
                 _ = refresh.tick() => self.refresh().await,
                 _ = alive.tick() => self.notify.alive(),
+                _ = rounds.tick() => self.warn_of_ends(),
             }
         }
         let order = self.upgrading.take().filter(|(at, _)| *at <= Instant::now());
