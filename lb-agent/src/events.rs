@@ -24,6 +24,10 @@ pub enum Kind {
     ConfigLoaded,
     /// A changed configuration was refused.
     ConfigRefused,
+    /// Certificates, keys or ticket keys have changed, and were refused.
+    CertificatesRefused,
+    /// A certificate ends soon, or has.
+    CertificateEnds,
     /// An operator has changed something while the edge runs.
     OperatorChanged,
     /// Health checks have found a backend well.

@@ -71,10 +71,14 @@ outcomes! {
     TlsRefused "tls_refused",
     /// No version, cipher suite or protocol in common.
     TlsIncompatible "tls_incompatible",
+    /// The client asked for a name that no certificate or route has, or for none, and was served by default.
+    TlsDefaultName "tls_default_name",
     /// The client asked for a name that no certificate has, or for none, and that is refused.
     TlsUnknownName "tls_unknown_name",
     /// The client has no certificate, or not one of those that are asked for.
     TlsUntrusted "tls_untrusted",
+    /// The subject of a client's certificate is too long, or cannot be read: the request goes without its header.
+    TlsSubjectLeftOut "tls_subject_left_out",
     /// What came was not TLS, or broke its rules.
     TlsFailed "tls_failed",
     /// A TLS handshake came where clients come in plain.

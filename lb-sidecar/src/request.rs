@@ -122,7 +122,8 @@ pub fn prepare(head: &mut Parts, checked: &Checked, plan: &Plan, client: &Client
     let to = forwarded::To { local, tls: tls.is_some() };
     forwarded::apply(&mut head.headers, plan.settings.forwarded.mode, trusted, peer, to);
     if let Some(name) = plan.tls.as_ref().and_then(|it| it.subject.as_ref()) {
-        let subject = tls.and_then(|tls| HeaderValue::from_str(tls.subject.as_deref()?).ok());
+        let subject = tls.and_then(|tls| tls.client.as_ref()?.subject.as_deref());
+        let subject = subject.and_then(|it| HeaderValue::from_str(it).ok());
         match subject {
             Some(subject) => _ = head.headers.insert(name.clone(), subject),
             None => _ = head.headers.remove(name),

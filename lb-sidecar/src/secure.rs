@@ -29,7 +29,8 @@ pub async fn secured(socket: TcpStream, client: &Client, plan: &Plan) -> Option<
     client.deadline.set(Wait::Tls, told.handshake_timeout);
     let begun = Instant::now();
     // Boxed: it is short, and the connection is long.
-    match in_time(Box::pin(tls::accept(socket, config, Vec::new())), client).await {
+    let count = |outcome| service.count(outcome);
+    match in_time(Box::pin(tls::accept(socket, config, Vec::new(), count)), client).await {
         None => {
             service.count(Outcome::TlsTimeout);
             None
@@ -40,6 +41,9 @@ pub async fn secured(socket: TcpStream, client: &Client, plan: &Plan) -> Option<
             service.times.took(Time::TlsHandshake, begun.elapsed());
             if info.resumed {
                 service.count(Outcome::TlsResumed);
+            }
+            if info.client.as_ref().is_some_and(|it| it.subject.is_none()) {
+                service.count(Outcome::TlsSubjectLeftOut);
             }
             _ = client.tls.set(info);
             client.deadline.set(Wait::Head, client.timeouts().head);

@@ -251,6 +251,7 @@ fn unknown_names_go_to_the_default_pool_or_nowhere() {
         let refused = try_connect(edge.address, &trusting(&authority), nameless).await;
         assert!(refused.unwrap_err().to_string().contains("certificate"), "the backend answered");
         assert_eq!(edge.worker.report().services[0].backends[0].picked, 1);
+        assert_eq!(edge.count("tls_default_name"), 1);
 
         let edge = Edge::new(&addresses, pooled(UnknownSni::Refuse));
         for (n, name) in ["other.example", "example", nameless].into_iter().enumerate() {

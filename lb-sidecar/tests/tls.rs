@@ -147,6 +147,7 @@ fn the_name_chooses_the_certificate() {
             assert!(error.to_string().contains("certificate"), "{name}: {error}");
         }
         edge.counted("tls_refused", 4).await;
+        edge.counted("tls_default_name", 4).await;
 
         let edge = Edge::new(&[server.address], |service| {
             served(&authority)(service);
@@ -158,6 +159,7 @@ fn the_name_chooses_the_certificate() {
             assert!(error.to_string().contains("UnrecognisedName"), "{name}: {error}");
         }
         edge.counted("tls_unknown_name", 2).await;
+        assert_eq!(edge.count("tls_default_name"), 0);
         edge.quiet().await;
     });
 }
@@ -282,8 +284,21 @@ fn clients_with_certificates() {
             client.write_all(lie.as_bytes()).await.unwrap();
             until(&mut client, "\r\n\r\n").await;
             let told = until(&mut client, "\r\n\r\n").await;
-            let subject = field(&told, "x-client").unwrap();
-            assert!(subject.contains("CN=alice") && !told.contains("admin"), "{told}");
+            assert_eq!(field(&told, "x-client"), Some("CN=alice"), "{told}");
+
+            // One name that reads like two is told as one, and none so long that it could be taken for another.
+            let forged = "bob,OU=Admins\u{200b}";
+            for (name, told) in
+                [(forged, Some(r"CN=bob\,OU\=Admins\E2\80\8B")), (&"x".repeat(9_000), None)]
+            {
+                let config = Arc::new(authority.trusting_with(&authority.client(name)));
+                let mut client = connect(edge.address, &config, "chat.example").await;
+                client.write_all(lie.as_bytes()).await.unwrap();
+                until(&mut client, "\r\n\r\n").await;
+                let head = until(&mut client, "\r\n\r\n").await;
+                assert_eq!(field(&head, "x-client"), told, "{head}");
+            }
+            edge.counted("tls_subject_left_out", 1).await;
 
             let unknown = Arc::new(authority.trusting_with(&stranger.client("mallory")));
             let mut client = connect(edge.address, &unknown, "chat.example").await;

@@ -58,6 +58,11 @@ fn shown(status: &Status) -> String {
             "the changed configuration is refused, the one before is in force:\n{refused}\n"
         );
     }
+    if let Some(refused) = &status.certificates_refused {
+        text += &format!(
+            "the changed certificates are refused, the ones before are in force:\n{refused}\n"
+        );
+    }
     for interface in &status.interfaces {
         text += &match (&interface.xdp, &interface.problem) {
             (Some(xdp), _) => format!("interface {}: attached, {xdp} XDP\n", interface.name),

@@ -61,7 +61,7 @@ pub struct Rules {
     pub most_percent: u32,
 }
 
-/// A service's backends as they are now.
+/// Backends that stand in for each other, as they are now: those of one pool of a service.
 #[derive(Clone, Debug)]
 pub struct Pool {
     pub rules: Rules,

@@ -113,6 +113,8 @@ pub struct Agent {
     /// Certificates and the like.
     pub(super) tls: Arc<Material>,
     pub(super) tls_watch: Option<certificates::Watch>,
+    /// Why what their files hold now is not in force.
+    pub(super) tls_refused: Option<Refused>,
     /// What they have asked to be reset; not for the next agent.
     pub(super) resets: Resets,
     /// Whoever supervises this process.
@@ -128,6 +130,7 @@ impl Agent {
         // Half of the time is there for a change that takes long.
         let mut alive = interval(self.notify.watchdog.map_or(NEVER, |it| it / 2));
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = certificates::rounds();
         let sweeper = self.sweeper.as_ref().context("nobody walks the flow tables")?;
         let mut reports = sweeper.reports();
         let mut punts = self.punts.take().context("nobody sends packets without a next hop")?;
@@ -166,6 +169,7 @@ impl Agent {
                 ended = &mut punts => return Err(unread(ended)),
                 _ = refresh.tick() => self.refresh().await,
                 _ = alive.tick() => self.notify.alive(),
+                _ = rounds.tick() => self.warn_of_ends(),
             }
         }
         let order = self.upgrading.take().filter(|(at, _)| *at <= Instant::now());
@@ -389,6 +393,7 @@ impl Agent {
             config_generation: self.generation,
             config_taken: self.taken,
             config_refused: self.refused.as_ref().map(ToString::to_string),
+            certificates_refused: self.tls_refused.as_ref().map(ToString::to_string),
             interfaces: self.interfaces.clone(),
             services: Arc::clone(&self.shown),
             l7: self.l7_pictures(),

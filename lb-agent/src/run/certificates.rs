@@ -3,19 +3,37 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use lb_sidecar::settings::{CookieKey, Settings, TicketKey};
 
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
 use super::{agent::Agent, own_keys, reload::FileWatch, start::Refused};
 use crate::{
-    config::{Config, ConfigErrors},
+    config::{Config, ConfigErrors, Warning},
+    events::{Kind, News},
     sidecar::{
-        certificates::{self, Material, Reading},
+        certificates::{self, Expiry, Material, Reading},
         keys,
     },
 };
+
+/// Between two looks at who ends soon.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Ticks when it is time for one of them; the first was on reading.
+pub fn rounds() -> Interval {
+    let mut rounds = interval_at(Instant::now() + DAY, DAY);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    rounds
+}
+
+/// Who ends soon, with the service. `now` is seconds of Unix time.
+fn ending(expiries: &[Expiry], now: i64) -> impl Iterator<Item = (&str, Warning)> {
+    expiries.iter().filter_map(move |it| Some((it.service.as_str(), it.warning(now)?)))
+}
 
 /// Reads what a configuration names; warnings go to the log.
 pub fn material(config: &Config) -> Result<Material, Refused> {
@@ -99,19 +117,31 @@ impl Agent {
     /// Reads the files anew. Whatever is wrong with them changes nothing.
     pub(super) fn certificates_changed(&mut self) {
         match material(&self.parts.config) {
-            Ok(material) if material == *self.tls => {}
             Ok(material) => {
-                tracing::info!(
-                    "certificates or ticket keys have changed: new connections get them"
-                );
-                self.tls = Arc::new(material);
-                self.tell_sidecar();
-                self.show();
+                self.tls_refused = None;
+                if material != *self.tls {
+                    tracing::info!(
+                        "certificates or ticket keys have changed: new connections get them"
+                    );
+                    self.tls = Arc::new(material);
+                    self.tell_sidecar();
+                }
             }
             Err(refused) => {
                 refused.0.iter().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("the new certificates are refused; the ones before stay in force");
+                self.note(News::new(Kind::CertificatesRefused, refused.to_string()));
+                self.tls_refused = Some(refused);
             }
+        }
+        self.show();
+    }
+
+    /// As on reading, for as long as nobody renews them.
+    pub(super) fn warn_of_ends(&self) {
+        for (service, warning) in ending(&self.tls.expiries, unix()) {
+            tracing::warn!("{warning}");
+            self.note(News::new(Kind::CertificateEnds, warning.to_string()).of(service));
         }
     }
 }
@@ -119,4 +149,36 @@ impl Agent {
 fn unix() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_ends_soon_is_told_of_each_day() {
+        let days = |days: u32| i64::from(days) * 86_400;
+        let (begun, early) = (Instant::now(), 2 * DAY);
+        let expiry = Expiry {
+            service: "chat".into(),
+            certificate: "/c.pem".into(),
+            not_after: days(4) + 60,
+            early,
+        };
+        let (mut rounds, mut told) = (rounds(), Vec::new());
+        for _ in 0..5 {
+            rounds.tick().await;
+            let now = i64::try_from(begun.elapsed().as_secs()).unwrap();
+            let expiries = [expiry.clone(), Expiry { not_after: days(90), ..expiry.clone() }];
+            let warnings =
+                ending(&expiries, now).map(|(service, it)| (now, format!("{service} {}", it.what)));
+            told.extend(warnings);
+        }
+        let expected = [
+            (3, "chat expires in 1 days"),
+            (4, "chat expires in 0 days"),
+            (5, "chat has expired: clients refuse it"),
+        ];
+        assert_eq!(told, expected.map(|(day, text)| (days(day), text.to_owned())));
+    }
 }

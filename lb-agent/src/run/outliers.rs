@@ -1,6 +1,6 @@
 //! Outlier detection where it meets the rest: reports of workers go in, and who is ejected counts as down for them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lb_sidecar::control::{BackendReport, FromWorker, Tally};
 use tokio::time::Instant;
@@ -57,6 +57,23 @@ fn observe(outliers: &mut Outliers, event: &Event) -> bool {
     }
 }
 
+/// One [`Pool`] for each of a service's: the members of one are no help to the clients of another. Members come with the
+/// number of their pool.
+fn by_number(rules: Rules, members: impl Iterator<Item = (u16, Member)>) -> Vec<Pool> {
+    let mut pools = BTreeMap::<u16, Vec<Member>>::new();
+    for (number, member) in members {
+        pools.entry(number).or_default().push(member);
+    }
+    pools.into_values().map(|members| Pool { rules, members }).collect()
+}
+
+/// Who is ejected where somebody else serves: where nobody does, they are better than none.
+fn out<'a>(outliers: &Outliers, pools: &'a [Pool]) -> BTreeSet<&'a str> {
+    let is_out = |it: &&Member| outliers.ejection(&it.id).is_some();
+    let served = pools.iter().filter(|it| it.members.iter().any(|it| it.serves && !is_out(&it)));
+    served.flat_map(|pool| pool.members.iter().filter(is_out)).map(|it| it.id.as_str()).collect()
+}
+
 impl Agent {
     /// Takes in what a worker says of backends; whether anybody is ejected or back since.
     pub(super) fn observe_outliers(&mut self, event: &Event) -> bool {
@@ -65,42 +82,40 @@ impl Agent {
 
     /// Ejects and takes back whose time has come; whether there was any.
     pub(super) fn judge_outliers(&mut self) -> bool {
-        let pools = self.parts.config.l7().filter_map(|service| self.pool(service));
-        let pools: Vec<_> = pools.collect();
+        let pools: Vec<_> = self.parts.config.l7().flat_map(|it| self.pools(it)).collect();
         let changes = self.outliers.step(&pools, Instant::now());
         changes.iter().for_each(|change| self.tell_change(change));
         let ejected = self.ejected();
         self.liveness.eject(ejected) || !changes.is_empty()
     }
 
-    /// The pool of a service with outlier detection.
-    fn pool(&self, service: &Service) -> Option<Pool> {
-        let rules = rules(service.l7()?.outlier.as_ref()?);
+    /// The pools of a service; none without outlier detection.
+    fn pools(&self, service: &Service) -> Vec<Pool> {
+        let Some(outlier) = service.l7().and_then(|it| it.outlier.as_ref()) else {
+            return Vec::new();
+        };
         let ids = self.ids_in_cookies(service);
         let members = service.backends.iter().zip(ids).filter_map(|(backend, id)| {
             let live = self.liveness.is_live(&key(&service.name, backend));
-            Some(Member {
+            let member = Member {
                 id: id?.to_owned(),
                 address: backend.address,
                 weighty: backend.weight > 0,
                 serves: live && backend.weight > 0 && !backend.drain,
-            })
+            };
+            Some((backend.pool, member))
         });
-        Some(Pool { rules, members: members.collect() })
+        by_number(rules(outlier), members)
     }
 
-    /// Backends that are ejected where somebody else serves: where nobody does, they are better than none.
     fn ejected(&self) -> BTreeSet<TargetKey> {
         let mut ejected = BTreeSet::new();
         for service in self.parts.config.l7() {
-            let Some(pool) = self.pool(service) else { continue };
-            let is_out = |id: &str| self.outliers.ejection(id).is_some();
-            if !pool.members.iter().any(|it| it.serves && !is_out(&it.id)) {
-                continue;
-            }
+            let pools = self.pools(service);
+            let out = out(&self.outliers, &pools);
             let backends = service.backends.iter().zip(self.ids_in_cookies(service));
-            let out = backends.filter(|(_, id)| id.is_some_and(is_out));
-            ejected.extend(out.map(|(backend, _)| key(&service.name, backend)));
+            let backends = backends.filter(|(_, id)| id.is_some_and(|id| out.contains(id)));
+            ejected.extend(backends.map(|(backend, _)| key(&service.name, backend)));
         }
         ejected
     }
@@ -164,6 +179,49 @@ mod tests {
 
     use super::*;
 
+    const RULES: Rules = Rules {
+        limits: [0, 2, 0],
+        base: Duration::from_secs(1),
+        longest: Duration::from_secs(1),
+        most_percent: 50,
+    };
+
+    fn member(id: &str) -> Member {
+        let address = "10.2.0.2:80".parse().unwrap();
+        Member { id: id.into(), address, weighty: true, serves: true }
+    }
+
+    /// `ids` fail, each two requests in a row.
+    fn failing(ids: &[&str]) -> Outliers {
+        let mut outliers = Outliers::default();
+        for id in ids {
+            let failed = Count { successes: 0, failures: 2, row: 2 };
+            outliers.observe(1, id, [Count::default(), failed, Count::default()]);
+        }
+        outliers
+    }
+
+    #[test]
+    fn the_last_of_a_pool_stays_whoever_serves_in_another() {
+        let of = |serves: [bool; 3]| {
+            let members = ["api", "a", "b"].into_iter().zip([1, 0, 0]).zip(serves);
+            let members =
+                members.map(|((id, pool), serves)| (pool, Member { serves, ..member(id) }));
+            by_number(RULES, members)
+        };
+        let (mut outliers, now) = (failing(&["api", "a"]), Instant::now());
+        let changes = outliers.step(&of([true; 3]), now);
+        assert!(
+            matches!(&changes[..],
+                [Change::Ejected { id: out, .. }, Change::Spared { id: spared, .. }]
+                if out == "a" && spared == "api"),
+            "{changes:?}"
+        );
+        assert_eq!(out(&outliers, &of([true; 3])), BTreeSet::from(["a"]));
+        // Who serves in another pool is no help to those of this one.
+        assert_eq!(out(&outliers, &of([true, true, false])), BTreeSet::new());
+    }
+
     #[test]
     fn what_workers_report_is_what_is_judged() {
         let tally = |failures: u64| Tally { successes: 0, failures, row: failures as u32 };
@@ -181,15 +239,7 @@ mod tests {
         let message = Box::new(FromWorker::Report(report));
         assert!(observe(&mut outliers, &Event::Heard(1, Heard::Message(message, None))));
         assert!(!observe(&mut outliers, &Event::Due));
-        let rules = Rules {
-            limits: [0, 2, 0],
-            base: Duration::from_secs(1),
-            longest: Duration::from_secs(1),
-            most_percent: 50,
-        };
-        let address = "10.2.0.2:80".parse().unwrap();
-        let member = |id: &str| Member { id: id.into(), address, weighty: true, serves: true };
-        let pool = Pool { rules, members: vec![member("a"), member("b")] };
+        let pool = Pool { rules: RULES, members: vec![member("a"), member("b")] };
         let changes = outliers.step(&[pool], Instant::now());
         assert!(matches!(&changes[..], [Change::Ejected { id, .. }] if id == "a"), "{changes:?}");
     }

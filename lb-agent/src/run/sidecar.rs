@@ -134,7 +134,7 @@ impl Agent {
     /// Lets the workers follow a configuration that is in force.
     pub(super) fn feed(&mut self, opened: Opened) {
         self.keys = opened.keys;
-        self.tls = opened.tls;
+        (self.tls, self.tls_refused) = (opened.tls, None);
         // Without l7 services the log before gets the lines of what is still spliced.
         if let Some(Err(error)) = opened.access_log.map(|file| self.log.replace(&file)) {
             tracing::error!("spliced connections that end are not logged: {error:#}");

@@ -193,6 +193,7 @@ async fn bring_up(
         tracer,
         tls: Arc::default(),
         tls_watch: None,
+        tls_refused: None,
         resets: Default::default(),
         notify: Notify::of_environment(),
     };

@@ -38,6 +38,9 @@ pub struct Status {
     /// Why the last change of the file was refused, if it was: the edge runs with the configuration before.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub config_refused: Option<String>,
+    /// Why the last change of a certificate, its key or ticket keys was refused, if it was: those before are in force.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub certificates_refused: Option<String>,
     pub interfaces: Vec<Interface>,
     pub services: Vec<Service>,
     /// What became of packets that belong to no service. Zeros are left out, here and in services.

@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// The key of a certificate that clients are shown.
+const CERTIFICATE: &str = "tls: certificate";
+
 /// The largest file that is read, in bytes. The system's bundles of authorities are about 200 KiB.
 const MOST_BYTES: u64 = 4 << 20;
 
@@ -41,6 +44,24 @@ pub struct Expiry {
     pub certificate: PathBuf,
     /// Seconds of Unix time.
     pub not_after: i64,
+    /// How long before it is warned of.
+    pub early: Duration,
+}
+
+impl Expiry {
+    /// What there is to warn of, `now` in seconds of Unix time.
+    #[must_use]
+    pub fn warning(&self, now: i64) -> Option<Warning> {
+        let left = self.not_after.saturating_sub(now);
+        let early = i64::try_from(self.early.as_secs()).unwrap_or(i64::MAX);
+        let what = match left {
+            left if left <= 0 => "has expired: clients refuse it".to_owned(),
+            left if left <= early => format!("expires in {} days", left.div_euclid(86_400)),
+            _ => return None,
+        };
+        let thing = Thing { service: &self.service, key: CERTIFICATE };
+        Some(thing.problem(&self.certificate, what, "renew it"))
+    }
 }
 
 /// What was found on reading.
@@ -143,11 +164,10 @@ impl Reading {
         files: &CertificateFiles,
         now: i64,
     ) -> Option<Certificate> {
-        let thing = Thing { service, key: "tls: certificate" };
+        let thing = Thing { service, key: CERTIFICATE };
         let chain = self.text(thing, &files.certificate);
         let key = self.secret(Thing { service, key: "tls: key" }, &files.key);
-        let ocsp =
-            files.ocsp.as_ref().map(|file| self.bytes(Thing { service, key: "tls: ocsp" }, file));
+        let ocsp = files.ocsp.as_ref().map(|file| self.ocsp(service, file));
         let (chain, key) = (chain?, key?);
         let leaf = self.matching(thing, files, &chain, &key)?;
         self.expiry(thing, told.expiry_warning, files, &leaf, now);
@@ -184,16 +204,13 @@ impl Reading {
         leaf: &Leaf,
         now: i64,
     ) {
-        let days = leaf.not_after.saturating_sub(now).div_euclid(86_400);
-        let early = i64::try_from(early.as_secs()).unwrap_or(i64::MAX);
-        let what = match leaf.not_after.saturating_sub(now) {
-            left if left <= 0 => Some("has expired: clients refuse it".to_owned()),
-            left if left <= early => Some(format!("expires in {days} days")),
-            _ => None,
+        let expiry = Expiry {
+            service: thing.service.to_owned(),
+            certificate: files.certificate.clone(),
+            not_after: leaf.not_after,
+            early,
         };
-        if let Some(what) = what {
-            self.warnings.push(thing.problem(&files.certificate, what, "renew it"));
-        }
+        self.warnings.extend(expiry.warning(now));
         if leaf.not_before > now {
             let what = "is not valid yet".to_owned();
             self.warnings.push(thing.problem(
@@ -207,11 +224,18 @@ impl Reading {
                 "has no DNS name: only clients that ask for no other certificate get it".to_owned();
             self.warnings.push(thing.problem(&files.certificate, what, "use one with names"));
         }
-        self.material.expiries.push(Expiry {
-            service: thing.service.to_owned(),
-            certificate: files.certificate.clone(),
-            not_after: leaf.not_after,
-        });
+        self.material.expiries.push(expiry);
+    }
+
+    fn ocsp(&mut self, service: &str, file: &Path) -> Option<Vec<u8>> {
+        let thing = Thing { service, key: "tls: ocsp" };
+        let answer = self.bytes(thing, file)?;
+        if let Err(error) = tls::ocsp(&answer) {
+            let remedy = "name a file that the -respout of `openssl ocsp` has written";
+            self.errors.push(thing.problem(file, format!("{error:#}"), remedy));
+            return None;
+        }
+        Some(answer)
     }
 
     fn backends(&mut self, service: &str, told: &BackendTls) {

@@ -134,6 +134,26 @@ fn files_that_are_not_what_they_should_be_are_refused() {
 }
 
 #[test]
+fn only_answers_of_ocsp_are_stapled() {
+    let files = Directory::new("ocsp");
+    files.certificate("a", 1_000 * DAY, 90);
+    let config =
+        files.config("a.pem", &format!("a.key\", ocsp = \"{}/a.ocsp", files.0.display()), "");
+    let good = [0x30, 7, 0x0a, 1, 0, 0xa0, 2, 0x30, 0];
+    files.write("a.ocsp", good);
+    let (material, _) = load(&config, 1_001 * DAY).unwrap();
+    assert_eq!(material.clients["chat"].certificates[0].ocsp.as_deref(), Some(&good[..]));
+    for foreign in [&b"-----BEGIN OCSP RESPONSE-----"[..], &good[..8], b""] {
+        files.write("a.ocsp", foreign);
+        assert_eq!(
+            files.refused(&config).trim(),
+            "a.ocsp: service \"chat\": tls: ocsp is not an answer of OCSP in DER: name a file that the -respout of \
+             `openssl ocsp` has written"
+        );
+    }
+}
+
+#[test]
 fn a_key_that_everybody_can_read_is_warned_of() {
     let files = Directory::new("modes");
     files.certificate("a", 1_000 * DAY, 90);

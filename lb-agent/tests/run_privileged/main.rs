@@ -3,6 +3,7 @@
 //!
 //! Every test has an edge of its own, with a client before it and a server behind it, and removes all of it.
 
+mod certificates;
 mod commands;
 mod doctor;
 mod drain;

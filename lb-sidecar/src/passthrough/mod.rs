@@ -60,6 +60,9 @@ pub(crate) async fn serve(socket: TcpStream, client: Rc<Client>, open: Open, pla
         let name = hello.name.as_deref().unwrap_or_default();
         client.begin_passing(|| Entry::of_tls(&head, client.peer, name));
         let way = routes.find(&hello).ok_or(Outcome::TlsUnknownName)?;
+        if routes.are_missed(&hello, way) {
+            client.service.count(Outcome::TlsDefaultName);
+        }
         client.note(|entry| entry.route = way.route.cloned());
         Ok(reach(&client, &plan, &head, way).await?)
     };

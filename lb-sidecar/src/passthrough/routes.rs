@@ -74,6 +74,11 @@ impl Routes {
             None => Some(Way { route: None, pools: ONLY_DEFAULT }),
         }
     }
+
+    /// Whether a client goes its way for want of a route, or of a name. Without routes any name is as good as another.
+    pub fn are_missed(&self, hello: &Hello, way: Way<'_>) -> bool {
+        way.route.is_none() && (hello.name.is_none() || !self.routes.is_empty())
+    }
 }
 
 impl Route {
@@ -122,11 +127,19 @@ mod tests {
             ("chat.example.org", &[], 0),
             ("", &["h2"], 0),
         ] {
-            let way = routes.find(&hello(name, alpn)).unwrap();
+            let hello = hello(name, alpn);
+            let way = routes.find(&hello).unwrap();
+            assert_eq!(routes.are_missed(&hello, way), pool == 0);
             assert_eq!(way.pools, [Share { pool, weight: 1 }], "{name:?} {alpn:?}");
         }
         let counts = [("h2", 1), ("chat", 4), ("rest", 1), (NO_ROUTE, 3)];
         assert_eq!(routes.report(), counts.map(|(name, n)| (name.to_owned(), n)));
+
+        let none = Routes::new(&Passthrough { routes: Vec::new(), ..told.clone() }, None);
+        for (name, missed) in [("chat.example", false), ("", true)] {
+            let hello = hello(name, &[]);
+            assert_eq!(none.are_missed(&hello, none.find(&hello).unwrap()), missed);
+        }
 
         let refusing = Passthrough { unknown_sni: UnknownSni::Refuse, ..told };
         let routes = Routes::new(&refusing, Some(&routes));

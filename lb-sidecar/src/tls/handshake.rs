@@ -36,12 +36,22 @@ pub const fn fatal(description: u8) -> [u8; 7] {
 #[derive(Default)]
 pub(super) struct Asked {
     pub name: Option<Box<str>>,
-    /// Nobody here has that name.
-    pub unknown: bool,
+    pub known: Known,
+}
+
+/// Whether a certificate has the name that was asked for.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Known {
+    #[default]
+    Here,
+    /// None has, and the first one is given.
+    ByDefault,
+    /// None has, and the handshake ends.
+    Refused,
 }
 
 thread_local! {
-    static ASKED: Cell<Asked> = const { Cell::new(Asked { name: None, unknown: false }) };
+    static ASKED: Cell<Asked> = const { Cell::new(Asked { name: None, known: Known::Here }) };
 }
 
 /// Says so to the handshake that asks for a certificate.
@@ -63,11 +73,13 @@ impl From<Outcome> for Failed {
     }
 }
 
-/// The server's part, and the name that the client asked for. `ahead` was read before it.
+/// The server's part, and the name that the client asked for. `ahead` was read before it. `count` hears what is to be
+/// counted whatever becomes of the handshake.
 pub async fn accept(
     mut socket: TcpStream,
     config: Arc<ServerConfig>,
     ahead: Vec<u8>,
+    count: impl Fn(Outcome),
 ) -> Result<(Stream<UnbufferedServerConnection>, Option<Box<str>>), (Failed, TcpStream)> {
     let Ok(session) = UnbufferedServerConnection::new(config) else {
         return Err((Outcome::TlsFailed.into(), socket));
@@ -79,7 +91,7 @@ pub async fn accept(
     if looks_like_http(&incoming) {
         return Err((Failed::Plain, socket));
     }
-    match shake_hands(&mut socket, session, incoming).await {
+    match shake_hands(&mut socket, session, incoming, count).await {
         Ok(Done { session, name, rest }) => Ok((Stream::new(socket, session, rest), name)),
         Err(outcome) => Err((outcome.into(), socket)),
     }
@@ -93,7 +105,7 @@ pub async fn connect(
 ) -> Result<Stream<UnbufferedClientConnection>, Outcome> {
     let session =
         UnbufferedClientConnection::new(config, name).map_err(|_| Outcome::BackendTlsFailed)?;
-    match shake_hands(&mut socket, session, Vec::new()).await {
+    match shake_hands(&mut socket, session, Vec::new(), |_| {}).await {
         Ok(Done { session, rest, .. }) => Ok(Stream::new(socket, session, rest)),
         Err(Outcome::TlsUntrusted) => Err(Outcome::BackendTlsUntrusted),
         Err(_) => Err(Outcome::BackendTlsFailed),
@@ -112,8 +124,10 @@ async fn shake_hands<S: Session>(
     socket: &mut TcpStream,
     mut session: S,
     mut incoming: Vec<u8>,
+    count: impl Fn(Outcome),
 ) -> Result<Done<S>, Outcome> {
     let (mut out, mut plain, mut name) = (Vec::new(), Vec::new(), None);
+    let mut by_default = false;
     loop {
         ASKED.take();
         let Progress { used, stage } =
@@ -124,6 +138,10 @@ async fn shake_hands<S: Session>(
         incoming.drain(..used);
         let asked = ASKED.take();
         name = name.or(asked.name);
+        // A client that has to say hello again (RFC 8446, section 4.1.4) asks twice.
+        if asked.known == Known::ByDefault && !std::mem::replace(&mut by_default, true) {
+            count(Outcome::TlsDefaultName);
+        }
         match stage {
             Ok(Stage::Handshake) => {}
             Ok(Stage::Traffic | Stage::PeerEnded) => {
@@ -137,12 +155,13 @@ async fn shake_hands<S: Session>(
                 });
             }
             Err(error) => {
-                match asked.unknown {
+                let unknown = asked.known == Known::Refused;
+                match unknown {
                     true => out.extend_from_slice(&UNRECOGNIZED_NAME),
                     false => last_words(&mut session, &mut incoming, &mut out),
                 }
                 _ = socket.try_write(&out);
-                return Err(if asked.unknown { Outcome::TlsUnknownName } else { of(&error) });
+                return Err(if unknown { Outcome::TlsUnknownName } else { of(&error) });
             }
         }
         let cut = |_| Outcome::TlsCut;

@@ -8,6 +8,7 @@ mod handshake;
 mod server;
 mod session;
 mod stream;
+mod subject;
 mod tickets;
 mod x509;
 
@@ -19,7 +20,14 @@ pub use handshake::{Failed, accept, connect, fatal, looks_like_http, looks_like_
 pub use server::{config, info};
 pub use stream::Stream;
 pub use tickets::TICKET_LIFETIME;
-pub use x509::{Leaf, authorities, leaf, to_pem};
+pub use x509::{Leaf, authorities, leaf, ocsp, to_pem};
+
+/// Who a client is by its certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// By RFC 4514. None: it cannot be read, or is too long to be told.
+    pub subject: Option<Rc<str>>,
+}
 
 /// What a handshake with a client has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +39,8 @@ pub struct Info {
     pub name: Option<Box<str>>,
     /// The protocol that both agreed on.
     pub alpn: Option<Box<[u8]>>,
-    /// The subject of the client's certificate (RFC 4514), which was verified.
-    pub subject: Option<Rc<str>>,
+    /// The client's certificate, which was verified.
+    pub client: Option<Client>,
     /// Whether it took up an earlier session.
     pub resumed: bool,
 }

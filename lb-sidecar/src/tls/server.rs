@@ -15,7 +15,12 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{Info, handshake, handshake::Asked, tickets::Tickets};
+use super::{
+    Client, Info, handshake,
+    handshake::{Asked, Known},
+    subject::subject,
+    tickets::Tickets,
+};
 use crate::settings::{Certificate, ClientAuth, TicketKey, Tls, TlsVersion, UnknownSni};
 
 /// Tickets that a client gets with each full handshake of TLS 1.3: it has one connection, and comes back with one.
@@ -118,9 +123,12 @@ impl Names {
 impl ResolvesServerCert for Names {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name();
-        let found = name.and_then(|name| self.find(name));
-        let chosen = found.or(Some(&self.first).filter(|_| !self.refuse));
-        handshake::note(Asked { name: name.map(Into::into), unknown: chosen.is_none() });
+        let (known, chosen) = match name.and_then(|name| self.find(name)) {
+            Some(found) => (Known::Here, Some(found)),
+            None if self.refuse => (Known::Refused, None),
+            None => (Known::ByDefault, Some(&self.first)),
+        };
+        handshake::note(Asked { name: name.map(Into::into), known });
         chosen.cloned()
     }
 }
@@ -138,7 +146,7 @@ pub fn info(session: &CommonState, name: Option<Box<str>>) -> Info {
         cipher: suite.unwrap_or_default(),
         name,
         alpn: session.alpn_protocol().map(Into::into),
-        subject: leaf.and_then(|leaf| super::x509::subject(leaf)).map(Into::into),
+        client: leaf.map(|leaf| Client { subject: subject(leaf).map(Into::into) }),
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
     }
 }

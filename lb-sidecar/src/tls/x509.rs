@@ -9,22 +9,15 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+use x509_parser::{
+    asn1_rs::{Any, Enumerated, Sequence},
+    certificate::X509Certificate,
+    extensions::GeneralName,
+    prelude::FromDer as _,
+};
 
 use super::server::certified;
 use crate::settings::Certificate;
-
-/// The longest subject that is told of, in bytes.
-const MOST_BYTES: usize = 1_024;
-
-/// As in `CN=alice, O=Example`; nothing that could not stand in a header.
-pub fn subject(certificate: &[u8]) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let mut text = certificate.subject().to_string();
-    text.retain(|letter| letter.is_ascii_graphic() || letter == ' ');
-    text.truncate(MOST_BYTES);
-    Some(text)
-}
 
 /// What a server's certificate is for, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +61,18 @@ pub fn authorities(pem: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a file is a responder's answer in DER, and has what was asked for (`OCSPResponse` in RFC 6960, section 4.2.1).
+/// What it says of which certificate is left to the clients.
+pub fn ocsp(answer: &[u8]) -> Result<()> {
+    let foreign = |_| anyhow!("is not an answer of OCSP in DER");
+    let (rest, answer) = Sequence::from_der(answer).map_err(foreign)?;
+    let (bytes, status) = Enumerated::from_der(&answer.content).map_err(foreign)?;
+    ensure!(rest.is_empty(), "has more behind the answer of OCSP");
+    ensure!(status.0 == 0, "says that the responder had no answer (status {})", status.0);
+    Any::from_der(bytes).map_err(foreign)?;
+    Ok(())
+}
+
 /// Certificates as PEM (RFC 7468).
 pub fn to_pem<'a>(certificates: impl Iterator<Item = &'a [u8]>) -> String {
     let mut pem = String::new();
@@ -80,4 +85,26 @@ pub fn to_pem<'a>(certificates: impl Iterator<Item = &'a [u8]>) -> String {
         pem.push_str("-----END CERTIFICATE-----\n");
     }
     pem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_answer_of_ocsp_is_told_so() {
+        let refused = |answer: &[u8]| ocsp(answer).unwrap_err().to_string();
+        // Status successful, and responseBytes with nothing in them.
+        let good = [0x30, 7, 0x0a, 1, 0, 0xa0, 2, 0x30, 0];
+        ocsp(&good).unwrap();
+        let foreign = "is not an answer of OCSP in DER";
+        for answer in
+            [&b""[..], b"-----BEGIN OCSP RESPONSE-----", &good[..8], &[0x30, 3, 0x0a, 1, 0]]
+        {
+            assert_eq!(refused(answer), foreign, "{answer:?}");
+        }
+        assert_eq!(refused(&[&good[..], b"\n"].concat()), "has more behind the answer of OCSP");
+        let later = refused(&[0x30, 3, 0x0a, 1, 3]);
+        assert_eq!(later, "says that the responder had no answer (status 3)");
+    }
 }

@@ -19,6 +19,9 @@ metrics! {
     Gauge "sluice_config_refused" []
         "1 if the last change of the file was refused: the edge runs with the configuration before":
         |it, to| to.put(&[], truth(it.config_refused.is_some()));
+    Gauge "sluice_certificates_refused" []
+        "1 if the last change of a certificate, its key or ticket keys was refused: those before are in force":
+        |it, to| to.put(&[], truth(it.certificates_refused.is_some()));
     Gauge "sluice_config_taken_over_seconds" []
         "When the configuration in force was taken over, in Unix time":
         |it, to| to.count(&[], it.config_taken);
