@@ -68,12 +68,12 @@ impl Agent {
         }
         let now = unix_millis();
         let mut next = overrides.clone();
-        next.change((file, &self.parts.config), (&ask.service, &ask.backend), &ask.change, now)?;
+        let at = (ask.service.as_str(), ask.backend.as_str());
+        let config = next.change((file, &self.parts.config), at, &ask.change, now)?;
         if ask.change == Change::ResetFlows {
             self.reset_flows(&ask.service, &ask.backend);
             return Ok(Done { revision });
         }
-        let (config, _) = next.applied(file, now);
         if !ask.force
             && let Some(listener) = turned_away(&self.parts.config, &config, &self.liveness)
         {
