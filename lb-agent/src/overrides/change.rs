@@ -121,7 +121,7 @@ impl Overrides {
                 self.find_backend(find_service(in_force, service)?, backend)?;
                 return Ok(in_force.clone());
             }
-            Change::DrainEdge(ask) => self.drain_edge(*ask, now),
+            Change::DrainEdge(ask) => self.drain_edge(in_force.edge.drain, *ask, now),
             Change::UndrainEdge => self.edge = file.edge.drain.then_some(EdgeState::Serve),
             Change::Forget => (self.edge, self.services) = (None, BTreeMap::new()),
             Change::Add(new) => self.add(file, in_force, service, new)?,
@@ -145,11 +145,13 @@ impl Overrides {
         Ok(config)
     }
 
-    fn drain_edge(&mut self, ask: EdgeDrainAsk, now: u64) {
+    fn drain_edge(&mut self, drains: bool, ask: EdgeDrainAsk, now: u64) {
         let EdgeDrainAsk { grace, pace: PaceAsk { deadline, rate } } = ask;
         let begins = match self.edge {
             // One that has begun goes on.
             Some(EdgeState::Drain(before)) if before.begins <= now => before.begins,
+            // So does the file's: to announce it would be to call it off.
+            _ if drains => now,
             _ => now.saturating_add(grace),
         };
         self.edge = Some(EdgeState::Drain(EdgeDrain { begins, deadline, rate }));

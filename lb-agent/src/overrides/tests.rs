@@ -261,6 +261,26 @@ fn an_edge_is_announced_to_drain_and_drains_at_its_own_pace() {
 }
 
 #[test]
+fn an_edge_that_drains_already_is_not_announced_to() {
+    let mut file = config();
+    file.edge.drain = true;
+    let ask = |overrides: &mut Overrides, change: &Change, now| {
+        let in_force = overrides.clone().applied(&file, now).0;
+        overrides.change((&file, &in_force), ("", ""), change, now).unwrap().edge.drain
+    };
+    let grace = Change::DrainEdge(EdgeDrainAsk { grace: 500, pace: AS_CONFIGURED });
+    let mut overrides = Overrides::default();
+    assert!(ask(&mut overrides, &grace, 1_000), "as the file says");
+    assert_eq!(overrides.edge_drain_begins(), Some(1_000));
+    assert!(ask(&mut overrides, &grace, 2_000), "as was asked for before");
+    assert_eq!(overrides.edge_drain_begins(), Some(1_000));
+    // One that serves though the file says otherwise has clients to announce it to.
+    assert!(!ask(&mut overrides, &Change::UndrainEdge, 3_000));
+    assert!(!ask(&mut overrides, &grace, 4_000));
+    assert_eq!(overrides.edge_drain_begins(), Some(4_500));
+}
+
+#[test]
 fn what_the_file_has_no_more_is_dropped_and_told() {
     let mut edge = Edge::default();
     edge.ask(("chat", "a"), &Change::Weight(7)).unwrap();
