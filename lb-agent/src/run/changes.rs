@@ -4,7 +4,6 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Result;
-use lb_common::abi::ticks_from_millis;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
@@ -20,9 +19,6 @@ use crate::{
     overrides::{Change, Kind, Overrides, Refusal, file},
     sidecar::Directory,
 };
-
-/// By then whatever was to be reset is.
-const RESETS_ARE_OVER: u32 = ticks_from_millis(3_600_000);
 
 /// Somebody asks for a change, and waits.
 pub struct Ask {
@@ -100,9 +96,7 @@ impl Agent {
         tracing::info!(service, backend, "an operator resets its connections");
         let news = News::new(events::Kind::OperatorChanged, "its connections are reset");
         self.note(news.at(service, backend));
-        let now = now_ticks();
-        self.resets.retain(|_, at| now.wrapping_sub(*at) < RESETS_ARE_OVER);
-        self.resets.insert((service.to_owned(), backend.to_owned()), now);
+        self.resets.insert((service.to_owned(), backend.to_owned()), now_ticks());
         let told = self.sidecar.settings().services.iter().find(|it| it.name == service);
         let told = told.and_then(|it| it.backends.iter().find(|it| it.name == backend));
         if let Some(id) = told.map(|it| it.id.clone()) {

@@ -300,7 +300,8 @@ fn the_connections_of_a_backend_are_reset_once() {
         events.contains("operator_changed") && events.contains("its connections are reset"),
         "{events}"
     );
-    // A walk later it is still there.
+    // A walk later it is still there, and nobody looks for more.
+    edge.wait_for_log("what was to be reset is");
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(say(&mut after, "y").unwrap(), "b2:y");
 }
