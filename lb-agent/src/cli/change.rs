@@ -3,16 +3,22 @@
 
 use std::{net::SocketAddr, thread, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use hyper::Method;
-use lb_agent::run::status::{Draining, Service, Status};
+use lb_agent::{
+    overrides::{Overrides, State},
+    run::status::{Draining, Status},
+};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, Where, path};
 
 /// Between two looks at what is left of a drain.
 const LOOK: Duration = Duration::from_secs(1);
+/// An agent that has run for fewer seconds may not have counted yet: that nothing is left says nothing.
+const COUNTED: u64 = 5;
 
 #[derive(Args)]
 pub struct Drain {
@@ -37,7 +43,7 @@ pub struct Drain {
     /// Even if no backend is left that takes clients
     #[arg(long)]
     force: bool,
-    /// Show what is left until nothing is
+    /// Show what is left until nothing is, also when another agent takes over; an error if the drain is called off before
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -229,10 +235,7 @@ pub fn remove(arguments: &Remove) -> Result<()> {
     Ok(())
 }
 
-fn target<'a>(
-    service: &'a Option<String>,
-    backend: &'a Option<String>,
-) -> Option<(&'a str, &'a str)> {
+fn target<'a>(service: &'a Option<String>, backend: &'a Option<String>) -> Target<'a> {
     Some((service.as_deref()?, backend.as_deref()?))
 }
 
@@ -255,33 +258,73 @@ fn tell(at: &Where, done: &Value, what: &str) {
     }
 }
 
-/// Shows what is left, as often as it changes, until nothing is.
-fn wait(client: &Client, at: &Where, target: Option<(&str, &str)>) -> Result<()> {
+/// What `drain` is about: a service and its backend, or the whole edge.
+type Target<'a> = Option<(&'a str, &'a str)>;
+
+/// As much of `/v1/config` as is needed here.
+#[derive(Deserialize)]
+struct Changed {
+    overrides: Overrides,
+}
+
+/// Shows what is left, as often as it changes, until nothing is. Not every agent lives as long as a drain: waits for the
+/// next one.
+fn wait(client: &Client, at: &Where, target: Target<'_>) -> Result<()> {
     let mut before = None;
     loop {
-        let left = match target {
-            None => left_of_edge(client.get::<Status>("/v1/status")?.draining),
-            Some((service, backend)) => {
-                let service: Service = client.get(&path(&["services", service]))?;
-                let backend = service.backends.iter().find(|it| it.name == backend);
-                backend.map_or(
-                    json!({ "connections": 0 }),
-                    |it| json!({ "connections": it.connections, "spliced": it.spliced }),
-                )
-            }
-        };
-        if before.as_ref() != Some(&left) {
-            match at.json {
-                true => println!("{left}"),
-                false => println!("{}", shown(&left)),
+        let status: Status = client.patiently("/v1/status", "drain");
+        let (ready, counted) = (status.ready, status.uptime_seconds >= COUNTED);
+        let (drains, left) = left(status, target);
+        let over = left["connections"] == json!(0);
+        // Of one that starts there is nothing to see yet.
+        if ready && !drains {
+            let Changed { overrides } = client.patiently("/v1/config", "drain");
+            if !is_asked_for(&overrides, target) {
+                let name = target.map(|(service, backend)| format!("{service}/{backend}"));
+                let name = name.as_deref().unwrap_or("the edge");
+                bail!("{name}: its drain was called off: `lb-agent events` shows when");
             }
         }
-        if left["connections"] == json!(0) {
-            return Ok(());
+        if ready && (counted || !over) {
+            if before.as_ref() != Some(&left) {
+                match at.json {
+                    true => println!("{left}"),
+                    false => println!("{}", shown(&left)),
+                }
+            }
+            if over {
+                return Ok(());
+            }
+            before = Some(left);
         }
-        before = Some(left);
         thread::sleep(LOOK);
     }
+}
+
+/// Whether it can be seen to drain, and what is left: of a backend that was taken out, nothing.
+fn left(status: Status, target: Target<'_>) -> (bool, Value) {
+    let Some((service, backend)) = target else {
+        return (status.draining.is_some(), left_of_edge(status.draining));
+    };
+    let service = status.services.iter().find(|it| it.name == service);
+    let backend = service.and_then(|it| it.backends.iter().find(|it| it.name == backend));
+    match backend {
+        None => (true, json!({ "connections": 0 })),
+        Some(it) => {
+            let left = json!({ "connections": it.connections, "spliced": it.spliced });
+            (it.draining_until.is_some(), left)
+        }
+    }
+}
+
+/// Whether somebody has asked for it. Not all of that is a drain in the status: an edge's may be announced, and a backend
+/// that is down is no more than down.
+fn is_asked_for(overrides: &Overrides, target: Target<'_>) -> bool {
+    let Some((service, backend)) = target else {
+        return overrides.edge_drain_begins().is_some();
+    };
+    let changed = overrides.services.get(service).and_then(|it| it.get(backend));
+    matches!(changed.and_then(|it| it.state), Some(State::Drain(_) | State::Maintenance(_)))
 }
 
 /// One that is announced has nothing to show yet.
@@ -303,4 +346,72 @@ fn shown(left: &Value) -> String {
         text += &format!(", {} {key}", left[key]);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As it is shown, with these connections.
+    fn status(draining: &Value, backend: &Value) -> Status {
+        let mut status = json!({
+            "edge": "e", "version": "0", "pid": 1, "ready": true, "uptime_seconds": 0, "program_id": 1,
+            "adopted": false, "config_generation": 1, "interfaces": [], "tables": [],
+            "outcomes": { "events": {}, "drops": {} },
+            "flows": { "expired": 0, "closed": 0, "orphans": 0, "reset": 0, "unsent_resets": 0 },
+            "services": [{
+                "name": "chat", "affinity": "none", "listeners": [], "fail_open": false, "turned_away": false,
+                "outcomes": { "events": {}, "drops": {} },
+                "backends": [{
+                    "name": "a", "address": "10.2.0.2:80", "weight": 100, "effective_weight": 0, "share": {},
+                    "connections": 3,
+                    "health": { "state": "up", "since_seconds": 1.0, "probes": 1, "failures": 0 },
+                }],
+            }],
+        });
+        if !draining.is_null() {
+            status["draining"] = draining.clone();
+        }
+        if !backend.is_null() {
+            status["services"][0]["backends"][0]["draining_until"] = backend.clone();
+        }
+        serde_json::from_value(status).unwrap()
+    }
+
+    fn overrides(text: &str) -> Overrides {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_drain_of_a_backend_goes_on_as_long_as_it_is_seen_or_asked_for() {
+        let of = |name| Some(("chat", name));
+        let (drains, shown) = left(status(&Value::Null, &json!(9_000)), of("a"));
+        assert!(drains && shown["connections"] == json!(3));
+        assert!(!left(status(&Value::Null, &Value::Null), of("a")).0);
+        // A backend that is down does not show that it drains.
+        for state in [r#"{ "drain": { "since": 1 } }"#, r#"{ "maintenance": { "since": 1 } }"#] {
+            let all = overrides(&format!(
+                r#"{{ "revision": 1, "services": {{ "chat": {{ "a": {{ "state": {state} }} }} }} }}"#
+            ));
+            assert!(is_asked_for(&all, of("a")) && !is_asked_for(&all, of("b")));
+        }
+        let serves = r#"{ "revision": 2, "services": { "chat": { "a": { "state": "serve" } } } }"#;
+        assert!(!is_asked_for(&overrides(serves), of("a")), "called off");
+        assert!(!is_asked_for(&overrides(r#"{ "revision": 2, "services": {} }"#), of("a")));
+        let gone = left(status(&Value::Null, &Value::Null), of("b"));
+        assert_eq!(gone, (true, json!({ "connections": 0 })), "taken out");
+    }
+
+    #[test]
+    fn one_of_the_edge_goes_on_as_long_as_it_is_seen_or_announced() {
+        let draining = json!({ "connections": 5, "relayed": 2, "spliced": 3 });
+        let (drains, shown) = left(status(&draining, &Value::Null), None);
+        assert!(drains && shown["connections"] == json!(5));
+        assert!(!left(status(&Value::Null, &Value::Null), None).0);
+        let of =
+            |edge: &str| overrides(&format!(r#"{{ "revision": 1, {edge} "services": {{}} }}"#));
+        assert!(is_asked_for(&of(r#""edge": { "drain": { "begins": 9000 } },"#), None));
+        assert!(!is_asked_for(&of(r#""edge": "serve","#), None));
+        assert!(!is_asked_for(&of(""), None));
+    }
 }

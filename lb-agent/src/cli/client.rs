@@ -4,6 +4,7 @@ use std::{
     fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -28,6 +29,8 @@ use tokio::{
 
 /// An agent that does not answer within this is not going to.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two tries to reach one that is not there.
+const RETRY: Duration = Duration::from_millis(500);
 
 const MEANWHILE: &str = "what its data plane does meanwhile: `lb-agent flows --edge NAME`";
 
@@ -85,6 +88,23 @@ impl Client {
 
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.ask(&Method::GET, path, None, PATIENCE)
+    }
+
+    /// Asks until there is an answer: an agent may end, and another one begin. `command` tells what waits, once.
+    pub fn patiently<T: DeserializeOwned>(&self, path: &str, command: &str) -> T {
+        let mut said = false;
+        loop {
+            match self.get(path) {
+                Ok(answer) => return answer,
+                Err(error) if !said => {
+                    // Beside the answers, which may go into a pipe.
+                    eprintln!("lb-agent {command}: waits for the agent: {error:#}");
+                    said = true;
+                }
+                Err(_) => {}
+            }
+            thread::sleep(RETRY);
+        }
     }
 
     /// Asks for a change.

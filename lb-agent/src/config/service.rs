@@ -174,6 +174,13 @@ impl Service {
         std::iter::once(DEFAULT_POOL).chain(further.map(|pool| pool.name.as_str()))
     }
 
+    /// The name of a pool, where there are several: else nobody calls it by a name.
+    #[must_use]
+    pub fn pool_name(&self, number: u16) -> Option<&str> {
+        let several = self.l7().is_some_and(|l7| !l7.pools.is_empty());
+        self.pool_names().nth(number.into()).filter(|_| several)
+    }
+
     /// What makes it an l7 service, if it is one.
     #[must_use]
     pub fn l7(&self) -> Option<&L7> {

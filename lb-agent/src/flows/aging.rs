@@ -161,6 +161,11 @@ pub fn age(now: u32, then: u32) -> u32 {
     }
 }
 
+/// Whether a time is before another one, up to [`MAX_TICKS`].
+pub fn is_before(time: u32, other: u32) -> bool {
+    time != other && other.wrapping_sub(time) <= MAX_TICKS
+}
+
 impl<A: Addr> Entry<A> {
     /// The key of the other direction's entry; `None` if the connection has only one.
     pub fn partner_key(&self) -> Option<Tuple<A>> {

@@ -61,6 +61,8 @@ pub struct Load {
     pub spliced: u32,
     /// Spliced, and over.
     pub spliced_closing: u32,
+    /// When the oldest of those that could be reset was created, in ticks: neither handshakes nor what is over.
+    pub oldest: Option<u32>,
 }
 
 impl Load {
@@ -71,6 +73,9 @@ impl Load {
     }
 
     fn count<A: Addr>(&mut self, entry: &Entry<A>) {
+        if entry.stage != Stage::HalfOpen && !entry.flow.is_closing() {
+            self.oldest = older(self.oldest, Some(entry.flow.created));
+        }
         // What is held is still the sidecar's.
         if !entry.is_clients() || entry.is_held() {
             return;
@@ -93,7 +98,15 @@ impl AddAssign for Load {
         self.closing += other.closing;
         self.spliced += other.spliced;
         self.spliced_closing += other.spliced_closing;
+        self.oldest = older(self.oldest, other.oldest);
     }
+}
+
+/// The one that is before the other.
+fn older(one: Option<u32>, other: Option<u32>) -> Option<u32> {
+    one.into_iter()
+        .chain(other)
+        .reduce(|one, other| if aging::is_before(other, one) { other } else { one })
 }
 
 impl Census {

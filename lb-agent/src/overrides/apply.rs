@@ -1,6 +1,6 @@
 //! The configuration that comes of a file and the overrides.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{Added, EdgeDrain, EdgeState, Override, Overrides, Pace, State};
 use crate::config::{Asked, Backend, Config, Drain, Mode, Service};
@@ -8,10 +8,28 @@ use crate::config::{Asked, Backend, Config, Drain, Mode, Service};
 /// Of a service that has no `[service.drain]`, because XDP alone serves it: the defaults of that table.
 const L4_DRAIN: Drain = Drain { deadline: Duration::from_secs(300), rate: 100 };
 
+/// An override that has nothing to change any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    pub service: String,
+    pub backend: String,
+    pub why: &'static str,
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, backend, why } = self;
+        write!(
+            f,
+            "service {service:?}: backend {backend:?}: what was changed at runtime is dropped: {why}"
+        )
+    }
+}
+
 impl Overrides {
     /// The configuration in force at `now`, in milliseconds of Unix time. Forgets the overrides that have nothing to
     /// change in it any more, and says which.
-    pub fn applied(&mut self, file: &Config, now: u64) -> (Config, Vec<String>) {
+    pub fn applied(&mut self, file: &Config, now: u64) -> (Config, Vec<Dropped>) {
         let mut config = file.clone();
         let mut dropped = Vec::new();
         match self.edge {
@@ -48,10 +66,8 @@ impl Overrides {
     }
 }
 
-fn gone(service: &str, backend: &str, why: &str) -> String {
-    format!(
-        "service {service:?}: backend {backend:?}: what was changed at runtime is dropped: {why}"
-    )
+fn gone(service: &str, backend: &str, why: &'static str) -> Dropped {
+    Dropped { service: service.to_owned(), backend: backend.to_owned(), why }
 }
 
 fn drain_edge(config: &mut Config, asked: EdgeDrain) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr};
 use lb_sidecar::settings::DEFAULT_POOL;
 use serde::{Deserialize, Serialize};
 
-use super::{Added, EdgeDrain, EdgeState, Override, Overrides, Pace, State, check};
+use super::{Added, Dropped, EdgeDrain, EdgeState, Override, Overrides, Pace, State, check};
 use crate::config::{Backend, Config, Service, nearest};
 
 /// One change.
@@ -107,22 +107,21 @@ impl fmt::Display for Refusal {
 }
 
 impl Overrides {
-    /// Takes a change in. `file` is the configuration without overrides, `in_force` with them; `now` is in milliseconds
-    /// of Unix time. Change a copy: what is refused may have
-    /// left traces.
+    /// Takes a change in, and returns the configuration with it. `file` is the configuration without overrides,
+    /// `in_force` with them; `now` is in milliseconds of Unix time. Change a copy: what is refused may have left traces.
     pub fn change(
         &mut self,
         (file, in_force): (&Config, &Config),
         (service, backend): (&str, &str),
         change: &Change,
         now: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Config, Refusal> {
         match change {
             Change::ResetFlows => {
                 self.find_backend(find_service(in_force, service)?, backend)?;
-                return Ok(());
+                return Ok(in_force.clone());
             }
-            Change::DrainEdge(ask) => self.drain_edge(*ask, now),
+            Change::DrainEdge(ask) => self.drain_edge(in_force.edge.drain, *ask, now),
             Change::UndrainEdge => self.edge = file.edge.drain.then_some(EdgeState::Serve),
             Change::Forget => (self.edge, self.services) = (None, BTreeMap::new()),
             Change::Add(new) => self.add(file, in_force, service, new)?,
@@ -134,14 +133,25 @@ impl Overrides {
         }
         self.tidy();
         self.revision += 1;
-        Ok(())
+        let (config, dropped) = self.applied(file, now);
+        // Nobody is told that something is changed which is not.
+        if let Some(Dropped { service, backend, why }) = dropped.first() {
+            let error = format!(
+                "service {service:?}: backend {backend:?} cannot be changed beside what was changed before: {why}"
+            );
+            let remedy = "see `lb-agent config diff`, and write it into the file".to_owned();
+            return Err(Refusal::conflict(error, remedy));
+        }
+        Ok(config)
     }
 
-    fn drain_edge(&mut self, ask: EdgeDrainAsk, now: u64) {
+    fn drain_edge(&mut self, drains: bool, ask: EdgeDrainAsk, now: u64) {
         let EdgeDrainAsk { grace, pace: PaceAsk { deadline, rate } } = ask;
         let begins = match self.edge {
             // One that has begun goes on.
             Some(EdgeState::Drain(before)) if before.begins <= now => before.begins,
+            // So does the file's: to announce it would be to call it off.
+            _ if drains => now,
             _ => now.saturating_add(grace),
         };
         self.edge = Some(EdgeState::Drain(EdgeDrain { begins, deadline, rate }));
@@ -177,9 +187,11 @@ impl Overrides {
                 Some(added) => added.weight = *weight,
                 None => it.weight = of_file.filter(|it| it.weight != *weight).map(|_| *weight),
             },
-            _ if running.backends.len() == 1 => {
+            _ if running.backends.iter().filter(|it| it.pool == found.pool).count() == 1 => {
+                let pool = running.pool_name(found.pool);
+                let pool = pool.map(|it| format!("pool {it:?} of ")).unwrap_or_default();
                 let error =
-                    format!("backend {:?} is the only one of service {service:?}", found.name);
+                    format!("backend {backend:?} is the only one of {pool}service {service:?}");
                 let remedy = "add another first, or put it into maintenance".to_owned();
                 return Err(Refusal::conflict(error, remedy));
             }

@@ -19,6 +19,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+pub use apply::Dropped;
 pub use change::{Change, EdgeDrainAsk, Kind, NewBackend, PaceAsk, Refusal, suggestion};
 pub use diff::Difference;
 

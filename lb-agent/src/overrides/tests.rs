@@ -48,9 +48,9 @@ struct Edge(Overrides);
 impl Edge {
     fn ask(&mut self, at: (&str, &str), change: &Change) -> Result<Config, Refusal> {
         let (file, mut next) = (config(), self.0.clone());
-        next.change((&file, &self.in_force()), at, change, 1_000)?;
+        let config = next.change((&file, &self.in_force()), at, change, 1_000)?;
         self.0 = next;
-        Ok(self.in_force())
+        Ok(config)
     }
 
     fn in_force(&self) -> Config {
@@ -145,7 +145,7 @@ fn a_backend_joins_the_pool_that_it_is_for() {
         let pool = (!pool.is_empty()).then(|| pool.to_owned());
         let change = Change::Add(NewBackend { pool, ..new(name, address) });
         let in_force = overrides.clone().applied(&file, 1_000).0;
-        overrides.change((&file, &in_force), ("rooms", name), &change, 1_000)
+        overrides.change((&file, &in_force), ("rooms", name), &change, 1_000).map(drop)
     };
     let mut overrides = Overrides::default();
     add(&mut overrides, "e", "10.2.0.5:1", "canary").unwrap();
@@ -154,7 +154,7 @@ fn a_backend_joins_the_pool_that_it_is_for() {
     let kept: Overrides =
         serde_json::from_str(&serde_json::to_string(&overrides).unwrap()).unwrap();
     let (config, dropped) = kept.clone().applied(&file, 1_000);
-    assert_eq!(dropped, [""; 0]);
+    assert_eq!(dropped, []);
     let pools: Vec<_> =
         config.services[0].backends.iter().map(|it| (it.name.as_str(), it.pool)).collect();
     assert_eq!(pools, [("c", 0), ("f", 0), ("g", 0), ("d", 1), ("e", 1), ("x", 2)]);
@@ -179,7 +179,41 @@ fn a_backend_joins_the_pool_that_it_is_for() {
     let file = crate::config::parse("edge.toml", &file).unwrap().0;
     let (config, dropped) = kept.clone().applied(&file, 1_000);
     assert!(config.services[0].backends.iter().all(|it| it.name != "e"));
-    assert!(dropped[0].contains("the service has no such pool now"), "{dropped:?}");
+    assert!(dropped[0].to_string().contains("the service has no such pool now"), "{dropped:?}");
+}
+
+#[test]
+fn the_only_one_of_a_pool_stays_though_others_of_its_service_serve() {
+    let file = crate::config::parse("edge.toml", POOLS).unwrap().0;
+    let remove = |overrides: &mut Overrides, name: &str| {
+        let in_force = overrides.clone().applied(&file, 1_000).0;
+        overrides.change((&file, &in_force), ("rooms", name), &Change::Remove, 1_000)
+    };
+    for (name, pool) in [("c", "default"), ("d", "canary")] {
+        let refusal = remove(&mut Overrides::default(), name).unwrap_err();
+        assert_eq!(refusal.kind, Kind::Conflict);
+        let error =
+            format!("backend {name:?} is the only one of pool {pool:?} of service \"rooms\"");
+        assert_eq!(refusal.error, error);
+    }
+    let mut overrides = Overrides::default();
+    let new = NewBackend { pool: Some("canary".to_owned()), ..new("e", "10.2.0.5:1") };
+    overrides.change((&file, &file), ("rooms", "e"), &Change::Add(new), 1_000).unwrap();
+    let config = remove(&mut overrides, "d").unwrap();
+    assert!(config.services[0].backends.iter().all(|it| it.name != "d"));
+}
+
+#[test]
+fn a_change_that_would_be_dropped_is_refused() {
+    let mut edge = Edge::default();
+    edge.ask(("chat", "a"), &Change::Remove).unwrap();
+    edge.ask(("chat", "c"), &Change::Add(new("c", "10.2.0.2:9000"))).unwrap();
+    edge.ask(("chat", "b"), &Change::Remove).unwrap();
+    // It waits for b to go, who waits for c to come, and its turn is before both.
+    let before = edge.0.clone();
+    let refusal = edge.ask(("chat", "aa"), &Change::Add(new("aa", "10.2.0.3:9000"))).unwrap_err();
+    assert_eq!((refusal.kind, &edge.0), (Kind::Conflict, &before));
+    assert!(refusal.error.contains("\"aa\"") && refusal.error.contains("has its address"));
 }
 
 #[test]
@@ -227,6 +261,26 @@ fn an_edge_is_announced_to_drain_and_drains_at_its_own_pace() {
 }
 
 #[test]
+fn an_edge_that_drains_already_is_not_announced_to() {
+    let mut file = config();
+    file.edge.drain = true;
+    let ask = |overrides: &mut Overrides, change: &Change, now| {
+        let in_force = overrides.clone().applied(&file, now).0;
+        overrides.change((&file, &in_force), ("", ""), change, now).unwrap().edge.drain
+    };
+    let grace = Change::DrainEdge(EdgeDrainAsk { grace: 500, pace: AS_CONFIGURED });
+    let mut overrides = Overrides::default();
+    assert!(ask(&mut overrides, &grace, 1_000), "as the file says");
+    assert_eq!(overrides.edge_drain_begins(), Some(1_000));
+    assert!(ask(&mut overrides, &grace, 2_000), "as was asked for before");
+    assert_eq!(overrides.edge_drain_begins(), Some(1_000));
+    // One that serves though the file says otherwise has clients to announce it to.
+    assert!(!ask(&mut overrides, &Change::UndrainEdge, 3_000));
+    assert!(!ask(&mut overrides, &grace, 4_000));
+    assert_eq!(overrides.edge_drain_begins(), Some(4_500));
+}
+
+#[test]
 fn what_the_file_has_no_more_is_dropped_and_told() {
     let mut edge = Edge::default();
     edge.ask(("chat", "a"), &Change::Weight(7)).unwrap();
@@ -239,7 +293,7 @@ fn what_the_file_has_no_more_is_dropped_and_told() {
     assert_eq!(config, file);
     assert!(edge.0.is_empty());
     for part in ["\"a\"", "\"e\"", "the file has a backend of this name", "no such service"] {
-        assert!(dropped.iter().any(|it| it.contains(part)), "{part}: {dropped:?}");
+        assert!(dropped.iter().any(|it| it.to_string().contains(part)), "{part}: {dropped:?}");
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
     changes::Ask,
     checks, chronicle,
     dataplane::DataPlane,
-    drains::Resets,
+    drains::{self, Resets},
     ended::Log,
     input::{self, World},
     interfaces::Interfaces,
@@ -374,7 +374,12 @@ impl Agent {
         self.sidecar.walked(report.spliced.clone());
         let released = report.generation == self.generation
             && self.plane.release(|id| report.referenced.contains(&id));
-        if released || self.drains().is_shared() {
+        let over =
+            drains::forget_over(&mut self.resets, &self.parts.config, &self.plane.ids, report);
+        if over {
+            tracing::debug!("what was to be reset is");
+        }
+        if released || over || self.drains().is_shared() {
             self.update();
         }
     }

@@ -1,10 +1,9 @@
 //! Changes that operators ask for while the edge runs: one after the other, each in force and on the disk before it is
 //! answered.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Result;
-use lb_common::abi::ticks_from_millis;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
@@ -15,14 +14,11 @@ use tokio::{
 use super::{agent::Agent, checks::key, liveness::Liveness, sidecar::unix_millis, view::MadeOf};
 use crate::{
     bpf::{lock::RUN_DIR, sys::now_ticks},
-    config::Config,
+    config::{Backend, Config},
     events::{self, News},
     overrides::{Change, Kind, Overrides, Refusal, file},
     sidecar::Directory,
 };
-
-/// By then whatever was to be reset is.
-const RESETS_ARE_OVER: u32 = ticks_from_millis(3_600_000);
 
 /// Somebody asks for a change, and waits.
 pub struct Ask {
@@ -68,16 +64,16 @@ impl Agent {
         }
         let now = unix_millis();
         let mut next = overrides.clone();
-        next.change((file, &self.parts.config), (&ask.service, &ask.backend), &ask.change, now)?;
+        let at = (ask.service.as_str(), ask.backend.as_str());
+        let config = next.change((file, &self.parts.config), at, &ask.change, now)?;
         if ask.change == Change::ResetFlows {
             self.reset_flows(&ask.service, &ask.backend);
             return Ok(Done { revision });
         }
-        let (config, _) = next.applied(file, now);
         if !ask.force
-            && let Some(listener) = turned_away(&self.parts.config, &config, &self.liveness)
+            && let Some(who) = turned_away(&self.parts.config, &config, &self.liveness)
         {
-            let error = format!("{listener} would have no backend left that takes clients");
+            let error = format!("{who} would have no backend left that takes clients");
             let remedy = "bring another one up first, or say force".to_owned();
             return Err(Refusal::conflict(error, remedy));
         }
@@ -100,9 +96,7 @@ impl Agent {
         tracing::info!(service, backend, "an operator resets its connections");
         let news = News::new(events::Kind::OperatorChanged, "its connections are reset");
         self.note(news.at(service, backend));
-        let now = now_ticks();
-        self.resets.retain(|_, at| now.wrapping_sub(*at) < RESETS_ARE_OVER);
-        self.resets.insert((service.to_owned(), backend.to_owned()), now);
+        self.resets.insert((service.to_owned(), backend.to_owned()), now_ticks());
         let told = self.sidecar.settings().services.iter().find(|it| it.name == service);
         let told = told.and_then(|it| it.backends.iter().find(|it| it.name == backend));
         if let Some(id) = told.map(|it| it.id.clone()) {
@@ -169,21 +163,74 @@ impl MadeOf {
     }
 }
 
-/// The service and listener whose clients would have no backend any more, if there is one.
+/// The service, listener and pool whose clients would have no backend any more, if there is one.
 fn turned_away(before: &Config, after: &Config, liveness: &Liveness) -> Option<String> {
-    let served = |config: &Config| {
-        let mut served = BTreeSet::new();
-        for service in &config.services {
-            let takes = |backend: &crate::config::Backend| {
-                let live = liveness.is_live(&key(&service.name, backend));
-                live && backend.weight > 0 && !backend.drain
-            };
-            for listener in service.listen.iter().filter(|at| service.pool(**at).any(takes)) {
-                served.insert((service.name.clone(), *listener));
-            }
+    let (served, left) = (served(before, liveness), served(after, liveness));
+    let (name, listener, pool) = served.difference(&left).next()?;
+    let service = before.services.iter().find(|it| it.name == *name)?;
+    let pool = service.pool_name(*pool).map(|it| format!(": pool {it:?}")).unwrap_or_default();
+    Some(format!("service {name:?}: listener {listener}{pool}"))
+}
+
+/// Where a backend takes clients: services, their listeners, and the numbers of their pools. A route to one pool alone
+/// has no use for the others.
+fn served<'a>(config: &'a Config, liveness: &Liveness) -> BTreeSet<(&'a str, SocketAddr, u16)> {
+    let mut served = BTreeSet::new();
+    for service in &config.services {
+        let takes = |backend: &&Backend| {
+            let live = liveness.is_live(&key(&service.name, backend));
+            live && backend.weight > 0 && !backend.drain
+        };
+        for listener in &service.listen {
+            let pools = service.pool(*listener).filter(takes).map(|backend| backend.pool);
+            served.extend(pools.map(|pool| (service.name.as_str(), *listener, pool)));
         }
-        served
-    };
-    let (service, listener) = served(before).difference(&served(after)).next()?.clone();
-    Some(format!("service {service:?}: listener {listener}"))
+    }
+    served
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{health::State, overrides::PaceAsk};
+
+    const POOLS: &str = r#"
+        [edge]
+        name = "e"
+        interfaces = ["eth0"]
+        hash_seed = "s"
+        [[service]]
+        name = "rooms"
+        mode = "l7"
+        listen = ["203.0.113.11:80"]
+        backend = [{ name = "c", address = "10.2.0.2:1" }, { name = "down", address = "10.2.0.4:1" }]
+        pool = [{ name = "canary", backend = [{ name = "d", address = "10.2.0.3:1" }] }]
+        route = [{ pools = { canary = 1 } }]
+        "#;
+
+    #[test]
+    fn the_last_taker_of_a_pool_is_missed_whoever_takes_in_the_others() {
+        let file = crate::config::parse("edge.toml", POOLS).unwrap().0;
+        let mut liveness = Liveness::default();
+        liveness.follow(&file, |_, _| None);
+        let down = file.services[0].backends.iter().find(|it| it.name == "down").unwrap();
+        liveness.observe(&key("rooms", down), State::Down, Instant::now());
+        let missed = |backend: &str, change: &Change| {
+            let config =
+                Overrides::default().change((&file, &file), ("rooms", backend), change, 1_000);
+            turned_away(&file, &config.unwrap(), &liveness)
+        };
+        let drain = Change::Drain(PaceAsk::default());
+        for change in [&drain, &Change::Maintenance(PaceAsk::default()), &Change::Weight(0)] {
+            for (backend, pool) in [("c", "default"), ("d", "canary")] {
+                let who = format!("service \"rooms\": listener 203.0.113.11:80: pool {pool:?}");
+                assert_eq!(missed(backend, change), Some(who), "{change:?}");
+            }
+            assert_eq!(missed("down", change), None, "it had no clients");
+        }
+        assert!(missed("c", &Change::Remove).is_some());
+        assert_eq!(missed("c", &Change::Weight(1)), None);
+    }
 }

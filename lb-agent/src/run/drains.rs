@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::paces::Paces;
+use super::{paces::Paces, sweeper::Report};
 use crate::{
     config::{Backend, Config, Service},
     flows::{Doom, Renewed},
     sidecar::{Memory, settings},
+    state::ids::Ids,
 };
 
 /// All drains under way. Times are in milliseconds of Unix time.
@@ -26,6 +27,22 @@ pub struct Drains {
 
 /// What somebody has asked to be reset once, by the names of service and backend: the connections up to a moment, in ticks.
 pub type Resets = BTreeMap<(String, String), u32>;
+
+/// Forgets what was asked to be reset and is, so that what has come since counts as nothing that is to be closed. Whether
+/// there was any of it.
+pub fn forget_over(resets: &mut Resets, config: &Config, ids: &Ids, report: &Report) -> bool {
+    let id = |service: &str, backend: &str| {
+        let service = config.services.iter().find(|it| it.name == service)?;
+        let backend = service.backends.iter().find(|it| it.name == backend)?;
+        ids.backend(ids.service(&service.name)?, backend.address)
+    };
+    let before = resets.len();
+    // Of who is gone, all connections are to be closed.
+    resets.retain(|(service, backend), at| {
+        id(service, backend).is_some_and(|id| !report.has_none_before(*at, id))
+    });
+    resets.len() < before
+}
 
 impl Drains {
     /// What is remembered of them, as of now.
@@ -112,6 +129,10 @@ impl Drains {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        run::input::skeleton,
+        state::{Capacity, actual::Actual},
+    };
 
     fn config() -> Config {
         let text = r#"
@@ -134,6 +155,34 @@ mod tests {
             backend = [{ name = "a", address = "10.2.0.2:9000" }]
             "#;
         crate::config::parse("edge.toml", text).unwrap().0
+    }
+
+    #[test]
+    fn what_was_to_be_reset_is_forgotten_once_a_whole_walk_has_found_none_of_it() {
+        let config = config();
+        let capacity = Capacity { services: 9, rings: 26, backends: 9, next_hops: 9 };
+        let mut ids = Ids::recover(&Actual::empty(26), capacity);
+        ids.assign(&skeleton(&config)).unwrap();
+        let [chat, rooms] = ["chat", "rooms"].map(|it| ids.service(it).unwrap());
+        let [a, b] = ["10.2.0.2:9000", "10.2.0.3:9000"].map(|it| it.parse().unwrap());
+        let (b, other) = (ids.backend(chat, b).unwrap(), ids.backend(rooms, a).unwrap());
+        let left = |began, oldest: &[(u16, u32)]| {
+            let of = |service: &str, backend: &str| ((service.to_owned(), backend.to_owned()), 100);
+            let mut resets = Resets::from([of("chat", "b"), of("rooms", "a"), of("chat", "gone")]);
+            let oldest = oldest.iter().copied().collect();
+            let report = Report { began, oldest, ..Report::default() };
+            assert!(forget_over(&mut resets, &config, &ids, &report));
+            resets.into_keys().map(|(service, _)| service).collect::<Vec<_>>()
+        };
+        assert_eq!(left(None, &[]), ["chat", "rooms"], "nobody has looked yet");
+        assert_eq!(left(Some(100), &[]), ["chat", "rooms"], "it began too early to see all");
+        assert_eq!(left(Some(101), &[(b, 99), (other, 100)]), ["chat"], "it has an older one");
+        assert_eq!(left(Some(101), &[(b, 100)]), [""; 0]);
+        assert_eq!(
+            left(Some(101), &[(b, u32::MAX)]),
+            ["chat"],
+            "from before the clock has wrapped"
+        );
     }
 
     const PACED: Option<Doom> = Some(Doom::Drain { service: 1, rate: 7 });

@@ -31,6 +31,7 @@ use crate::{
     bpf::{PinDir, sys::now_ticks},
     flows::{
         Census, KernelTable, Load, Paces, ResetOrder, Resets, Step, Sweeper,
+        aging::is_before,
         pacer::BURSTS_PER_SECOND,
         rest,
         table::{self, Family, Position, Value},
@@ -50,6 +51,10 @@ pub struct Report {
     pub connections: BTreeMap<u16, u64>,
     /// Those of them that are spliced, without what is over.
     pub spliced: BTreeMap<u16, u64>,
+    /// When the walk before this one began, in ticks; none if this is the first.
+    pub began: Option<u32>,
+    /// When the oldest connection of each backend was created, in ticks: of those that this walk or the one before has seen.
+    pub oldest: BTreeMap<u16, u32>,
     /// All of these by how far they have come, and handshakes.
     pub loads: BTreeMap<u16, Load>,
     /// How spliced connections have ended since the agent started.
@@ -167,7 +172,9 @@ impl Shared {
 #[derive(Default)]
 struct Seen {
     generation: u64,
+    began: Option<u32>,
     referenced: BTreeSet<u16>,
+    oldest: BTreeMap<u16, u32>,
 }
 
 struct Sweep {
@@ -209,7 +216,8 @@ impl Sweep {
 
     /// Walks all tables; nothing if the agent stops meanwhile.
     fn walk(&mut self) -> io::Result<Option<Report>> {
-        let mut seen = Seen { generation: self.shared.roster.get().generation, ..Seen::default() };
+        let generation = self.shared.roster.get().generation;
+        let mut seen = Seen { generation, began: Some(now_ticks()), ..Seen::default() };
         let mut report = Report::default();
         // Handshakes come first, since they become flows: what has left the one table is found in the other.
         for kind in [Kind::Handshakes, Kind::Flows] {
@@ -234,8 +242,18 @@ impl Sweep {
                 self.tell_ended(&roster);
             }
         }
+        let oldest = report.loads.iter().filter_map(|(id, load)| Some((*id, load.oldest?)));
+        seen.oldest = oldest.collect();
         let before = std::mem::replace(&mut self.before, seen);
         report.generation = before.generation;
+        report.began = before.began;
+        report.oldest.clone_from(&before.oldest);
+        for (&id, &created) in &self.before.oldest {
+            let oldest = report.oldest.entry(id).or_insert(created);
+            if is_before(created, *oldest) {
+                *oldest = created;
+            }
+        }
         report.referenced = &before.referenced | &self.before.referenced;
         report.totals = self.totals;
         report.ended.clone_from(self.teller.counts());
@@ -396,6 +414,13 @@ where
 }
 
 impl Report {
+    /// Whether all connections were looked for since `at`, in ticks, and none of this backend's is from before.
+    #[must_use]
+    pub fn has_none_before(&self, at: u32, backend: u16) -> bool {
+        self.began.is_some_and(|began| is_before(at, began))
+            && self.oldest.get(&backend).is_none_or(|oldest| !is_before(*oldest, at))
+    }
+
     fn take(&mut self, kind: Kind, family: usize, census: &Census) {
         match kind {
             Kind::Handshakes => self.handshakes[family] = census.entries,

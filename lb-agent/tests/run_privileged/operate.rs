@@ -5,6 +5,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
+    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -77,6 +78,48 @@ fn a_backend_of_xdp_drains_and_its_flows_end_at_the_deadline() {
 
     assert_eq!(cli(&edge, "undrain chat b2").unwrap(), "chat/b2 serves (revision 3)\n");
     wait_until("both serve", || served(&edge) == ["b2:x", "b3:x"]);
+}
+
+#[test]
+fn who_waits_for_a_drain_hears_that_it_was_called_off_under_the_next_agent_too() {
+    let mut edge = Edge::new();
+    let _servers = [("10.2.0.2:9000", "b2:"), ("10.2.0.3:9000", "b3:")]
+        .map(|(address, name)| Echo::start(&edge.server, address, name));
+    edge.start(&edge.config("", &TWO));
+    wait_until("both serve", || served(&edge) == ["b2:x", "b3:x"]);
+    let mut clients: Vec<_> = (0..16).map(|_| edge.client.connect(VIP)).collect();
+    clients.iter_mut().for_each(|client| _ = say(client, "x").unwrap());
+    wait_until("they are counted", || backend(&edge, "b2").connections > 0);
+    let waits = |edge: &Edge, arguments: &str| {
+        let mut command =
+            edge.command(&format!("{arguments} --wait --socket {}", socket(edge).display()));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let end = |waits: Child| {
+        let output = waits.wait_with_output().unwrap();
+        (output.status.code(), text(&output))
+    };
+
+    let waiting = waits(&edge, "drain chat b2 --deadline 10m");
+    wait_until("it drains", || backend(&edge, "b2").draining_until.is_some());
+    edge.signal(Signal::SIGKILL);
+    edge.wait();
+    std::thread::sleep(Duration::from_secs(2));
+    edge.spawn();
+    wait_until("the next one is ready", || edge.is_healthy());
+    wait_until("it counts", || backend(&edge, "b2").connections > 0);
+    cli(&edge, "undrain chat b2").unwrap();
+    let (code, said) = end(waiting);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("waits for the agent") && !said.contains("\n0 connections"), "{said}");
+    assert!(said.contains("chat/b2: its drain was called off"), "{said}");
+
+    let waiting = waits(&edge, "drain --edge --grace 10m");
+    wait_until("it is announced", || !edge.is_healthy());
+    cli(&edge, "undrain --edge").unwrap();
+    let (code, said) = end(waiting);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("the edge: its drain was called off"), "{said}");
 }
 
 #[test]
@@ -300,7 +343,8 @@ fn the_connections_of_a_backend_are_reset_once() {
         events.contains("operator_changed") && events.contains("its connections are reset"),
         "{events}"
     );
-    // A walk later it is still there.
+    // A walk later it is still there, and nobody looks for more.
+    edge.wait_for_log("what was to be reset is");
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(say(&mut after, "y").unwrap(), "b2:y");
 }

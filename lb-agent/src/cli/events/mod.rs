@@ -56,23 +56,7 @@ pub fn events(arguments: &Arguments) -> Result<()> {
         if !more {
             thread::sleep(LOOK);
         }
-        page = patiently(&client, &follower.path(*limit));
-    }
-}
-
-/// Asks until there is an answer: an agent may end, and another one begin.
-fn patiently(client: &Client, path: &str) -> Page {
-    let mut said = false;
-    loop {
-        match client.get(path) {
-            Ok(page) => return page,
-            Err(error) if !said => {
-                note(&format!("waits for the agent: {error:#}"));
-                said = true;
-            }
-            Err(_) => {}
-        }
-        thread::sleep(LOOK);
+        page = client.patiently(&follower.path(*limit), "events");
     }
 }
 

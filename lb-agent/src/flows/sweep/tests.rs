@@ -131,6 +131,32 @@ fn the_census_counts_connections_and_references() {
 }
 
 #[test]
+fn the_census_knows_when_the_oldest_connection_of_a_backend_was_created() {
+    let mut table = Model::default();
+    for client in 0..5 {
+        table.pair(client, 7, [10, 10], [0, 0]);
+    }
+    table.flows.values_mut().for_each(|flow| flow.created = NOW - 1);
+    table.pair(9, 8, [5_000, 5_000], [0, 0]);
+    // It ends by itself.
+    table.pair(10, 7, [10, 10], [flags::RESET, flags::RESET]);
+    let census = walk(&mut Sweeper::default(), &mut table, |_| ALIVE);
+    let before_the_wrap = NOW.wrapping_sub(10_000);
+    assert_eq!(
+        (census.load(7).oldest, census.load(8).oldest),
+        (Some(NOW - 1), Some(before_the_wrap))
+    );
+    let mut both = census.load(7);
+    both += census.load(8);
+    assert_eq!(both.oldest, Some(before_the_wrap));
+    // Nobody notes when a handshake began to be one.
+    table.flows.retain(|key, flow| key.dport == 80 && !flow.is_closing());
+    table.flows.iter_mut().for_each(|(key, flow)| flow.to = *key);
+    let census = walk(&mut Sweeper::default(), &mut table, |_| ALIVE);
+    assert_eq!((census.load(7).handshakes, census.load(7).oldest), (5, None));
+}
+
+#[test]
 fn doomed_flows_are_reset_at_the_pacers_rate() {
     let mut table = Model::default();
     for client in 0..20 {
