@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Read, Seek, Write},
+    io::{self, ErrorKind, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -73,6 +73,20 @@ impl Lock {
                  give this edge another name",
                 path.display()
             )
+        }
+    }
+
+    /// Whether a process has the lock of an edge. Makes and writes nothing; an error if this user may not look.
+    pub fn is_held(run_dir: &Path, edge: &str) -> io::Result<bool> {
+        let file = match File::open(path(run_dir, edge)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        // Shared, so that those who look are not in each other's way, and given back at once.
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(false),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+            Err((_, error)) => Err(error.into()),
         }
     }
 
@@ -149,5 +163,25 @@ mod tests {
         drop(first);
         Lock::acquire(&dir, "edge-1").expect("the other's file is none of the edge's");
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn who_looks_for_the_holder_changes_nothing() {
+        let dir = std::env::temp_dir().join(format!("sluice-held-{}", std::process::id()));
+        assert!(!Lock::is_held(&dir, "edge-1").unwrap());
+        assert!(!dir.exists());
+        let first = Lock::acquire(&dir, "edge-1").unwrap();
+        assert!(Lock::is_held(&dir, "edge-1").unwrap());
+        drop(first);
+        let path = path(&dir, "edge-1");
+        fs::write(&path, "7\n").unwrap();
+        assert!(!Lock::is_held(&dir, "edge-1").unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "7\n");
+        Lock::acquire(&dir, "edge-1").expect("it was given back");
+        fs::remove_dir_all(&dir).unwrap();
+        fs::write(&dir, "").unwrap();
+        let error = Lock::is_held(&dir, "edge-1").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotADirectory);
+        fs::remove_file(dir).unwrap();
     }
 }
