@@ -2,6 +2,7 @@
 
 mod browser;
 mod openapi;
+mod schema;
 
 use std::path::PathBuf;
 
