@@ -47,7 +47,8 @@ pub fn explain(arguments: &Arguments) -> Result<()> {
 
 fn shown(question: &Question, answer: &Explanation) -> String {
     let Question { client, vip, .. } = question;
-    let Explanation { service, mode, steps, backend } = answer;
+    // Whether a flow decides, its step says.
+    let Explanation { service, mode, steps, newcomer: _, backend } = answer;
     let mut text = format!("{client} to {vip}: service {service}, mode {mode}\n");
     for step in steps {
         text += &format!("  {:<10} {}\n", step.by, step.says);

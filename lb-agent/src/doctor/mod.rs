@@ -4,8 +4,8 @@
 //! host -> facts (one struct for each area) -> judge (pure) -> findings
 //! ```
 //!
-//! Gathering changes nothing: it reads files of the kernel, asks netlink, and tries ports. Each area is a file of its
-//! own; none knows another.
+//! Gathering changes nothing: it reads files of the kernel and of the edge, asks netlink, and tries ports. Each area is
+//! a file of its own; none knows another.
 
 mod clock;
 mod ethtool;
@@ -21,23 +21,17 @@ use anyhow::Result;
 
 pub use finding::{Finding, Level};
 
-use crate::{
-    bpf::{Lock, lock::RUN_DIR},
-    config::Config,
-    netlink::Kernel,
-};
+use crate::{bpf::lock::RUN_DIR, config::Config, netlink::Kernel};
 
 /// Examines the host that this process runs on, for an edge with this configuration. Needs a tokio runtime.
 pub async fn examine(config: &Config) -> Result<Vec<Finding>> {
-    // Its own ports and programs are in nobody's way.
-    let runs = Lock::acquire(RUN_DIR.as_ref(), &config.edge.name).is_err();
     let state = Kernel::connect()?.snapshot().await?;
     let links = interfaces::gather(config, &state);
     let mut findings = kernel::judge(&kernel::gather());
     findings.extend(privileges::judge(&privileges::gather(), config));
     findings.extend(interfaces::judge(&links, config));
     findings.extend(network::judge(&state, config));
-    findings.extend(ports::judge(&ports::gather(config, runs)));
+    findings.extend(ports::judge(&ports::gather(config, RUN_DIR.as_ref())));
     findings.extend(sysctls::judge(&sysctls::gather(config, &state), config));
     findings.extend(clock::judge(clock::gather()));
     Ok(findings)

@@ -11,7 +11,7 @@ mod backoff;
 mod brokers;
 pub mod certificates;
 mod confine;
-mod directory;
+pub mod directory;
 mod end;
 mod fleet;
 pub mod keys;

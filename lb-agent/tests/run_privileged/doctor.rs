@@ -1,12 +1,14 @@
 //! `lb-agent doctor` on a host that is well, and on one that is not.
 
-use std::net::TcpListener;
+use std::{fs, net::TcpListener, path::Path};
 
+use lb_agent::bpf::lock::RUN_DIR;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
-    edge::{ADMIN, Edge},
-    network::text,
+    edge::{ADMIN, Edge, VIP},
+    network::{text, wait_until},
     sidecar::config,
 };
 
@@ -39,6 +41,8 @@ fn a_host_that_is_well_has_no_problem() {
         assert_eq!(level(&findings, thing), Some("ok"), "{thing}: {findings:?}");
     }
     assert_eq!(level(&findings, &format!("port {ADMIN} of admin API")), Some("ok"), "{findings:?}");
+    let lock = Path::new(RUN_DIR).join(format!("{}.lock", edge.name));
+    assert!(!lock.exists(), "it changes nothing");
 }
 
 #[test]
@@ -71,4 +75,22 @@ fn an_edge_that_runs_is_not_in_its_own_way() {
     assert_eq!((code, level(&findings, "ports")), (Some(0), Some("ok")), "{findings:?}");
     let foreign = findings.iter().any(|it| it.2.contains("is not this edge's"));
     assert!(!foreign, "{findings:?}");
+}
+
+#[test]
+fn workers_that_have_lost_their_agent_are_not_to_be_ended() {
+    let mut edge = Edge::new();
+    let config = config(&edge, "", &BACKENDS);
+    edge.start(&config);
+    wait_until("the workers serve", || {
+        edge.status().sidecar.is_some_and(|it| it.workers.iter().all(|it| it.state == "serving"))
+    });
+    edge.signal(Signal::SIGKILL);
+    edge.wait();
+    let lock = Path::new(RUN_DIR).join(format!("{}.lock", edge.name));
+    let before = fs::read_to_string(&lock).unwrap();
+    let (code, findings) = examined(&edge, &config);
+    let port = format!("port {VIP} of service \"chat\"");
+    assert_eq!((code, level(&findings, &port)), (Some(0), Some("ok")), "{findings:?}");
+    assert_eq!(fs::read_to_string(&lock).unwrap(), before, "it changes nothing");
 }

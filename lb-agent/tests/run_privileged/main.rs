@@ -13,10 +13,14 @@ mod lifecycle;
 mod measured;
 mod network;
 mod notify;
+mod openapi;
 mod operate;
 mod outlier;
 mod pace;
 mod reload;
+#[allow(dead_code, reason = "the rest of it is for tests of single structs")]
+#[path = "../../src/run/admin/tests/schema.rs"]
+mod schema;
 mod sidecar;
 mod splice;
 mod spliced;

@@ -296,6 +296,8 @@ fn a_client_is_told_beforehand_which_backend_it_gets_and_why() {
     let port = client.local_addr().unwrap().port();
     let explained = cli(&edge, &format!("explain 10.1.0.2:{port} {VIP}")).unwrap();
     assert!(explained.contains("the flow decides") && explained.contains(&name), "{explained}");
+    let explained = cli(&edge, &format!("explain 10.1.0.2:{port} {VIP} --json")).unwrap();
+    assert!(explained.contains("\"newcomer\": false"), "{explained}");
 
     edge.save(&edge.config("", &TWO));
     wait_until("it is taken over", || edge.status().config_generation == 2);
@@ -356,6 +358,11 @@ fn relayed_connections_are_reset_once_too_and_flows_are_listed() {
     edge.start(&sidecar::config(&edge, "splice = \"off\"", &sidecar::BACKEND));
     wait_until("requests are answered", || sidecar::get(&edge, "/").is_some());
     let mut client = chat(&edge);
+    let address = client.local_addr().unwrap();
+    let explained = cli(&edge, &format!("explain {address} {VIP}")).unwrap();
+    assert!(explained.contains("a worker relays it"), "{explained}");
+    let explained = cli(&edge, &format!("explain {address} {VIP} --json")).unwrap();
+    assert!(explained.contains("\"newcomer\": true"), "{explained}");
     cli(&edge, "reset-flows chat b2").unwrap();
     let mut frame = [0; 4];
     client.read_exact(&mut frame).unwrap();

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use axum::{
-    extract::{Query, State},
+    extract::{Query, State, rejection::QueryRejection},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
@@ -23,6 +23,8 @@ use crate::{
 
 const USUAL_LIMIT: usize = 100;
 const MOST: usize = 10_000;
+const KEYS: &str =
+    "there are service, backend, client (an address), limit and cursor (the `next` of an answer)";
 
 /// What is wanted; all of it together.
 #[derive(Debug, Default, Deserialize)]
@@ -35,16 +37,32 @@ pub struct Wanted {
     cursor: Option<Cursor>,
 }
 
+impl Wanted {
+    fn limit(&self) -> Result<usize, Problem> {
+        match self.limit.unwrap_or(USUAL_LIMIT) {
+            limit @ 1..=MOST => Ok(limit),
+            limit => {
+                Err(wrong(format!("limit={limit}: out of range"), format!("write 1 to {MOST}")))
+            }
+        }
+    }
+}
+
+fn wrong(error: String, remedy: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error, remedy)
+}
+
 /// `GET /v1/flows`
 pub async fn flows(
     State(state): State<super::State>,
-    Query(wanted): Query<Wanted>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let Query(wanted) = wanted.map_err(|error| wrong(error.body_text(), KEYS))?;
+    let limit = wanted.limit()?;
     let picture = state.view.picture();
     let Sources { pins, .. } = super::reads::sources(&state)?;
     let names = Names::new(&picture);
     let filter = names.filter(&wanted)?;
-    let limit = wanted.limit.unwrap_or(USUAL_LIMIT).clamp(1, MOST);
     let cursor = wanted.cursor;
     let json = blocking(move || {
         let (rows, next) = page(&pins, &filter, limit, cursor, now_ticks())

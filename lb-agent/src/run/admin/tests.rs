@@ -3,6 +3,7 @@
 mod browser;
 mod connections;
 mod openapi;
+mod schema;
 
 use std::path::PathBuf;
 

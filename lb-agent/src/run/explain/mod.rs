@@ -47,6 +47,10 @@ pub struct Explanation {
     pub mode: String,
     /// In the order in which it is decided.
     pub steps: Vec<Step>,
+    /// No flow decides: `backend` is what a new connection gets. A connection of an l7 service that a worker relays is
+    /// in no flow table, and may have another.
+    #[serde(default)]
+    pub newcomer: bool,
     /// None if nobody can say, or nobody is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<Chosen>,
@@ -108,6 +112,7 @@ pub fn explain(question: &Question, picture: &Picture) -> Result<Explanation, Re
     let mut answer = Explanation { service: service.name.clone(), ..Explanation::default() };
     answer.mode = if service.l7().is_some() { "l7" } else { "l4" }.to_owned();
     let of_flow = flow(&mut answer, sources, client, vip)?;
+    answer.newcomer = of_flow.is_none();
     let ids = ids(picture, service);
     if let Some(id) = of_flow {
         let place = ids.iter().position(|it| *it == Some(id));
@@ -188,11 +193,19 @@ fn flow(
             "is the data plane loaded?".to_owned(),
         )
     })?;
-    match found {
-        Some(_) => answer.step("flow", "it is connected: the flow decides"),
-        None => answer.step("flow", "none: a new connection"),
-    }
+    answer.step("flow", of_flow(found.is_some(), &answer.mode));
     Ok(found)
+}
+
+/// What it means that the connection is in the flow tables, or not.
+fn of_flow(found: bool, mode: &str) -> &'static str {
+    match (found, mode) {
+        (true, _) => "it is connected: the flow decides",
+        (false, "l7") => {
+            "none in XDP: if it is open, a worker relays it, and the access log has its backend; a new connection gets:"
+        }
+        (false, _) => "none: a new connection",
+    }
 }
 
 fn tuple<A: Addr>(src: A, sport: u16, dst: A, dport: u16) -> Tuple<A> {
@@ -209,4 +222,16 @@ where
 {
     let entry = table::flows::<A>(&sources.pins)?.get(&tuple)?;
     Ok(entry.map(|entry| entry.flow.backend))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_xdp_does_not_carry_is_no_new_one_if_a_worker_may_relay_it() {
+        assert!(of_flow(false, "l4").contains("a new connection"));
+        assert!(of_flow(false, "l7").contains("a worker relays it"));
+        assert!(["l4", "l7"].iter().all(|mode| of_flow(true, mode).contains("the flow decides")));
+    }
 }

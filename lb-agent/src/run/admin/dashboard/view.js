@@ -141,6 +141,7 @@ export class View {
   notices(edge) {
     const all = [];
     if (edge.config_refused) all.push(['bad', `The changed configuration is refused: ${edge.config_refused}`]);
+    if (edge.certificates_refused) all.push(['bad', `Changed certificates are refused: ${edge.certificates_refused}`]);
     if (edge.draining) all.push(['warn', `The edge drains: ${count(edge.draining.connections)} connections are left`]);
     for (const it of edge.interfaces) {
       if (!it.attached) all.push(['bad', `${it.name}: no program is attached${it.problem ? `: ${it.problem}` : ''}`]);

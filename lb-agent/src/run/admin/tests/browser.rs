@@ -193,9 +193,6 @@ async fn what_the_framework_refuses_has_the_form_of_all_errors() {
     let (status, answer) = post(server.address, DRAIN, &json(), &large).await;
     assert_eq!(status, 413, "{answer}");
     assert!(answer["remedy"].as_str().unwrap().contains("16384 bytes"), "{answer}");
-    let answer = whole(server.address, "GET /v1/flows?limit=many", "Host: edge\r\n").await;
-    assert_eq!(status_of(&answer), 400);
-    problem(&answer);
     let answer = whole(
         server.address,
         "DELETE /v1/services/chat/backends/a?force=perhaps",
