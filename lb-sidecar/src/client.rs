@@ -67,8 +67,8 @@ pub struct Client {
     /// Where its log lines go, if it is in the sample.
     pub lines: Option<Lines>,
     entry: RefCell<Option<Box<Entry>>>,
-    /// Of bodies: from the client, and to it.
-    pub pace: Rc<[Option<Pace>; 2]>,
+    /// Of all that it carries: from the client, and to it.
+    pub pace: [Option<Rc<Pace>>; 2],
     /// It speaks HTTP/2.
     pub http2: bool,
     /// What was agreed on, if it came by TLS.
@@ -107,7 +107,7 @@ impl Client {
             fitting: Cell::new(None),
             lines,
             entry: RefCell::new(None),
-            pace: Rc::new([(); 2].map(|()| Pace::new(plan.settings.limits.bytes_per_second))),
+            pace: [(); 2].map(|()| Pace::new(plan.settings.limits.bytes_per_second).map(Rc::new)),
             http2: false,
             tls: OnceCell::new(),
         }

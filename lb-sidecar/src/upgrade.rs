@@ -324,26 +324,27 @@ pub fn carry(
     let entry = service.relays.enter(backend.clone());
     let plan = service.plan();
     let settings = &plan.settings;
-    let rate = settings.limits.bytes_per_second;
+    let is_limited = client.pace.iter().any(Option::is_some);
     let is_plain = stream.socket().is_some() && end.stream.is_plain();
     if settings.splice && client.http2 {
         service.count(Outcome::SpliceHttp2);
     } else if settings.splice && !is_plain {
         service.count(Outcome::SpliceTls);
-    } else if settings.splice && rate > 0 {
+    } else if settings.splice && is_limited {
         service.count(Outcome::SpliceLimited);
     } else if settings.splice && !port_is_checked {
         service.count(Outcome::SpliceUncheckedPort);
     }
     let fitting = client.fitting.get();
-    let fitting = fitting.filter(|_| settings.splice && rate == 0 && port_is_checked && is_plain);
+    let fitting = fitting.filter(|_| settings.splice && !is_limited && port_is_checked && is_plain);
     let splice = fitting.map(|peer| Means {
         desk: service.splicing.desk.clone(),
         outcomes: service.outcomes.clone(),
         round_trip: peer.rtt,
     });
     let idle_timeout = settings.http.idle_timeout;
-    let options = Options { idle_timeout, websocket, entry, splice, bytes_per_second: rate };
+    let pace = client.pace.clone();
+    let options = Options { idle_timeout, websocket, entry, splice, pace };
     let lines = client.lines.clone();
     let client = End { stream, read_ahead };
     tokio::task::spawn_local(async move {
