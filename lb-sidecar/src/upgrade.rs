@@ -25,7 +25,7 @@ use crate::{
     exchange::{Exchange, RESPONSE_HEAD_BYTES, Tried, open},
     headers, http2,
     outcome::{Outcome, Reason},
-    pool::{Backend, Lease},
+    pool::{Backend, Lease, Picked},
     relay::{self, End, Means, Options, Side},
     stream::Stream,
     times::Time,
@@ -76,10 +76,13 @@ pub async fn handshake(
     head.headers.remove(CONNECTION);
     let request = serialize(&head, protocol);
     let _switching = Switching::of(to.client);
-    let mut chosen = None;
+    let mut chosen: Option<Picked> = None;
     loop {
         let mut picked = match chosen.take() {
-            Some(picked) => picked,
+            Some(picked) => {
+                to.wait_for_room(&picked.backend).await?;
+                picked
+            }
             None => to.choose(&head, &tried).await?,
         };
         if !tried.backends.is_empty() {
@@ -282,7 +285,7 @@ async fn answered_otherwise(
     to: &Exchange<'_>,
     head: &Parts,
     end: End,
-    picked: crate::pool::Picked,
+    picked: Picked,
 ) -> Result<Response<ResponseBody>, Reason> {
     let mut sender =
         open(Replay::new(end)).await.map_err(|_| Reason::from(Outcome::BackendGarbage))?;
