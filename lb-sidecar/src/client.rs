@@ -18,6 +18,7 @@ use crate::{
     life::Life,
     limits::pace::Pace,
     outcome::{Outcome, Reason},
+    proxy_protocol::Ends,
     service::{Plan, Service},
     splice::tcp::Peer,
     times::Time,
@@ -41,6 +42,8 @@ pub struct Client {
     pub local: SocketAddr,
     pub service: Rc<Service>,
     pub life: Rc<Life>,
+    /// When its connection was accepted.
+    pub since: tokio::time::Instant,
     pub deadline: Deadline,
     timeouts: Cell<Timeouts>,
     /// When it was let in, until its first answer.
@@ -76,10 +79,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Of a connection that has just been accepted.
+    /// Of a connection that was accepted then.
     pub fn new(
-        peer: SocketAddr,
-        local: SocketAddr,
+        Ends { peer, local }: Ends,
+        since: tokio::time::Instant,
         service: Rc<Service>,
         life: Rc<Life>,
         plan: &Plan,
@@ -92,7 +95,8 @@ impl Client {
             local,
             service,
             life,
-            deadline: Deadline::new(Wait::Head, timeouts.head),
+            since,
+            deadline: Deadline::new(Wait::Head, timeouts.head.saturating_sub(since.elapsed())),
             timeouts: Cell::new(timeouts),
             accepted: Cell::new(Some(Instant::now())),
             begun: Cell::new(None),
@@ -120,6 +124,7 @@ impl Client {
             local: self.local,
             service: self.service.clone(),
             life: self.life.clone(),
+            since: self.since,
             deadline: Deadline::new(Wait::Response, self.timeouts().response),
             timeouts: self.timeouts.clone(),
             accepted: Cell::new(self.accepted.take()),

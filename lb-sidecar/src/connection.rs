@@ -26,7 +26,10 @@ use hyper::{
     server::conn::http1,
     service::Service as HyperService,
 };
-use tokio::{net::TcpStream, time::sleep_until};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     admission::admit,
@@ -60,10 +63,14 @@ pub async fn serve(
     life: Rc<Life>,
 ) {
     let plan = service.plan();
+    let since = Instant::now();
+    // Before it is known whose it is: whoever is accepted is served.
+    let mut open = Open::new(&life);
     let ends = Ends { peer, local };
-    let Some((ends, place, permit)) = admit(&stream, ends, &service, &plan).await else { return };
-    let client = Rc::new(Client::new(ends.peer, ends.local, service, life, &plan));
-    let open = Open::new(&client, place, permit);
+    let admitted = admit(&stream, ends, since, &service, &plan).await;
+    let Some((ends, place, permit)) = admitted else { return };
+    let client = Rc::new(Client::new(ends, since, service, life, &plan));
+    open.admitted(&client, place, permit);
     if plan.passthrough.is_some() {
         // Boxed: what goes this way goes no other, and would make all connections larger.
         return Box::pin(passthrough::serve(stream, client, open, plan)).await;
