@@ -93,10 +93,11 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
 /// Closes a connection whose client may still have to read what it was told.
 pub async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let (time, bytes) = LINGER;
-    if stream.shutdown().await.is_err() {
-        return;
-    }
     let _ = timeout(time, async {
+        // With TLS it waits until the client has taken what was said before.
+        if stream.shutdown().await.is_err() {
+            return;
+        }
         // Not an array: every connection would have room for it, from its beginning.
         let mut scratch = vec![0; 4096];
         let mut left = bytes;
