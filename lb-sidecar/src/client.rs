@@ -52,6 +52,10 @@ pub struct Client {
     begun: Cell<Option<Instant>>,
     /// A request is being answered.
     pub busy: Cell<bool>,
+    /// All of an answer was given to whoever writes it, who has not got rid of it.
+    leaving: Cell<bool>,
+    /// The socket takes no more of what hyper has written.
+    pub blocked: Cell<bool>,
     /// Something has been read.
     pub heard: Cell<bool>,
     /// Something the client sends is left unread.
@@ -101,6 +105,8 @@ impl Client {
             accepted: Cell::new(Some(Instant::now())),
             begun: Cell::new(None),
             busy: Cell::new(false),
+            leaving: Cell::new(false),
+            blocked: Cell::new(false),
             heard: Cell::new(false),
             unread: Cell::new(false),
             body_failed: Cell::new(None),
@@ -130,6 +136,8 @@ impl Client {
             accepted: Cell::new(self.accepted.take()),
             begun: Cell::new(None),
             busy: Cell::new(false),
+            leaving: Cell::new(false),
+            blocked: Cell::new(false),
             heard: Cell::new(true),
             unread: Cell::new(false),
             body_failed: Cell::new(None),
@@ -194,14 +202,24 @@ impl Client {
         }
     }
 
-    /// All of the answer is on its way.
+    /// All of the answer was given to whoever writes it.
     pub fn answered(&self) {
         if let Some(begun) = self.begun.take() {
             self.service.times.took(Time::Request, begun.elapsed());
         }
         self.busy.set(false);
-        self.write_entry();
-        self.deadline.set(Wait::Idle, self.timeouts.get().keep_alive);
+        self.leaving.set(true);
+        self.deadline.set(Wait::Write, self.timeouts.get().body);
+    }
+
+    /// The socket, or the stream, has taken all that was written: if that is the whole answer, the next request is waited for.
+    pub fn flushed(&self) {
+        if self.leaving.take() {
+            self.write_entry();
+            if self.deadline.wait() == Wait::Write {
+                self.deadline.set(Wait::Idle, self.timeouts.get().keep_alive);
+            }
+        }
     }
 
     /// The request's body could not be read.

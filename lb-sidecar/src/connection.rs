@@ -134,6 +134,7 @@ async fn serve_http1(
             let response = in_time(answer, &client.deadline).await;
             if let Some(handover) = client.handover.borrow_mut().take() {
                 shortcut::write_head(&mut stream, &response);
+                client.flushed();
                 open.relayed();
                 upgrade::hand_over(stream, first.slice(length..), handover, &client, open);
                 return;
@@ -219,7 +220,10 @@ async fn drive(
             if may_end && client.closing.take() {
                 Pin::new(&mut *connection).graceful_shutdown();
             }
-            if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+            // hyper may be done when it has nothing more to say, and the client has not got all of it.
+            if let Poll::Ready(result) = connection.poll_without_shutdown(cx)
+                && (result.is_err() || !client.blocked.get())
+            {
                 return Poll::Ready(End::Done(result));
             }
             // Who waits for a backend takes the news itself; all else is the connection's own.
@@ -262,7 +266,7 @@ impl HyperService<Request<Incoming>> for Handler {
     }
 }
 
-/// What hyper reads and writes. Notices the first byte of a head, which starts its time.
+/// What hyper reads and writes. Notices the first byte of a head, which starts its time, and the last one of an answer.
 pub struct Io {
     guarded: Guarded,
     client: Rc<Client>,
@@ -285,17 +289,37 @@ impl Read for Io {
     }
 }
 
+impl Io {
+    /// A client that takes some of its answer after a while has as much time again for the next of it.
+    fn wrote<T>(&self, result: Poll<T>) -> Poll<T> {
+        let Client { blocked, deadline, .. } = &*self.client;
+        if blocked.replace(result.is_pending())
+            && result.is_ready()
+            && deadline.wait() == Wait::Write
+        {
+            deadline.set(Wait::Write, self.client.timeouts().body);
+        }
+        result
+    }
+}
+
 impl Write for Io {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.guarded).poll_write(cx, buf)
+        let result = Pin::new(&mut self.guarded).poll_write(cx, buf);
+        self.wrote(result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.guarded).poll_flush(cx)
+        let result = Pin::new(&mut self.guarded).poll_flush(cx);
+        self.client.blocked.set(result.is_pending());
+        if matches!(result, Poll::Ready(Ok(()))) {
+            self.client.flushed();
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -311,6 +335,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.guarded).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.guarded).poll_write_vectored(cx, bufs);
+        self.wrote(result)
     }
 }

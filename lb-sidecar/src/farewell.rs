@@ -31,7 +31,11 @@ pub enum End {
 pub async fn finish(end: End, guarded: Guarded, client: &Client) {
     let service = &client.service;
     let busy = client.busy.get();
-    client.note(|entry| entry.refused = Some(Outcome::ClientGone.label()));
+    let lost = match end {
+        End::Expired(Wait::Write) => Outcome::WriteTimeout,
+        _ => Outcome::ClientGone,
+    };
+    client.note(|entry| entry.refused = Some(lost.label()));
     client.write_entry();
     let violation = guarded.violation().map(Reason::from);
     let mut stream = guarded.into_inner();
@@ -75,7 +79,10 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
     };
     if let Some(reason) = refused {
         service.count(reason);
-        if !busy
+        if client.blocked.get() {
+            // In the middle of an answer nothing else can be said.
+            reset(stream.tcp());
+        } else if !busy
             && client.heard.get()
             && let Some(answer) = response::refusal_bytes(reason)
         {

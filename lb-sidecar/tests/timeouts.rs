@@ -253,6 +253,98 @@ fn is_established(local: SocketAddr, remote: SocketAddr) -> bool {
     sockets.any(|socket| socket.eq([&*local, &*remote, "01"]))
 }
 
+/// As little as that fits into the kernel between the sidecar and this client.
+async fn narrow(edge: &Edge) -> Client {
+    for (_, listener) in edge.worker.listeners() {
+        socket2::SockRef::from(&*listener).set_send_buffer_size(16 << 10).unwrap();
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    Client(socket.connect(edge.address).await.unwrap())
+}
+
+fn taken(edge: &Edge) -> u64 {
+    edge.worker.report().services[0].backends[0].bytes_out
+}
+
+/// An answer that has all come from its backend, while its client reads nothing and the last of it is in the sidecar.
+struct Tail {
+    edge: Edge,
+    client: Client,
+    length: usize,
+    _server: Server,
+}
+
+impl Tail {
+    async fn new(request: &str, change: impl FnOnce(&mut lb_sidecar::settings::Service)) -> Self {
+        let server = endless().await;
+        let edge = Edge::new(&[server.address], |_| {});
+        let mut client = narrow(&edge).await;
+        client.send(request).await;
+        let mut before = 0;
+        while before == 0 || taken(&edge) > before {
+            before = taken(&edge);
+            tokio::time::sleep(SHORT).await;
+        }
+        // The sidecar itself holds 64 KiB at least.
+        let length = before as usize - (16 << 10);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        let answer = [head.into_bytes(), vec![b'x'; length]].concat();
+        let server = Server::answering(answer.leak()).await;
+        let edge = Edge::new(&[server.address], change);
+        let mut client = narrow(&edge).await;
+        client.send(request).await;
+        edge.until(|| taken(&edge) == length as u64, || format!("{} of {length}", taken(&edge)))
+            .await;
+        Self { edge, client, length, _server: server }
+    }
+
+    async fn assert_whole(&mut self) {
+        let head = self.client.read_until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert_eq!(self.client.read_to_end().await.len(), self.length);
+    }
+}
+
+const KEPT: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn a_client_that_takes_its_time_for_the_last_of_an_answer() {
+    run(|| async {
+        let mut tail = Tail::new(KEPT, |s| s.http.keep_alive = SHORT).await;
+        tokio::time::sleep(5 * SHORT).await;
+        assert_eq!(tail.edge.count("keep_alive_expired"), 0);
+        tail.assert_whole().await;
+        tail.edge.counted("keep_alive_expired", 1).await;
+        assert_eq!(tail.edge.count("write_timeout"), 0);
+    });
+}
+
+#[test]
+fn a_client_that_does_not_take_the_last_of_an_answer() {
+    run(|| async {
+        let mut tail = Tail::new(KEPT, |s| {
+            (s.http.keep_alive, s.http.body_timeout) = (SHORT, 5 * SHORT);
+        })
+        .await;
+        tail.edge.counted("write_timeout", 1).await;
+        assert_eq!(tail.edge.count("keep_alive_expired"), 0);
+        let end = timeout(LONG, tail.client.0.read_to_end(&mut Vec::new())).await.expect("the end");
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn the_last_of_an_answer_is_sent_although_the_connection_is_to_end() {
+    run(|| async {
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let mut tail = Tail::new(request, |_| {}).await;
+        tail.edge.worker.retire(None);
+        tokio::time::sleep(SHORT).await;
+        tail.assert_whole().await;
+    });
+}
+
 #[test]
 fn a_client_that_goes_away() {
     run(|| async {
