@@ -18,8 +18,9 @@ use crate::{
 };
 
 /// How long and how much is read from a client that was told to stop, so that it can read what it was told: to close a
-/// socket with unread bytes would reset the connection (RFC 9112, section 9.6).
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 256 << 10);
+/// socket with unread bytes would reset the connection (RFC 9112, section 9.6). Of an upload so much may be in both ends'
+/// sockets.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
 
 /// How hyper's part has ended.
 pub enum End {
