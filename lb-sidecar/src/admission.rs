@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     farewell::reset,
@@ -12,10 +12,11 @@ use crate::{
     service::{Plan, Service},
 };
 
-/// Learns who a client is and whether it may stay; whoever may not is reset.
+/// Learns who a client is that was accepted `since`, and whether it may stay; whoever may not is reset.
 pub async fn admit(
     stream: &TcpStream,
     ends: Ends,
+    since: Instant,
     service: &Rc<Service>,
     plan: &Plan,
 ) -> Option<(Ends, Place, Option<Permit>)> {
@@ -23,7 +24,7 @@ pub async fn admit(
         true => limits::place(service)
             .and_then(|place| Ok((ends, place, limits::admit(service, ends.peer)?))),
         // Boxed: few need the room, and all connections would have it.
-        false => Box::pin(introduced(stream, ends, service, plan)).await,
+        false => Box::pin(introduced(stream, ends, since, service, plan)).await,
     };
     admitted
         .inspect_err(|outcome| {
@@ -39,15 +40,17 @@ pub async fn admit(
 async fn introduced(
     stream: &TcpStream,
     ends: Ends,
+    since: Instant,
     service: &Rc<Service>,
     plan: &Plan,
 ) -> Result<(Ends, Place, Option<Permit>), Outcome> {
     let place = limits::place(service)?;
+    let by = since + plan.settings.http.head_timeout;
     if plan.proxies.contains(ends.peer.ip()) {
-        let ends = proxy_protocol::named(stream, ends, plan).await?;
+        let ends = proxy_protocol::named(stream, ends, by).await?;
         return Ok((ends, place, limits::admit(service, ends.peer)?));
     }
     let permit = limits::admit(service, ends.peer)?;
-    proxy_protocol::unnamed(stream, plan).await?;
+    proxy_protocol::unnamed(stream, by).await?;
     Ok((ends, place, permit))
 }

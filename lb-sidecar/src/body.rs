@@ -56,6 +56,8 @@ pub struct ClientBody {
     gate: Option<Arc<Gate>>,
     /// Who gets it.
     backend: Option<Rc<Backend>>,
+    /// All of it was read.
+    ended: bool,
     /// How many bytes may still come.
     left: u64,
     pause: Pause,
@@ -89,6 +91,7 @@ impl RequestBody {
             client: client.clone(),
             gate: None,
             backend: None,
+            ended: false,
             left: most_bytes(client),
             pause: Pause::default(),
         })
@@ -109,6 +112,14 @@ impl RequestBody {
     pub fn goes_to(&mut self, backend: &Rc<Backend>) {
         if let RequestBody::Client(body) = self {
             body.backend = Some(backend.clone());
+        }
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        if !self.ended && !self.incoming.is_end_stream() {
+            self.client.leave_unread();
         }
     }
 }
@@ -200,6 +211,7 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Err(Cut(Outcome::BodyCut))))
             }
             Poll::Ready(None) => {
+                body.ended = true;
                 body.client.deadline.set(Wait::Response, timeouts.response);
                 Poll::Ready(None)
             }

@@ -18,6 +18,7 @@ use crate::{
     life::Life,
     limits::pace::Pace,
     outcome::{Outcome, Reason},
+    proxy_protocol::Ends,
     service::{Plan, Service},
     splice::tcp::Peer,
     times::Time,
@@ -41,6 +42,8 @@ pub struct Client {
     pub local: SocketAddr,
     pub service: Rc<Service>,
     pub life: Rc<Life>,
+    /// When its connection was accepted.
+    pub since: tokio::time::Instant,
     pub deadline: Deadline,
     timeouts: Cell<Timeouts>,
     /// When it was let in, until its first answer.
@@ -49,6 +52,10 @@ pub struct Client {
     begun: Cell<Option<Instant>>,
     /// A request is being answered.
     pub busy: Cell<bool>,
+    /// All of an answer was given to whoever writes it, who has not got rid of it.
+    leaving: Cell<bool>,
+    /// The socket takes no more of what hyper has written.
+    pub blocked: Cell<bool>,
     /// Something has been read.
     pub heard: Cell<bool>,
     /// Something the client sends is left unread.
@@ -67,8 +74,8 @@ pub struct Client {
     /// Where its log lines go, if it is in the sample.
     pub lines: Option<Lines>,
     entry: RefCell<Option<Box<Entry>>>,
-    /// Of bodies: from the client, and to it.
-    pub pace: Rc<[Option<Pace>; 2]>,
+    /// Of all that it carries: from the client, and to it.
+    pub pace: [Option<Rc<Pace>>; 2],
     /// It speaks HTTP/2.
     pub http2: bool,
     /// What was agreed on, if it came by TLS.
@@ -76,10 +83,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Of a connection that has just been accepted.
+    /// Of a connection that was accepted then.
     pub fn new(
-        peer: SocketAddr,
-        local: SocketAddr,
+        Ends { peer, local }: Ends,
+        since: tokio::time::Instant,
         service: Rc<Service>,
         life: Rc<Life>,
         plan: &Plan,
@@ -92,11 +99,14 @@ impl Client {
             local,
             service,
             life,
-            deadline: Deadline::new(Wait::Head, timeouts.head),
+            since,
+            deadline: Deadline::new(Wait::Head, timeouts.head.saturating_sub(since.elapsed())),
             timeouts: Cell::new(timeouts),
             accepted: Cell::new(Some(Instant::now())),
             begun: Cell::new(None),
             busy: Cell::new(false),
+            leaving: Cell::new(false),
+            blocked: Cell::new(false),
             heard: Cell::new(false),
             unread: Cell::new(false),
             body_failed: Cell::new(None),
@@ -107,7 +117,7 @@ impl Client {
             fitting: Cell::new(None),
             lines,
             entry: RefCell::new(None),
-            pace: Rc::new([(); 2].map(|()| Pace::new(plan.settings.limits.bytes_per_second))),
+            pace: [(); 2].map(|()| Pace::new(plan.settings.limits.bytes_per_second).map(Rc::new)),
             http2: false,
             tls: OnceCell::new(),
         }
@@ -120,11 +130,14 @@ impl Client {
             local: self.local,
             service: self.service.clone(),
             life: self.life.clone(),
+            since: self.since,
             deadline: Deadline::new(Wait::Response, self.timeouts().response),
             timeouts: self.timeouts.clone(),
             accepted: Cell::new(self.accepted.take()),
             begun: Cell::new(None),
             busy: Cell::new(false),
+            leaving: Cell::new(false),
+            blocked: Cell::new(false),
             heard: Cell::new(true),
             unread: Cell::new(false),
             body_failed: Cell::new(None),
@@ -189,14 +202,24 @@ impl Client {
         }
     }
 
-    /// All of the answer is on its way.
+    /// All of the answer was given to whoever writes it.
     pub fn answered(&self) {
         if let Some(begun) = self.begun.take() {
             self.service.times.took(Time::Request, begun.elapsed());
         }
         self.busy.set(false);
-        self.write_entry();
-        self.deadline.set(Wait::Idle, self.timeouts.get().keep_alive);
+        self.leaving.set(true);
+        self.deadline.set(Wait::Write, self.timeouts.get().body);
+    }
+
+    /// The socket, or the stream, has taken all that was written: if that is the whole answer, the next request is waited for.
+    pub fn flushed(&self) {
+        if self.leaving.take() {
+            self.write_entry();
+            if self.deadline.wait() == Wait::Write {
+                self.deadline.set(Wait::Idle, self.timeouts.get().keep_alive);
+            }
+        }
     }
 
     /// The request's body could not be read.

@@ -26,7 +26,10 @@ use hyper::{
     server::conn::http1,
     service::Service as HyperService,
 };
-use tokio::{net::TcpStream, time::sleep_until};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     admission::admit,
@@ -60,10 +63,14 @@ pub async fn serve(
     life: Rc<Life>,
 ) {
     let plan = service.plan();
+    let since = Instant::now();
+    // Before it is known whose it is: whoever is accepted is served.
+    let mut open = Open::new(&life);
     let ends = Ends { peer, local };
-    let Some((ends, place, permit)) = admit(&stream, ends, &service, &plan).await else { return };
-    let client = Rc::new(Client::new(ends.peer, ends.local, service, life, &plan));
-    let open = Open::new(&client, place, permit);
+    let admitted = admit(&stream, ends, since, &service, &plan).await;
+    let Some((ends, place, permit)) = admitted else { return };
+    let client = Rc::new(Client::new(ends, since, service, life, &plan));
+    open.admitted(&client, place, permit);
     if plan.passthrough.is_some() {
         // Boxed: what goes this way goes no other, and would make all connections larger.
         return Box::pin(passthrough::serve(stream, client, open, plan)).await;
@@ -127,6 +134,7 @@ async fn serve_http1(
             let response = in_time(answer, &client.deadline).await;
             if let Some(handover) = client.handover.borrow_mut().take() {
                 shortcut::write_head(&mut stream, &response);
+                client.flushed();
                 open.relayed();
                 upgrade::hand_over(stream, first.slice(length..), handover, &client, open);
                 return;
@@ -212,7 +220,10 @@ async fn drive(
             if may_end && client.closing.take() {
                 Pin::new(&mut *connection).graceful_shutdown();
             }
-            if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+            // hyper may be done when it has nothing more to say, and the client has not got all of it.
+            if let Poll::Ready(result) = connection.poll_without_shutdown(cx)
+                && (result.is_err() || !client.blocked.get())
+            {
                 return Poll::Ready(End::Done(result));
             }
             // Who waits for a backend takes the news itself; all else is the connection's own.
@@ -255,7 +266,7 @@ impl HyperService<Request<Incoming>> for Handler {
     }
 }
 
-/// What hyper reads and writes. Notices the first byte of a head, which starts its time.
+/// What hyper reads and writes. Notices the first byte of a head, which starts its time, and the last one of an answer.
 pub struct Io {
     guarded: Guarded,
     client: Rc<Client>,
@@ -278,17 +289,37 @@ impl Read for Io {
     }
 }
 
+impl Io {
+    /// A client that takes some of its answer after a while has as much time again for the next of it.
+    fn wrote<T>(&self, result: Poll<T>) -> Poll<T> {
+        let Client { blocked, deadline, .. } = &*self.client;
+        if blocked.replace(result.is_pending())
+            && result.is_ready()
+            && deadline.wait() == Wait::Write
+        {
+            deadline.set(Wait::Write, self.client.timeouts().body);
+        }
+        result
+    }
+}
+
 impl Write for Io {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.guarded).poll_write(cx, buf)
+        let result = Pin::new(&mut self.guarded).poll_write(cx, buf);
+        self.wrote(result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.guarded).poll_flush(cx)
+        let result = Pin::new(&mut self.guarded).poll_flush(cx);
+        self.client.blocked.set(result.is_pending());
+        if matches!(result, Poll::Ready(Ok(()))) {
+            self.client.flushed();
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -304,6 +335,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.guarded).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.guarded).poll_write_vectored(cx, bufs);
+        self.wrote(result)
     }
 }

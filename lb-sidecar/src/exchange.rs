@@ -218,10 +218,16 @@ impl Exchange<'_> {
     /// Chooses a backend and waits until it has room.
     pub async fn choose(&self, head: &Parts, tried: &Tried) -> Result<Picked, Outcome> {
         let picked = self.pick(head, tried)?;
+        self.wait_for_room(&picked.backend).await?;
+        Ok(picked)
+    }
+
+    /// Waits until a backend that was chosen has room.
+    pub async fn wait_for_room(&self, backend: &Backend) -> Result<(), Outcome> {
         let limits = &self.plan.settings.limits;
-        let (most, backend) = (limits.connections_per_backend, &picked.backend);
+        let most = limits.connections_per_backend;
         if most == 0 || backend.queue.is_empty() && backend.active() <= most {
-            return Ok(picked);
+            return Ok(());
         }
         let place = backend.queue.enter(limits.queue).ok_or(Outcome::BackendFull)?;
         self.client.service.count(Outcome::Queued);
@@ -229,8 +235,7 @@ impl Exchange<'_> {
         // Who has its turn does not wait any more, and so counts as one more.
         let turn = self.in_time(place.turn(|| backend.active() < most)).await;
         drop(place);
-        turn.map_err(|_| Outcome::QueueTimeout)?;
-        Ok(picked)
+        turn.map_err(|_| Outcome::QueueTimeout)
     }
 
     /// Whether connections to backends can carry another client's requests: not if they begin with this one's address.

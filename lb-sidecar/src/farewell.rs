@@ -18,8 +18,9 @@ use crate::{
 };
 
 /// How long and how much is read from a client that was told to stop, so that it can read what it was told: to close a
-/// socket with unread bytes would reset the connection (RFC 9112, section 9.6).
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 256 << 10);
+/// socket with unread bytes would reset the connection (RFC 9112, section 9.6). Of an upload so much may be in both ends'
+/// sockets.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 16 << 20);
 
 /// How hyper's part has ended.
 pub enum End {
@@ -31,7 +32,11 @@ pub enum End {
 pub async fn finish(end: End, guarded: Guarded, client: &Client) {
     let service = &client.service;
     let busy = client.busy.get();
-    client.note(|entry| entry.refused = Some(Outcome::ClientGone.label()));
+    let lost = match end {
+        End::Expired(Wait::Write) => Outcome::WriteTimeout,
+        _ => Outcome::ClientGone,
+    };
+    client.note(|entry| entry.refused = Some(lost.label()));
     client.write_entry();
     let violation = guarded.violation().map(Reason::from);
     let mut stream = guarded.into_inner();
@@ -75,7 +80,10 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
     };
     if let Some(reason) = refused {
         service.count(reason);
-        if !busy
+        if client.blocked.get() {
+            // In the middle of an answer nothing else can be said.
+            reset(stream.tcp());
+        } else if !busy
             && client.heard.get()
             && let Some(answer) = response::refusal_bytes(reason)
         {
@@ -93,10 +101,11 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
 /// Closes a connection whose client may still have to read what it was told.
 pub async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let (time, bytes) = LINGER;
-    if stream.shutdown().await.is_err() {
-        return;
-    }
     let _ = timeout(time, async {
+        // With TLS it waits until the client has taken what was said before.
+        if stream.shutdown().await.is_err() {
+            return;
+        }
         // Not an array: every connection would have room for it, from its beginning.
         let mut scratch = vec![0; 4096];
         let mut left = bytes;

@@ -107,16 +107,21 @@ pub struct Open {
 }
 
 impl Open {
-    pub fn new(client: &Rc<Client>, place: Place, permit: Option<Permit>) -> Self {
-        let life = client.life.clone();
+    /// Of a connection that has just been accepted, whoever its client may be.
+    pub fn new(life: &Rc<Life>) -> Self {
         let number = life.next.get();
         life.next.set(number + 1);
         life.open.set(life.open.get() + 1);
-        life.clients.borrow_mut().insert(number, client.clone());
-        if life.retired() || client.service.removed.get() {
+        Self { life: life.clone(), number, place: None, permit: None }
+    }
+
+    /// Its client may stay, and is told when connections are to end.
+    pub fn admitted(&mut self, client: &Rc<Client>, place: Place, permit: Option<Permit>) {
+        (self.place, self.permit) = (Some(place), permit);
+        self.life.clients.borrow_mut().insert(self.number, client.clone());
+        if self.life.retired() || client.service.removed.get() {
             client.close_soon();
         }
-        Self { life, number, place: Some(place), permit }
     }
 
     /// It is relayed from now on: whoever ends connections between requests has nothing to do with it.

@@ -26,7 +26,8 @@ pub async fn secured(socket: TcpStream, client: &Client, plan: &Plan) -> Option<
         service.count(Outcome::TlsFailed);
         return None;
     };
-    client.deadline.set(Wait::Tls, told.handshake_timeout);
+    let left = told.handshake_timeout.saturating_sub(client.since.elapsed());
+    client.deadline.set(Wait::Tls, left);
     let begun = Instant::now();
     // Boxed: it is short, and the connection is long.
     let count = |outcome| service.count(outcome);

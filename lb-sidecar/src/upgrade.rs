@@ -25,7 +25,7 @@ use crate::{
     exchange::{Exchange, RESPONSE_HEAD_BYTES, Tried, open},
     headers, http2,
     outcome::{Outcome, Reason},
-    pool::{Backend, Lease},
+    pool::{Backend, Lease, Picked},
     relay::{self, End, Means, Options, Side},
     stream::Stream,
     times::Time,
@@ -76,10 +76,13 @@ pub async fn handshake(
     head.headers.remove(CONNECTION);
     let request = serialize(&head, protocol);
     let _switching = Switching::of(to.client);
-    let mut chosen = None;
+    let mut chosen: Option<Picked> = None;
     loop {
         let mut picked = match chosen.take() {
-            Some(picked) => picked,
+            Some(picked) => {
+                to.wait_for_room(&picked.backend).await?;
+                picked
+            }
             None => to.choose(&head, &tried).await?,
         };
         if !tried.backends.is_empty() {
@@ -282,7 +285,7 @@ async fn answered_otherwise(
     to: &Exchange<'_>,
     head: &Parts,
     end: End,
-    picked: crate::pool::Picked,
+    picked: Picked,
 ) -> Result<Response<ResponseBody>, Reason> {
     let mut sender =
         open(Replay::new(end)).await.map_err(|_| Reason::from(Outcome::BackendGarbage))?;
@@ -324,26 +327,27 @@ pub fn carry(
     let entry = service.relays.enter(backend.clone());
     let plan = service.plan();
     let settings = &plan.settings;
-    let rate = settings.limits.bytes_per_second;
+    let is_limited = client.pace.iter().any(Option::is_some);
     let is_plain = stream.socket().is_some() && end.stream.is_plain();
     if settings.splice && client.http2 {
         service.count(Outcome::SpliceHttp2);
     } else if settings.splice && !is_plain {
         service.count(Outcome::SpliceTls);
-    } else if settings.splice && rate > 0 {
+    } else if settings.splice && is_limited {
         service.count(Outcome::SpliceLimited);
     } else if settings.splice && !port_is_checked {
         service.count(Outcome::SpliceUncheckedPort);
     }
     let fitting = client.fitting.get();
-    let fitting = fitting.filter(|_| settings.splice && rate == 0 && port_is_checked && is_plain);
+    let fitting = fitting.filter(|_| settings.splice && !is_limited && port_is_checked && is_plain);
     let splice = fitting.map(|peer| Means {
         desk: service.splicing.desk.clone(),
         outcomes: service.outcomes.clone(),
         round_trip: peer.rtt,
     });
     let idle_timeout = settings.http.idle_timeout;
-    let options = Options { idle_timeout, websocket, entry, splice, bytes_per_second: rate };
+    let pace = client.pace.clone();
+    let options = Options { idle_timeout, websocket, entry, splice, pace };
     let lines = client.lines.clone();
     let client = End { stream, read_ahead };
     tokio::task::spawn_local(async move {

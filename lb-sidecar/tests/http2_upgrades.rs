@@ -2,7 +2,11 @@
 
 mod harness;
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use harness::{http2::*, *};
 use lb_sidecar::settings::State;
@@ -120,6 +124,34 @@ fn much_data_both_ways_through_small_windows() {
         });
         let mut chat = Chat { sent: sending.await.unwrap(), received };
         assert!(chat.read(usize::MAX).await.unwrap() == expected);
+    });
+}
+
+/// Not how fast exactly, which is tested where time stands still, but that they share one pace.
+#[test]
+fn the_websockets_of_a_connection_share_its_pace() {
+    run(|| async {
+        const BYTES: usize = 40_000;
+        let server = Server::chatting("").await;
+        let edge = Edge::new(&[server.address], |service| {
+            service.http.h2c = true;
+            service.limits.bytes_per_second = 100_000;
+        });
+        let mut builder = h2::client::Builder::new();
+        let client = edge.http2_with(builder.initial_connection_window_size(1 << 20)).await;
+        let mut chats = Vec::new();
+        for _ in 0..4 {
+            chats.push(client.connect(CHAT).await.unwrap().1);
+        }
+        let start = Instant::now();
+        for chat in &mut chats {
+            chat.send(vec![b'x'; BYTES]);
+        }
+        for chat in &mut chats {
+            assert_eq!(chat.read(BYTES).await.unwrap().len(), BYTES);
+        }
+        let took = start.elapsed();
+        assert!(took >= Duration::from_secs(1), "{took:?}");
     });
 }
 

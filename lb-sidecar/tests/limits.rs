@@ -122,6 +122,39 @@ fn a_backend_has_so_many_requests_and_the_others_wait_their_turn() {
 }
 
 #[test]
+fn an_upgrade_that_another_backend_refused_waits_its_turn_too() {
+    run(|| async {
+        let busy = Server::answering(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await;
+        let backend = Server::upgrading("hello").await;
+        let limits = Limits {
+            connections_per_backend: 1,
+            queue: 1,
+            queue_timeout: LONG,
+            ..Limits::default()
+        };
+        let edge = limited(&[busy.address, backend.address], limits);
+        let mut open = Vec::new();
+        // Wherever a client begins, it ends at the second backend.
+        for n in 0..3 {
+            let mut client = edge.connect().await;
+            client.send(ASK).await;
+            if n == 0 {
+                client.read_until("hello").await;
+            } else if n == 1 {
+                edge.counted("queued", 1).await;
+            }
+            open.push(client);
+        }
+        let answer = open.pop().unwrap().read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        edge.counted("backend_full", 1).await;
+        assert_eq!(edge.live(), 1);
+        drop(open.remove(0));
+        open[0].read_until("hello").await;
+    });
+}
+
+#[test]
 fn who_waits_for_too_long_is_told_to_come_again() {
     run(|| async {
         let backend = Server::upgrading("hello").await;

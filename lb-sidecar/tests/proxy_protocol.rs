@@ -244,3 +244,21 @@ fn backends_are_told_and_no_connection_is_shared() {
         }
     });
 }
+
+/// A head has its time from the beginning of its connection, whatever else might have come before it.
+#[test]
+fn a_stranger_that_says_nothing_has_its_time_once() {
+    const TIME: Duration = Duration::from_millis(400);
+    run(|| async {
+        let edge = Edge::new(&[], |service| {
+            service.proxy_protocol.accept = vec![("192.0.2.0".parse().unwrap(), 24)];
+            service.http.head_timeout = TIME;
+        });
+        let mut client = edge.connect().await;
+        let start = std::time::Instant::now();
+        assert_eq!(client.read_to_end().await, "");
+        let took = start.elapsed();
+        assert!(took < TIME * 3 / 2, "{took:?}");
+        assert_eq!(edge.count("head_timeout"), 1);
+    });
+}

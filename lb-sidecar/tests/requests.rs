@@ -5,7 +5,11 @@ mod harness;
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use harness::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+    time::timeout,
+};
 
 #[test]
 fn keep_alive_and_pipelining() {
@@ -393,6 +397,39 @@ fn a_retired_worker_finishes_what_is_open() {
         let answer = busy.read_to_end().await;
         assert!(answer.ends_with("ok"), "{answer}");
         assert_eq!(field(&answer, "connection"), Some("close"));
-        tokio::time::timeout(LONG, edge.worker.life.over()).await.expect("the end");
+        timeout(LONG, edge.worker.life.over()).await.expect("the end");
+    });
+}
+
+/// Who sends a body and is answered before its end reads the answer, and an end: not a reset, which takes away what is still
+/// under way.
+#[test]
+fn an_early_answer_to_an_upload_is_not_lost_to_a_reset() {
+    run(|| async {
+        let close = Rc::new(Notify::new());
+        let closed = close.clone();
+        let server = Server::new(move |mut stream| {
+            let closed = closed.clone();
+            async move {
+                read_head(&mut stream).await;
+                let answer = "HTTP/1.1 413 Content Too Large\r\nconnection: close\r\n\
+                              content-length: 5\r\n\r\nlarge";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                closed.notified().await;
+            }
+        })
+        .await;
+        let edge = Edge::new(&[server.address], |_| {});
+        let mut client = edge.connect().await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 500000000\r\n\r\n").await;
+        client.read_until("large").await;
+        // Until nobody on the way has room for more.
+        let (piece, blocked) = (vec![b'x'; 100_000], Duration::from_millis(100));
+        while timeout(blocked, client.0.write(&piece)).await.is_ok_and(|written| written.is_ok()) {}
+        close.notify_one();
+        let end = timeout(LONG, client.0.read_to_end(&mut Vec::new())).await;
+        assert_eq!(end.expect("the end").expect("no reset"), 0);
+        drop(client);
+        edge.quiet().await;
     });
 }

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use harness::*;
 use tokio::{io::AsyncWriteExt, sync::Notify};
@@ -21,6 +21,27 @@ fn who_has_just_come_is_answered() {
         let head = client.read_until("\r\n\r\n").await;
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         client.read_until("early").await;
+        drop(client);
+        tokio::time::timeout(LONG, edge.worker.life.over()).await.expect("the end");
+    });
+}
+
+#[test]
+fn who_comes_by_a_proxy_is_answered_although_its_header_is_under_way() {
+    run(|| async {
+        let server = Server::echo("b").await;
+        let edge = Edge::new(&[server.address], |service| {
+            service.proxy_protocol.accept = vec![("127.0.0.0".parse().unwrap(), 8)];
+        });
+        let mut client = edge.connect().await;
+        client.send("PROXY TCP4 192.0.2.7 ").await;
+        edge.until(|| edge.count("connection") == 1, || "a connection".into()).await;
+        edge.worker.retire(None);
+        let over = edge.worker.life.over();
+        assert!(tokio::time::timeout(Duration::from_millis(20), over).await.is_err(), "too early");
+        client.send("203.0.113.10 40001 8080\r\n").await;
+        let answer = client.get("/").await;
+        assert!(answer.contains("x-forwarded-for: 192.0.2.7\r\n"), "{answer}");
         drop(client);
         tokio::time::timeout(LONG, edge.worker.life.over()).await.expect("the end");
     });

@@ -2,10 +2,17 @@
 
 mod harness;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use harness::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use harness::{http2, tls::Authority, *};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 const SHORT: Duration = Duration::from_millis(60);
 
@@ -19,7 +26,7 @@ fn a_head_that_never_ends() {
         // Bytes that keep coming do not buy more time.
         let answer = loop {
             client.send_anyway("x").await;
-            match tokio::time::timeout(SHORT / 4, client.read_to_end()).await {
+            match timeout(SHORT / 4, client.read_to_end()).await {
                 Ok(answer) => break answer,
                 Err(_) => assert!(start.elapsed() < LONG),
             }
@@ -155,14 +162,7 @@ fn a_backend_that_does_not_accept() {
 #[test]
 fn a_client_that_does_not_read() {
     run(|| async {
-        let server = Server::new(|mut stream| async move {
-            read_head(&mut stream).await;
-            let _ =
-                stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
-            let chunk = format!("{:x}\r\n{}\r\n", 65536, "x".repeat(65536));
-            while stream.write_all(chunk.as_bytes()).await.is_ok() {}
-        })
-        .await;
+        let server = endless().await;
         let edge = Edge::new(&[server.address], |s| s.http.body_timeout = 5 * SHORT);
         let mut client = edge.connect().await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -176,14 +176,7 @@ fn a_client_that_does_not_read() {
 fn a_client_that_reads_again_when_its_time_is_over() {
     const TIMEOUT: Duration = Duration::from_secs(1);
     run(|| async {
-        let server = Server::new(|mut stream| async move {
-            read_head(&mut stream).await;
-            let _ =
-                stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
-            let chunk = format!("{:x}\r\n{}\r\n", 65536, "x".repeat(65536));
-            while stream.write_all(chunk.as_bytes()).await.is_ok() {}
-        })
-        .await;
+        let server = endless().await;
         let edge = Edge::new(&[server.address], |s| s.http.body_timeout = TIMEOUT);
         let mut client = edge.connect().await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -200,6 +193,155 @@ fn a_client_that_reads_again_when_its_time_is_over() {
         edge.counted("write_timeout", 1).await;
         assert_eq!(edge.count("response_timeout"), 0, "the backend has answered in time");
         edge.quiet().await;
+    });
+}
+
+/// A server whose answers never end.
+async fn endless() -> Server {
+    Server::new(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        let chunk = format!("{:x}\r\n{}\r\n", 65536, "x".repeat(65536));
+        while stream.write_all(chunk.as_bytes()).await.is_ok() {}
+    })
+    .await
+}
+
+#[test]
+fn a_client_of_http2_by_tls_that_does_not_read() {
+    run(|| async {
+        let authority = Authority::new();
+        let server = endless().await;
+        let certificate = authority.server(&["a"]);
+        let edge = Edge::new(&[server.address], |service| {
+            let mut tls = tls::tls(vec![certificate]);
+            tls.alpn = vec!["h2".into()];
+            service.tls = Some(tls);
+            service.http.body_timeout = SHORT;
+            service.http.keep_alive = SHORT;
+        });
+        let mut config = authority.trusting(rustls::ALL_VERSIONS);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let mut client = tls::connect(edge.address, &Arc::new(config), "a").await;
+        // Windows for all that there is.
+        let largest = 0x7fff_ffff_u32.to_be_bytes();
+        let window = [&[0, 4][..], &largest].concat();
+        let more = (0x7fff_ffff_u32 - 65_535).to_be_bytes();
+        let begin = [
+            http2::PREFACE,
+            &http2::frame(http2::SETTINGS, 0, 0, &window),
+            &http2::frame(http2::WINDOW_UPDATE, 0, 0, &more),
+            &http2::request(1, http2::GET),
+        ];
+        client.write_all(&begin.concat()).await.unwrap();
+        edge.counted("write_timeout", 1).await;
+        edge.worker.retire(None);
+        timeout(LONG, edge.worker.life.over()).await.expect("the end");
+        let far = client.get_ref().0.local_addr().unwrap();
+        assert!(!is_established(edge.address, far), "the worker still has it");
+    });
+}
+
+/// Whether the socket with these addresses is open and has not been shut down (proc_net_tcp(5)).
+fn is_established(local: SocketAddr, remote: SocketAddr) -> bool {
+    let [local, remote] = [local, remote].map(|at| match at.ip() {
+        IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), at.port()),
+        IpAddr::V6(_) => unreachable!("no test of this file listens there"),
+    });
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut sockets = table.lines().map(|line| line.split_whitespace().skip(1).take(3));
+    sockets.any(|socket| socket.eq([&*local, &*remote, "01"]))
+}
+
+/// As little as that fits into the kernel between the sidecar and this client.
+async fn narrow(edge: &Edge) -> Client {
+    for (_, listener) in edge.worker.listeners() {
+        socket2::SockRef::from(&*listener).set_send_buffer_size(16 << 10).unwrap();
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    Client(socket.connect(edge.address).await.unwrap())
+}
+
+fn taken(edge: &Edge) -> u64 {
+    edge.worker.report().services[0].backends[0].bytes_out
+}
+
+/// An answer that has all come from its backend, while its client reads nothing and the last of it is in the sidecar.
+struct Tail {
+    edge: Edge,
+    client: Client,
+    length: usize,
+    _server: Server,
+}
+
+impl Tail {
+    async fn new(request: &str, change: impl FnOnce(&mut lb_sidecar::settings::Service)) -> Self {
+        let server = endless().await;
+        let edge = Edge::new(&[server.address], |_| {});
+        let mut client = narrow(&edge).await;
+        client.send(request).await;
+        let mut before = 0;
+        while before == 0 || taken(&edge) > before {
+            before = taken(&edge);
+            tokio::time::sleep(SHORT).await;
+        }
+        // The sidecar itself holds 64 KiB at least.
+        let length = before as usize - (16 << 10);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        let answer = [head.into_bytes(), vec![b'x'; length]].concat();
+        let server = Server::answering(answer.leak()).await;
+        let edge = Edge::new(&[server.address], change);
+        let mut client = narrow(&edge).await;
+        client.send(request).await;
+        edge.until(|| taken(&edge) == length as u64, || format!("{} of {length}", taken(&edge)))
+            .await;
+        Self { edge, client, length, _server: server }
+    }
+
+    async fn assert_whole(&mut self) {
+        let head = self.client.read_until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert_eq!(self.client.read_to_end().await.len(), self.length);
+    }
+}
+
+const KEPT: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn a_client_that_takes_its_time_for_the_last_of_an_answer() {
+    run(|| async {
+        let mut tail = Tail::new(KEPT, |s| s.http.keep_alive = SHORT).await;
+        tokio::time::sleep(5 * SHORT).await;
+        assert_eq!(tail.edge.count("keep_alive_expired"), 0);
+        tail.assert_whole().await;
+        tail.edge.counted("keep_alive_expired", 1).await;
+        assert_eq!(tail.edge.count("write_timeout"), 0);
+    });
+}
+
+#[test]
+fn a_client_that_does_not_take_the_last_of_an_answer() {
+    run(|| async {
+        let mut tail = Tail::new(KEPT, |s| {
+            (s.http.keep_alive, s.http.body_timeout) = (SHORT, 5 * SHORT);
+        })
+        .await;
+        tail.edge.counted("write_timeout", 1).await;
+        assert_eq!(tail.edge.count("keep_alive_expired"), 0);
+        let end = timeout(LONG, tail.client.0.read_to_end(&mut Vec::new())).await.expect("the end");
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn the_last_of_an_answer_is_sent_although_the_connection_is_to_end() {
+    run(|| async {
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let mut tail = Tail::new(request, |_| {}).await;
+        tail.edge.worker.retire(None);
+        tokio::time::sleep(SHORT).await;
+        tail.assert_whole().await;
     });
 }
 

@@ -74,9 +74,11 @@ where
             false => Poll::Pending,
         }
     });
+    // It is open until its last words are said.
+    let open = Rc::new(open);
     match begun.await {
         Some(Ok(connection)) => {
-            let open = Rc::new(open);
+            let open = open.clone();
             let streams = Rc::default();
             let client = client.clone();
             let (closes, ends) = (false, false);

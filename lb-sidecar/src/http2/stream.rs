@@ -63,6 +63,7 @@ pub async fn serve(
     if let (Some(handover), Some(received)) = (client.handover.take(), carried) {
         match begin(response, &respond) {
             Some(sent) => {
+                client.flushed();
                 let tunnel = Tunnel::new(received, sent);
                 upgrade::hand_over(tunnel, Bytes::new(), handover, &client, place);
             }
@@ -70,8 +71,9 @@ pub async fn serve(
         }
         return;
     }
-    if let Err(broken) = send(response, &respond, &client).await {
-        over(broken, &client);
+    match send(response, &respond, &client).await {
+        Ok(()) => client.flushed(),
+        Err(broken) => over(broken, &client),
     }
 }
 

@@ -7,9 +7,13 @@ mod tests;
 use std::{future::poll_fn, net::SocketAddr};
 
 use header::{Addresses, Parsed, parse};
-use tokio::{io::ReadBuf, net::TcpStream, time::timeout};
+use tokio::{
+    io::ReadBuf,
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
-use crate::{outcome::Outcome, service::Plan};
+use crate::outcome::Outcome;
 
 /// Bytes that are looked at at a time.
 const CHUNK: usize = 512;
@@ -23,17 +27,17 @@ pub struct Ends {
     pub local: SocketAddr,
 }
 
-/// Lets a client that is no proxy pass, unless it begins with a header.
-pub async fn unnamed(stream: &TcpStream, plan: &Plan) -> Result<(), Outcome> {
+/// Lets a client that is no proxy pass, unless it begins with a header; whoever says nothing passes `by` then.
+pub async fn unnamed(stream: &TcpStream, by: Instant) -> Result<(), Outcome> {
     // Who says nothing meets the deadline of the request that he does not send.
-    let begins = timeout(plan.settings.http.head_timeout, begins_with_header(stream)).await;
+    let begins = timeout_at(by, begins_with_header(stream)).await;
     if begins == Ok(true) { Err(Outcome::ProxyHeaderUntrusted) } else { Ok(()) }
 }
 
 /// Takes the header off a proxy's connection, and nothing behind it. Whoever is refused gets no answer: it does not speak
-/// what is spoken here.
-pub async fn named(stream: &TcpStream, ends: Ends, plan: &Plan) -> Result<Ends, Outcome> {
-    match timeout(plan.settings.http.head_timeout, take(stream)).await {
+/// what is spoken here. It has time until `by`.
+pub async fn named(stream: &TcpStream, ends: Ends, by: Instant) -> Result<Ends, Outcome> {
+    match timeout_at(by, take(stream)).await {
         Err(_) => Err(Outcome::ProxyHeaderTimeout),
         Ok(Err(outcome)) => Err(outcome),
         Ok(Ok(None)) => Ok(ends),

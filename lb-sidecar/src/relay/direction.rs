@@ -5,6 +5,7 @@
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -37,17 +38,17 @@ pub struct Direction {
     frames: Option<Frames>,
     /// To be put in place of the rest at the end of a frame.
     last_words: Option<Bytes>,
-    pace: Option<Box<(Pace, Pause)>>,
+    pace: Option<Box<(Rc<Pace>, Pause)>>,
 }
 
 impl Direction {
     /// Begins with what was read before.
-    pub fn new(read_ahead: Bytes, follow_frames: bool, bytes_per_second: u32) -> Self {
+    pub fn new(read_ahead: Bytes, follow_frames: bool, pace: Option<Rc<Pace>>) -> Self {
         let mut frames = follow_frames.then(Frames::default);
         if let Some(frames) = &mut frames {
             frames.feed(&read_ahead);
         }
-        let pace = Pace::new(bytes_per_second).map(|pace| Box::new((pace, Pause::default())));
+        let pace = pace.map(|pace| Box::new((pace, Pause::default())));
         Self { kept: read_ahead, frames, pace, ..Self::default() }
     }
 

@@ -15,6 +15,7 @@ mod websocket;
 use std::{
     future::Future,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -29,7 +30,7 @@ use registry::{Entry, Order};
 pub use side::Side;
 pub use websocket::{GOING_AWAY, SERVICE_RESTART};
 
-use crate::{settings::State, stream::Stream};
+use crate::{limits::pace::Pace, settings::State, stream::Stream};
 
 /// How long a peer that was told to close may take.
 const GRACE: Duration = Duration::from_secs(5);
@@ -50,8 +51,8 @@ pub struct Options {
     pub entry: Entry,
     /// If it may be spliced.
     pub splice: Option<Means>,
-    /// In each direction; 0 is no limit.
-    pub bytes_per_second: u32,
+    /// Of the client's connection, from it and to it; others that it carries share them.
+    pub pace: [Option<Rc<Pace>>; 2],
 }
 
 /// Who ended it.
@@ -115,7 +116,8 @@ pub struct Relay<C> {
 
 /// Relays until both directions are at their end, one side fails, nothing came for too long, or it is told to end.
 pub fn relay<C: Side>(client: End<C>, backend: End, options: Options) -> Relay<C> {
-    let Options { idle_timeout, websocket, entry, splice, bytes_per_second } = options;
+    let Options { idle_timeout, websocket, entry, splice, pace } = options;
+    let [from_client, to_client] = pace;
     let now = Instant::now();
     let attempts = splice.map(|means| Box::new(Attempts::new(means, now)));
     let first = attempts.as_ref().and_then(|attempts| attempts.due());
@@ -123,8 +125,8 @@ pub fn relay<C: Side>(client: End<C>, backend: End, options: Options) -> Relay<C
     Relay {
         client: client.stream,
         backend: backend.stream,
-        inward: Direction::new(client.read_ahead, false, bytes_per_second),
-        outward: Direction::new(backend.read_ahead, websocket, bytes_per_second),
+        inward: Direction::new(client.read_ahead, false, from_client),
+        outward: Direction::new(backend.read_ahead, websocket, to_client),
         first: None,
         idle_timeout,
         entry,

@@ -70,7 +70,7 @@ pub async fn start_with(
         stream: stream.into(),
         read_ahead: Bytes::copy_from_slice(ahead),
     };
-    let options = Options { idle_timeout: idle, websocket, entry, splice, bytes_per_second: 0 };
+    let options = Options { idle_timeout: idle, websocket, entry, splice, pace: [None, None] };
     let ended = spawn_local(relay(end(inner, ahead[0]), end(outer, ahead[1]), options));
     Case { client, server, ended, backend }
 }
@@ -318,7 +318,7 @@ async fn an_idle_relay_is_small() {
             websocket: true,
             entry,
             splice: None,
-            bytes_per_second: 0,
+            pace: [None, None],
         };
         let relay = relay(end(one.0), end(other.0), options);
         assert!(size_of_val(&relay) <= 512, "{} bytes", size_of_val(&relay));
