@@ -109,13 +109,14 @@ async fn end(duration: Duration, cut: &mut Cut, lines: &mpsc::Sender<Bytes>) -> 
     }
 }
 
-/// Waits for somebody who reads too slowly until the trace is over, and no longer.
+/// Waits for somebody who reads too slowly until the trace is over, and no longer. A line for which there is a place is told.
 async fn tell(
     packet: Bytes,
     lines: &mpsc::Sender<Bytes>,
     end: Pin<&mut impl Future<Output = &'static str>>,
 ) -> Result<(), &'static str> {
     tokio::select! {
+        biased;
         sent = lines.send(packet) => sent.map_err(|_| "nobody reads it any more"),
         why = end => Err(why),
     }
