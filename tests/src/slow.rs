@@ -114,10 +114,15 @@ impl Attack {
         let Self { mode, connections, .. } = *self;
         let counted = site.counted(mode.counter())?;
         let (met, slow) = self.on(site, site.listeners()[0])?;
+        site.wait_counted(mode.counter(), counted + connections)?;
         if mode.is_seen() {
             slow.wait_for_line(LATE, |line| line.contains("No open connections left"))?;
+            // It has looked at times whether it is still served, and tells in the end.
+            let lines = slow.output();
+            let probes = || lines.iter().filter(|line| line.contains("service available"));
+            ensure!(probes().any(|line| line.contains("YES")), "{mode:?}: {lines:?}");
+            ensure!(!probes().any(|line| line.contains("NO")), "{mode:?}: {lines:?}");
         }
-        site.wait_counted(mode.counter(), counted + connections)?;
         let deadline = Instant::now() + PATIENCE;
         while client_connections(site)? > 0 {
             ensure!(Instant::now() < deadline, "{mode:?}: {}", site.edge.status()?);
@@ -137,11 +142,6 @@ impl Attack {
         let before = percentiles(client, target, QUIET)?;
         let slow = self.start(client, target)?;
         let meanwhile = percentiles(client, target, MEANWHILE)?;
-        // It has looked at times whether it is still served.
-        let lines = slow.output();
-        let probes = || lines.iter().filter(|line| line.contains("service available"));
-        ensure!(probes().any(|line| line.contains("YES")), "{:?}: {lines:?}", self.mode);
-        ensure!(!probes().any(|line| line.contains("NO")), "{:?}: {lines:?}", self.mode);
         Ok((Met { before, meanwhile }, slow))
     }
 
