@@ -107,14 +107,15 @@ pub async fn serve(
     }
 }
 
-/// What has come; nothing if that is all. A socket may say that there is something when there is not, and does so at first; of
-/// TLS hyper hears itself whether there is.
+/// What the client says first; nothing if it ends without a word, which hyper hears again.
 async fn first_bytes(stream: &mut Stream, client: &Client) -> Result<Bytes, End> {
     loop {
         first_word(stream, client).await?;
-        let first = shortcut::first_bytes(stream);
-        if !stream.is_plain() || !first.is_empty() || shortcut::has_ended(stream.tcp()) {
-            return Ok(first);
+        match shortcut::first_bytes(stream) {
+            // A socket may say that there is something when there is not, and what comes by TLS need not be a request: who
+            // has only shaken hands has said nothing yet.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            said => return Ok(said.unwrap_or_default()),
         }
     }
 }

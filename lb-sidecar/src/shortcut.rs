@@ -3,6 +3,8 @@
 //!
 //! Whatever is not plainly such a request takes hyper's way, from its first byte.
 
+use std::io;
+
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Method, Request, Response,
@@ -19,21 +21,12 @@ use crate::{
 /// Most header fields, as with the framing.
 const MOST_FIELDS: usize = 100;
 
-/// What has come; nothing if the connection has ended.
-pub fn first_bytes(stream: &mut Stream) -> Bytes {
+/// What has come; nothing if no more will.
+pub fn first_bytes(stream: &mut Stream) -> io::Result<Bytes> {
     scratch::with(|buffer| {
-        let n = stream.try_read(buffer).unwrap_or(0);
-        Bytes::copy_from_slice(&buffer[..n])
+        let n = stream.try_read(buffer)?;
+        Ok(Bytes::copy_from_slice(&buffer[..n]))
     })
-}
-
-/// Whether nothing more will come.
-pub fn has_ended(stream: &tokio::net::TcpStream) -> bool {
-    let mut byte = [std::mem::MaybeUninit::uninit()];
-    match socket2::SockRef::from(stream).peek(&mut byte) {
-        Ok(read) => read == 0,
-        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
-    }
 }
 
 /// The head of an upgrade, and its length, if that is what the bytes begin with.

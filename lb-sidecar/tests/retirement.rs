@@ -2,9 +2,13 @@
 
 mod harness;
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use harness::*;
+use harness::{
+    tls::{Authority, connect, tls},
+    *,
+};
+use rustls::ALL_VERSIONS;
 use tokio::{io::AsyncWriteExt, sync::Notify};
 
 #[test]
@@ -23,6 +27,32 @@ fn who_has_just_come_is_answered() {
         client.read_until("early").await;
         drop(client);
         tokio::time::timeout(LONG, edge.worker.life.over()).await.expect("the end");
+    });
+}
+
+/// Whatever the handshake left readable behind it was no request.
+#[test]
+fn who_has_just_shaken_hands_is_answered() {
+    run(|| async {
+        let server = Server::upgrading("").await;
+        let authority = Authority::new();
+        for version in ALL_VERSIONS {
+            let certificate = authority.server(&["chat.example"]);
+            let edge = Edge::new(&[server.address], |it| it.tls = Some(tls(vec![certificate])));
+            let config = Arc::new(authority.trusting(&[version]));
+            let mut client = connect(edge.address, &config, "chat.example").await;
+            edge.until(|| edge.count("tls_handshake") == 1, || "a handshake".into()).await;
+            // The worker has come to where it waits for the request.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            edge.worker.retire(None);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            client.write_all(format!("{ASK}early").as_bytes()).await.unwrap();
+            let head = read_until(&mut client, "\r\n\r\n").await;
+            assert!(head.starts_with("HTTP/1.1 101 "), "{version:?}: {head}");
+            read_until(&mut client, "early").await;
+            drop(client);
+            tokio::time::timeout(LONG, edge.worker.life.over()).await.expect("the end");
+        }
     });
 }
 

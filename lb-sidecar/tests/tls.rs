@@ -25,18 +25,6 @@ fn trusting(authority: &Authority) -> Arc<ClientConfig> {
     Arc::new(authority.trusting(ALL_VERSIONS))
 }
 
-/// What comes up to this end.
-async fn until(stream: &mut TlsStream<TcpStream>, end: &str) -> String {
-    let mut read = Vec::new();
-    while !read.ends_with(end.as_bytes()) {
-        match tokio::time::timeout(LONG, stream.read_u8()).await.expect("nothing more comes") {
-            Ok(byte) => read.push(byte),
-            Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&read)),
-        }
-    }
-    String::from_utf8(read).unwrap()
-}
-
 async fn to_end(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
     let mut read = String::new();
     tokio::time::timeout(LONG, stream.read_to_string(&mut read)).await.expect("no end")?;
@@ -61,9 +49,9 @@ fn requests_by_both_versions_with_all_that_backends_are_told() {
             let mut client = connect(edge.address, &config, "chat.example").await;
             for _ in 0..2 {
                 client.write_all(GET.as_bytes()).await.unwrap();
-                let answer = until(&mut client, "\r\n\r\n").await;
+                let answer = read_until(&mut client, "\r\n\r\n").await;
                 assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-                let told = until(&mut client, "\r\n\r\n").await;
+                let told = read_until(&mut client, "\r\n\r\n").await;
                 assert_eq!(field(&told, "x-forwarded-proto"), Some("https"), "{told}");
             }
             let last = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -88,13 +76,13 @@ fn upgrades_are_relayed_and_end_as_they_should() {
             let config = Arc::new(authority.trusting(&[version]));
             let mut client = connect(edge.address, &config, "chat.example").await;
             client.write_all(format!("{ASK}early").as_bytes()).await.unwrap();
-            let head = until(&mut client, "\r\n\r\n").await;
+            let head = read_until(&mut client, "\r\n\r\n").await;
             assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-            assert_eq!(until(&mut client, "early").await, "helloearly");
+            assert_eq!(read_until(&mut client, "early").await, "helloearly");
             for n in 0..100 {
                 let message = format!("message {n};");
                 client.write_all(message.as_bytes()).await.unwrap();
-                assert_eq!(until(&mut client, ";").await, message);
+                assert_eq!(read_until(&mut client, ";").await, message);
             }
             client.shutdown().await.unwrap();
             assert_eq!(to_end(&mut client).await.unwrap(), "");
@@ -113,7 +101,7 @@ fn much_goes_both_ways_through_a_relay_unharmed() {
         let edge = Edge::new(&[server.address], served(&authority));
         let mut client = connect(edge.address, &trusting(&authority), "chat.example").await;
         client.write_all(ASK.as_bytes()).await.unwrap();
-        until(&mut client, "\r\n\r\n").await;
+        read_until(&mut client, "\r\n\r\n").await;
         let sent: Vec<u8> = (0..BYTES).map(|n| ((n * 31) >> 7) as u8).collect();
         let (mut read, mut write) = tokio::io::split(client);
         let expected = sent.clone();
@@ -255,8 +243,8 @@ fn a_session_is_taken_up_again_at_another_edge_with_the_same_keys() {
             for (edge, kind) in [(0, HandshakeKind::Full), (1, HandshakeKind::Resumed)] {
                 let mut client = connect(edges[edge].address, &config, "chat.example").await;
                 client.write_all(GET.as_bytes()).await.unwrap();
-                until(&mut client, "\r\n\r\n").await;
-                until(&mut client, "\r\n\r\n").await;
+                read_until(&mut client, "\r\n\r\n").await;
+                read_until(&mut client, "\r\n\r\n").await;
                 assert_eq!(client.get_ref().1.handshake_kind(), Some(kind));
             }
             let client = connect(edges[2].address, &config, "chat.example").await;
@@ -282,8 +270,8 @@ fn clients_with_certificates() {
             let known = Arc::new(authority.trusting_with(&authority.client("alice")));
             let mut client = connect(edge.address, &known, "chat.example").await;
             client.write_all(lie.as_bytes()).await.unwrap();
-            until(&mut client, "\r\n\r\n").await;
-            let told = until(&mut client, "\r\n\r\n").await;
+            read_until(&mut client, "\r\n\r\n").await;
+            let told = read_until(&mut client, "\r\n\r\n").await;
             assert_eq!(field(&told, "x-client"), Some("CN=alice"), "{told}");
 
             // One name that reads like two is told as one, and none so long that it could be taken for another.
@@ -294,8 +282,8 @@ fn clients_with_certificates() {
                 let config = Arc::new(authority.trusting_with(&authority.client(name)));
                 let mut client = connect(edge.address, &config, "chat.example").await;
                 client.write_all(lie.as_bytes()).await.unwrap();
-                until(&mut client, "\r\n\r\n").await;
-                let head = until(&mut client, "\r\n\r\n").await;
+                read_until(&mut client, "\r\n\r\n").await;
+                let head = read_until(&mut client, "\r\n\r\n").await;
                 assert_eq!(field(&head, "x-client"), told, "{head}");
             }
             edge.counted("tls_subject_left_out", 1).await;
@@ -311,8 +299,8 @@ fn clients_with_certificates() {
                 edge.counted("tls_untrusted", 2).await;
             } else {
                 client.write_all(lie.as_bytes()).await.unwrap();
-                until(&mut client, "\r\n\r\n").await;
-                let told = until(&mut client, "\r\n\r\n").await;
+                read_until(&mut client, "\r\n\r\n").await;
+                let told = read_until(&mut client, "\r\n\r\n").await;
                 assert_eq!(field(&told, "x-client"), None, "{told}");
             }
         }
@@ -327,12 +315,12 @@ fn other_certificates_are_for_those_who_come_next() {
         let edge = Edge::new(&[server.address], served(&old));
         let mut client = connect(edge.address, &trusting(&old), "chat.example").await;
         client.write_all(ASK.as_bytes()).await.unwrap();
-        until(&mut client, "\r\n\r\n").await;
+        read_until(&mut client, "\r\n\r\n").await;
         let mut settings = edge.settings.clone();
         served(&new)(&mut settings.services[0]);
         edge.worker.apply(settings);
         client.write_all(b"still here").await.unwrap();
-        until(&mut client, "still here").await;
+        read_until(&mut client, "still here").await;
         try_connect(edge.address, &trusting(&old), "chat.example").await.unwrap_err();
         connect(edge.address, &trusting(&new), "chat.example").await;
     });
@@ -346,7 +334,7 @@ fn whoever_goes_without_a_word_takes_nobody_with_him() {
         let edge = Edge::new(&[server.address], served(&authority));
         let mut client = connect(edge.address, &trusting(&authority), "chat.example").await;
         client.write_all(ASK.as_bytes()).await.unwrap();
-        until(&mut client, "\r\n\r\n").await;
+        read_until(&mut client, "\r\n\r\n").await;
         // A FIN without a close_notify, as many clients do it.
         let (mut socket, _) = client.into_inner();
         socket.shutdown().await.unwrap();
@@ -364,7 +352,7 @@ fn records_that_are_not_what_they_should_be_end_the_connection() {
         let edge = Edge::new(&[server.address], served(&authority));
         let mut client = connect(edge.address, &trusting(&authority), "chat.example").await;
         client.write_all(ASK.as_bytes()).await.unwrap();
-        until(&mut client, "\r\n\r\n").await;
+        read_until(&mut client, "\r\n\r\n").await;
         let (mut socket, _) = client.into_inner();
         socket
             .write_all(&[

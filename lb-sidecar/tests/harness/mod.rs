@@ -19,7 +19,7 @@ use lb_sidecar::{
     worker::Worker,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::{JoinHandle, LocalSet, spawn_local},
     time::{sleep, timeout},
@@ -201,7 +201,7 @@ impl Client {
     }
 }
 
-pub async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut read = Vec::new();
     let done = timeout(LONG, async {
         let mut byte = [0];
