@@ -37,10 +37,10 @@ use crate::{
     stream::Stream,
     times::Time,
     tls, upgrade,
-    upstream::{Connected, Sender, connect},
+    upstream::{Connected, Pieces, Sender, connect},
 };
 
-/// Largest head of a backend's response, and what is read from it at a time.
+/// Largest head of a backend's response.
 pub const RESPONSE_HEAD_BYTES: usize = 64 << 10;
 
 /// How long a backend may think about `Expect: 100-continue`. Many do not know it and wait for the body.
@@ -350,7 +350,8 @@ impl Exchange<'_> {
                 }
             }
             let failed = match self.connect(&picked.backend, None).await {
-                Ok(Connected { stream, .. }) => match open(TokioIo::new(stream)).await {
+                Ok(Connected { stream, .. }) => match open(TokioIo::new(Pieces::new(stream))).await
+                {
                     Ok(sender) => {
                         match self.send(&picked.backend, sender, head, body, &gate, false).await {
                             Ok((sender, response)) => {

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 
-use crate::{relay::End, stream::Stream};
+use crate::{relay::End, upstream::Pieces};
 
 /// A connection whose request was written and whose response was read in part.
 pub struct Replay {
-    stream: TokioIo<Stream>,
+    stream: TokioIo<Pieces>,
     read_ahead: Bytes,
     asked: bool,
     reader: Option<Waker>,
@@ -22,7 +22,7 @@ pub struct Replay {
 
 impl Replay {
     pub fn new(end: End) -> Self {
-        let stream = TokioIo::new(end.stream);
+        let stream = TokioIo::new(Pieces::new(end.stream));
         Self { stream, read_ahead: end.read_ahead, asked: false, reader: None }
     }
 }

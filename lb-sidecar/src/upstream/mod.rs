@@ -2,8 +2,10 @@
 
 mod connect;
 mod kept;
+mod pieces;
 mod ports;
 
 pub use connect::{Connected, Sources, connect, guard};
 pub use kept::{Kept, Sender};
+pub use pieces::Pieces;
 pub use ports::Ports;
