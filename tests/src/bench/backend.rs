@@ -1,4 +1,4 @@
-//! The server behind the proxies: WebSocket echo, and a short answer to every other request.
+//! The server behind the proxies: WebSocket echo, and a short or a large answer to every other request.
 //!
 //! One thread, which answers what it read in the same turn, so that it costs less than any proxy. It knows
 //! only the requests of this benchmark's clients, as the proxies pass them on.
@@ -6,10 +6,12 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::LazyLock,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use socket2::{Domain, Socket, Type};
 
 use crate::bench::{
@@ -22,6 +24,22 @@ pub const READY: &str = "listens";
 /// The body of a plain answer. Only its end has a full stop.
 pub const BODY: &[u8] = b"sixty-four bytes of plain text, as a short answer of an API has.";
 
+/// What is asked for to get [`large`].
+pub const LARGE_PATH: &str = "/large";
+
+/// Bytes of a large answer.
+const LARGE_BYTES: usize = 1 << 20;
+
+/// The body of a large answer: no piece of it is like another.
+pub fn large() -> &'static [u8] {
+    static LARGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut bytes = vec![0; LARGE_BYTES];
+        SmallRng::seed_from_u64(1).fill_bytes(&mut bytes);
+        bytes
+    });
+    &LARGE
+}
+
 const BACKLOG: i32 = 4096;
 /// Longest request head, and longest frame.
 const LONGEST: usize = 16 * 1024;
@@ -32,6 +50,8 @@ struct Connection {
     upgraded: bool,
     /// What has come of an unfinished head or frame.
     rest: Vec<u8>,
+    /// Of a large answer what is still to be sent.
+    left: &'static [u8],
 }
 
 /// Serves these addresses until it is killed.
@@ -55,7 +75,7 @@ pub fn serve(addresses: &[SocketAddr]) -> Result<()> {
         for number in ready.numbers() {
             match number.checked_sub(listeners.len()) {
                 None => server.accept(&listeners[number], listeners.len())?,
-                Some(slot) => server.turn(slot),
+                Some(slot) => server.turn(slot, number)?,
             }
         }
     }
@@ -95,19 +115,29 @@ impl Server {
                 self.connections.len() - 1
             });
             self.poll.readable(&stream, first + slot)?;
-            self.connections[slot] = Some(Connection { stream, upgraded: false, rest: Vec::new() });
+            self.connections[slot] =
+                Some(Connection { stream, upgraded: false, rest: Vec::new(), left: &[] });
         }
     }
 
-    fn turn(&mut self, slot: usize) {
-        let Some(connection) = &mut self.connections[slot] else { return };
+    fn turn(&mut self, slot: usize, number: usize) -> Result<()> {
+        let Some(connection) = &mut self.connections[slot] else { return Ok(()) };
+        let was_full = !connection.left.is_empty();
         self.output.clear();
-        let goes_on = connection.read(&mut self.input, &mut self.output);
-        let written = self.output.is_empty() || connection.write(&self.output);
-        if !goes_on.unwrap_or(false) || !written {
+        let goes_on = was_full
+            || connection.read(&mut self.input, &mut self.output).unwrap_or(false)
+                && (self.output.is_empty() || connection.write(&self.output));
+        if !goes_on || connection.write_large().is_err() {
             self.connections[slot] = None;
             self.free.push(slot);
+            return Ok(());
         }
+        match (was_full, !connection.left.is_empty()) {
+            (false, true) => self.poll.only_writable(&connection.stream, number)?,
+            (true, false) => self.poll.only_readable(&connection.stream, number)?,
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -167,16 +197,34 @@ impl Connection {
             output.extend(b"Connection: Upgrade\r\nSec-WebSocket-Accept: ");
             output.extend(websocket::accept(key).as_bytes());
             output.extend(b"\r\n\r\n");
-        } else {
-            output.extend(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: ");
-            output.extend(BODY.len().to_string().as_bytes());
-            output.extend(b"\r\n\r\n");
-            output.extend(BODY);
+            return;
+        }
+        let is_large =
+            head.strip_prefix(b"GET ").is_some_and(|it| it.starts_with(LARGE_PATH.as_bytes()));
+        let body = if is_large { large() } else { BODY };
+        output.extend(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: ");
+        output.extend(body.len().to_string().as_bytes());
+        output.extend(b"\r\n\r\n");
+        match is_large {
+            true => self.left = body,
+            false => output.extend(body),
         }
     }
 
     /// What it sends fits into the socket's buffer as long as its peer reads: else the peer is not one of ours.
     fn write(&mut self, output: &[u8]) -> bool {
         self.stream.write(output).is_ok_and(|len| len == output.len())
+    }
+
+    /// As much of a large answer as finds room.
+    fn write_large(&mut self) -> io::Result<()> {
+        while !self.left.is_empty() {
+            match self.stream.write(self.left) {
+                Ok(len) => self.left = &self.left[len..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }

@@ -32,6 +32,20 @@ impl Poll {
         self.add(socket, number, flags)
     }
 
+    /// Instead of what was reported of it: as long as it takes something.
+    pub fn only_writable(&self, socket: impl AsFd, number: usize) -> io::Result<()> {
+        self.modify(socket, number, EpollFlags::EPOLLOUT)
+    }
+
+    /// Instead of what was reported of it: as long as there is something to read.
+    pub fn only_readable(&self, socket: impl AsFd, number: usize) -> io::Result<()> {
+        self.modify(socket, number, EpollFlags::EPOLLIN)
+    }
+
+    fn modify(&self, socket: impl AsFd, number: usize, flags: EpollFlags) -> io::Result<()> {
+        Ok(self.0.modify(socket, &mut EpollEvent::new(flags, number as u64))?)
+    }
+
     fn add(&self, socket: impl AsFd, number: usize, flags: EpollFlags) -> io::Result<()> {
         Ok(self.0.add(socket, EpollEvent::new(flags, number as u64))?)
     }

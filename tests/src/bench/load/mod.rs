@@ -21,7 +21,7 @@ pub use connection::Entrance;
 pub use handshakes::handshakes;
 pub use http2::{Http2, ask_again, open_http2};
 pub use open::open;
-pub use plain::plain;
+pub use plain::{Page, plain};
 pub use relay::{Echoes, relay};
 pub use tls_handshakes::tls_handshakes;
 pub use wire::Wire;

@@ -7,12 +7,32 @@ use anyhow::{Context, Result, ensure};
 use super::{BUFFER, Effort, STUCK, Sample, connection::Entrance, measure, wire::Wire};
 use crate::bench::{
     account::Account,
-    backend::BODY,
+    backend::{BODY, LARGE_PATH, large},
     poll::{Poll, Ready},
 };
 
+/// What is asked for, and what the answer must be.
+#[derive(Clone, Copy)]
+pub struct Page {
+    path: &'static str,
+    body: &'static [u8],
+}
+
+impl Page {
+    /// A short answer, as of an API.
+    pub fn short() -> Self {
+        Self { path: "/api", body: BODY }
+    }
+
+    /// A megabyte.
+    pub fn large() -> Self {
+        Self { path: LARGE_PATH, body: large() }
+    }
+}
+
 struct Browser {
     wire: Wire,
+    page: Page,
     request: Vec<u8>,
     answer: Vec<u8>,
 }
@@ -21,6 +41,7 @@ struct Browser {
 /// answer has set.
 pub fn plain(
     entrance: &Entrance,
+    page: Page,
     clients: usize,
     effort: &Effort,
     account: &Account,
@@ -31,7 +52,7 @@ pub fn plain(
     let mut browsers = Vec::with_capacity(clients);
     for number in 0..clients {
         let address = entrance.addresses[number % entrance.addresses.len()];
-        let mut browser = Browser::open(TcpStream::connect(address)?)?;
+        let mut browser = Browser::open(TcpStream::connect(address)?, page)?;
         poll.readable(browser.wire.socket(), number)?;
         browser.ask()?;
         browsers.push(browser);
@@ -52,10 +73,11 @@ pub fn plain(
 }
 
 impl Browser {
-    fn open(stream: TcpStream) -> Result<Self> {
+    fn open(stream: TcpStream, page: Page) -> Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Self { wire: stream.into(), request: request(None), answer: Vec::new() })
+        let request = request(page, None);
+        Ok(Self { wire: stream.into(), page, request, answer: Vec::new() })
     }
 
     fn ask(&mut self) -> Result<()> {
@@ -68,24 +90,25 @@ impl Browser {
     fn receive(&mut self, buffer: &mut [u8]) -> Result<bool> {
         let Some(len) = self.wire.receive(buffer)? else { return Ok(false) };
         self.answer.extend(&buffer[..len]);
-        if !self.answer.ends_with(BODY) {
-            ensure!(self.answer.len() < BUFFER, "an answer without an end");
+        let body = self.page.body;
+        if !self.answer.ends_with(body) {
+            ensure!(self.answer.len() < body.len() + BUFFER, "an answer without an end");
             return Ok(false);
         }
-        let head = &self.answer[..self.answer.len() - BODY.len()];
-        let text = || String::from_utf8_lossy(&self.answer);
+        let head = &self.answer[..self.answer.len() - body.len()];
+        let text = || String::from_utf8_lossy(&self.answer[..self.answer.len().min(BUFFER)]);
         let is_whole = head.starts_with(b"HTTP/1.1 200 ") && head.ends_with(b"\r\n\r\n");
         ensure!(is_whole, "a wrong answer: {}", text());
         if let Some(cookie) = cookie(&self.answer).with_context(|| text().into_owned())? {
-            self.request = request(Some(&cookie));
+            self.request = request(self.page, Some(&cookie));
         }
         Ok(true)
     }
 }
 
-fn request(cookie: Option<&str>) -> Vec<u8> {
+fn request(Page { path, .. }: Page, cookie: Option<&str>) -> Vec<u8> {
     let cookie = cookie.map(|it| format!("Cookie: {it}\r\n")).unwrap_or_default();
-    format!("GET /api HTTP/1.1\r\nHost: chat.example\r\nUser-Agent: bench\r\n{cookie}\r\n")
+    format!("GET {path} HTTP/1.1\r\nHost: chat.example\r\nUser-Agent: bench\r\n{cookie}\r\n")
         .into_bytes()
 }
 

@@ -56,6 +56,9 @@ struct Arguments {
     /// Handshakes, and plain requests, that are under way at a time
     #[arg(long, value_name = "N", default_value_t = 100)]
     clients: usize,
+    /// Requests for a megabyte that are under way at a time
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    large_clients: usize,
     /// Connections that are silent
     #[arg(long, value_name = "N")]
     idle_clients: Option<usize>,
@@ -100,6 +103,7 @@ impl Arguments {
             relay: self.relay_clients,
             handshakes: self.clients,
             plain: self.clients,
+            large: self.large_clients,
             idle,
         })
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tests::bench::load::{self, Effort, Sample};
+use tests::bench::load::{self, Effort, Page, Sample};
 
 use crate::target::{Running, Target};
 
@@ -23,6 +23,8 @@ pub enum Load {
     Handshakes,
     /// GET requests on connections that stay open
     Plain,
+    /// The same for a megabyte each
+    Large,
     /// Upgraded connections that are silent: memory
     Idle,
 }
@@ -33,6 +35,7 @@ pub struct Clients {
     pub relay: usize,
     pub handshakes: usize,
     pub plain: usize,
+    pub large: usize,
     pub idle: usize,
 }
 
@@ -60,7 +63,8 @@ fn one(target: &Running, load: Load, clients: &Clients, effort: &Effort) -> Resu
     site.client.run(|| match load {
         Load::Relay => load::relay(load::open(entrance, clients.relay)?, effort, account),
         Load::Handshakes => load::handshakes(entrance, clients.handshakes, effort, account),
-        Load::Plain => load::plain(entrance, clients.plain, effort, account),
+        Load::Plain => load::plain(entrance, Page::short(), clients.plain, effort, account),
+        Load::Large => load::plain(entrance, Page::large(), clients.large, effort, account),
         Load::Idle => unreachable!("memory is measured on targets of its own"),
     })
 }

@@ -21,6 +21,7 @@ pub fn lines(load: Load, target: Target, samples: &[Sample]) -> Vec<Line> {
         Load::Relay => ("messages/s", "us machine/message", "us proxy/message"),
         Load::Handshakes => ("handshakes/s", "us machine/handshake", "us proxy/handshake"),
         Load::Plain => ("requests/s", "us machine/request", "us proxy/request"),
+        Load::Large => ("MiB/s", "us machine/MiB", "us proxy/MiB"),
         Load::Idle => unreachable!("memory has no rate"),
     };
     let of = |what, number: fn(&Sample) -> f64| Line {
