@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io,
     net::{SocketAddr, TcpListener as StdListener},
     os::fd::OwnedFd,
@@ -13,7 +14,7 @@ use nix::errno::Errno;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 use tracing::warn;
 
@@ -24,6 +25,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How often that is logged.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// While connections are held back, how often it is looked whether their service has another rate.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How many are accepted from a socket that is to be closed: as many as its backlog usually holds (net.core.somaxconn).
 const MOST_WAITING: u32 = 4_096;
@@ -103,10 +107,19 @@ async fn accept(socket: TcpListener, service: Rc<RefCell<Option<Rc<Service>>>>, 
     let logged = Cell::new(None::<Instant>);
     let Ok(local) = socket.local_addr() else { return };
     loop {
+        let mut has_waited = hold_back(&service).await;
         // Tokio makes way for other tasks after a number of connections.
-        match socket.accept().await {
+        let accepted = poll_fn(|cx| {
+            let accepted = socket.poll_accept(cx);
+            has_waited &= accepted.is_ready();
+            accepted
+        });
+        match accepted.await {
             Ok((stream, peer)) => {
                 let Some(service) = service.borrow().clone() else { continue };
+                if has_waited {
+                    service.count(Outcome::ConnectionDelayed);
+                }
                 begin(stream, peer, local, &service, &life);
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -126,6 +139,21 @@ async fn accept(socket: TcpListener, service: Rc<RefCell<Option<Rc<Service>>>>, 
     }
 }
 
+/// Waits until the service may have another connection. Says whether that was not at once.
+async fn hold_back(service: &RefCell<Option<Rc<Service>>>) -> bool {
+    let mut held = false;
+    loop {
+        let now = Instant::now();
+        let due = service.borrow().as_ref().and_then(|it| {
+            let rate = it.plan().settings.limits.handshakes_per_second;
+            it.arrivals.due(rate, now)
+        });
+        let Some(due) = due else { return held };
+        held = true;
+        sleep_until(due.min(now + LOOK_EVERY)).await;
+    }
+}
+
 fn begin(
     stream: TcpStream,
     peer: SocketAddr,
@@ -134,6 +162,7 @@ fn begin(
     life: &Rc<Life>,
 ) {
     service.count(Outcome::Connection);
+    service.arrivals.spend(service.plan().settings.limits.handshakes_per_second, Instant::now());
     let local = local_address(&stream, listener);
     let connection = connection::serve(stream, peer, local, service.clone(), life.clone());
     tokio::task::spawn_local(connection);

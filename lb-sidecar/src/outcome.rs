@@ -147,6 +147,8 @@ outcomes! {
     ProxyHeaderTimeout "proxy_header_timeout",
     /// A connection was closed at once: the service has as many as it may.
     TooManyConnections "too_many_connections",
+    /// A connection waited in the backlog: so many of the service came in that second.
+    ConnectionDelayed "connection_delayed",
     /// A connection was closed at once: its source has as many as it may.
     SourceConnections "source_connections",
     /// A connection was closed at once: its source comes too fast.

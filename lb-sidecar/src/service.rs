@@ -13,7 +13,7 @@ use tracing::error;
 use crate::{
     control::{BackendReport, ServiceReport},
     forwarded::Trusted,
-    limits,
+    limits::{self, arrivals::Arrivals},
     outcome::{Outcomes, Reason},
     passthrough,
     pool::Pool,
@@ -161,6 +161,8 @@ pub struct Service {
     pub pacing: Cell<bool>,
     /// It is not among the settings any more: its connections end with their next answer.
     pub removed: Cell<bool>,
+    /// How fast connections come.
+    pub arrivals: Arrivals,
     /// What each source has open.
     pub sources: limits::sources::Sources,
 }
@@ -183,6 +185,7 @@ impl Service {
             relays: Rc::default(),
             pacing: Cell::new(false),
             removed: Cell::new(false),
+            arrivals: Arrivals::default(),
             sources: limits::sources::Sources::default(),
         })
     }

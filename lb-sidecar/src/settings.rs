@@ -335,6 +335,8 @@ pub enum SendProxy {
 pub struct Limits {
     /// Client connections of the service, over all workers, spliced ones included.
     pub connections: u32,
+    /// New connections of the service at this worker in a second; more wait in the backlog.
+    pub handshakes_per_second: u32,
     /// Connections of a source at this worker.
     pub connections_per_source: u32,
     /// New connections of a source at this worker in a second.

@@ -62,6 +62,33 @@ fn a_source_that_comes_too_fast_is_turned_away_for_a_while() {
 }
 
 #[test]
+fn of_a_service_so_many_come_in_a_second_and_the_others_wait() {
+    run(|| async {
+        const RATE: u32 = 20;
+        const CLIENTS: u32 = 14;
+        let backend = Server::echo("b").await;
+        let edge = limited(
+            &[backend.address],
+            Limits { handshakes_per_second: RATE, ..Limits::default() },
+        );
+        let start = Instant::now();
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(edge.connect().await);
+        }
+        for client in &mut clients {
+            assert!(client.get("/").await.starts_with("HTTP/1.1 200 "));
+        }
+        // The first, and those of a tenth of a second, come at once.
+        let least = Duration::from_secs(1) / RATE * (CLIENTS - 1) - Duration::from_millis(100);
+        assert!(start.elapsed() >= least, "all came within {:?}", start.elapsed());
+        let delayed = edge.count("connection_delayed");
+        assert!(delayed > 0 && delayed < u64::from(CLIENTS), "{delayed} had to wait");
+        assert_eq!(edge.count("connection"), u64::from(CLIENTS));
+    });
+}
+
+#[test]
 fn a_service_has_so_many_connections_those_of_others_and_of_xdp_included() {
     run(|| async {
         let backend = Server::echo("b").await;

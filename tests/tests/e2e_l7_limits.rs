@@ -103,6 +103,22 @@ fn a_source_comes_no_faster_than_it_may() {
 }
 
 #[test]
+fn of_a_service_so_many_come_in_a_second_and_nobody_is_refused() {
+    const RATE: usize = 10;
+    let site =
+        limited(plan("service handshakes", false), &format!("handshakes_per_second = {RATE}"));
+    let (crowd, start) = (chats(&site, 0, 3 * RATE), Instant::now());
+    crowd.wait_connected(LATER).unwrap();
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(2), "{} came within {took:?}", 3 * RATE);
+    site.edge
+        .wait_for("they waited", SOON, |it| it.happened(WEB, "connection_delayed") > 0)
+        .unwrap();
+    let stats = crowd.stop();
+    assert_eq!((stats.errors, stats.wrong), (0, 0), "{stats}");
+}
+
+#[test]
 fn a_service_has_so_many_connections_spliced_ones_included() {
     // Of one backend, which is reached by the clients' IP version: others are not spliced.
     let plan = Plan { backends: 1, ..plan("service connections", true) };

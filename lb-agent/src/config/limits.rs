@@ -10,6 +10,7 @@ pub(super) static LIMITS: Section = Section {
     heading: "[service.limits]",
     keys: &[
         "connections",
+        "handshakes_per_second",
         "connections_per_source",
         "handshakes_per_second_per_source",
         "handshake_burst",
@@ -40,6 +41,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Limits {
     }
     Limits {
         connections: most("connections", 16_777_216),
+        handshakes_per_second: most("handshakes_per_second", 1_000_000),
         connections_per_source: most("connections_per_source", 1_000_000),
         handshakes_per_second_per_source: most("handshakes_per_second_per_source", 1_000_000),
         handshake_burst: reader.integer("handshake_burst", 1..=1_000_000, 20),

@@ -76,7 +76,7 @@ pub fn settings(
             upgrades: l7.upgrades.clone(),
             http: l7.http.clone(),
             forwarded: l7.forwarded.clone(),
-            drain: settings::Drain { rate: (l7.drain.rate / workers.max(1)).max(1) },
+            drain: settings::Drain { rate: share(l7.drain.rate, workers) },
             splice: l7.splice,
             log_sample: l7.access_log.get(),
             backends: backends.collect(),
@@ -88,7 +88,10 @@ pub fn settings(
             redirect_https: l7.redirect_https,
             passthrough: l7.passthrough.clone(),
             proxy_protocol: l7.proxy_protocol.clone(),
-            limits: l7.limits.clone(),
+            limits: settings::Limits {
+                handshakes_per_second: share(l7.limits.handshakes_per_second, workers),
+                ..l7.limits.clone()
+            },
         })
     });
     Settings {
@@ -99,6 +102,11 @@ pub fn settings(
         services: services.collect(),
         ticket_keys: Vec::new(),
     }
+}
+
+/// Each worker's share of a rate: of one that there is, at least 1.
+fn share(rate: u32, workers: u32) -> u32 {
+    (rate / workers.max(1)).max(rate.min(1))
 }
 
 /// When an edge that drains since then has no l7 connection any more: with the service that may take longest. None

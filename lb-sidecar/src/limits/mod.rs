@@ -2,6 +2,7 @@
 //!
 //! A worker counts for itself, and knows of others what the agent tells it; `docs/sidecar.md` says what that promises.
 
+pub mod arrivals;
 pub mod pace;
 pub mod queue;
 pub mod sources;

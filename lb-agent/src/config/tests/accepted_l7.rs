@@ -263,13 +263,14 @@ fn proxies_before_and_behind() {
 #[test]
 fn limits_of_all_kinds() {
     let l7 = l7_of(
-        "[service.limits]\nconnections = 1\nconnections_per_source = 2\n\
+        "[service.limits]\nconnections = 1\nhandshakes_per_second = 10\nconnections_per_source = 2\n\
          handshakes_per_second_per_source = 3\nhandshake_burst = 4\nsource_prefix_ipv4 = 24\n\
          source_prefix_ipv6 = 48\nconnections_per_backend = 5\nqueue = 6\nqueue_timeout = \"7s\"\n\
          bytes_per_second = 16384\nbody_bytes = 9",
     );
     let expected = Limits {
         connections: 1,
+        handshakes_per_second: 10,
         connections_per_source: 2,
         handshakes_per_second_per_source: 3,
         handshake_burst: 4,

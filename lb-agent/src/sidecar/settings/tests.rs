@@ -155,14 +155,19 @@ fn the_own_zone_and_panic_make_the_state() {
 }
 
 #[test]
-fn workers_share_the_rate_of_a_drain() {
+fn workers_share_the_rates_of_a_service() {
     for (rate, workers, expected) in
         [(100, 1, 100), (100, 4, 25), (10, 3, 3), (1, 64, 1), (7, 0, 7)]
     {
-        let config = service(&format!("drain = {{ rate = {rate} }}"));
-        let settings = settings(&config, &[], workers, whole, never);
-        assert_eq!(settings.services[0].drain.rate, expected, "{rate} by {workers}");
+        let config = service(&format!(
+            "drain = {{ rate = {rate} }}\nlimits = {{ handshakes_per_second = {rate} }}"
+        ));
+        let told = &settings(&config, &[], workers, whole, never).services[0];
+        let rates = (told.drain.rate, told.limits.handshakes_per_second);
+        assert_eq!(rates, (expected, expected), "{rate} by {workers}");
     }
+    let none = built(&service(""));
+    assert_eq!(none.services[0].limits.handshakes_per_second, 0, "no limit stays none");
 }
 
 /// Cookies in browsers hold these: they must not change with the version.
