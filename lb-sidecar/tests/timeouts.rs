@@ -267,6 +267,26 @@ fn taken(edge: &Edge) -> u64 {
     edge.worker.report().services[0].backends[0].bytes_out
 }
 
+/// An answer of which a thousand bytes come at a time, and the last of them at once.
+async fn slowly(length: usize, at_once: usize) -> Server {
+    Server::new(move |mut stream| async move {
+        read_head(&mut stream).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes()).await;
+        let (mut left, piece) = (length, [b'x'; 1_000]);
+        while left > at_once {
+            let now = piece.len().min(left - at_once);
+            if stream.write_all(&piece[..now]).await.is_err() {
+                return;
+            }
+            left -= now;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let _ = stream.write_all(&vec![b'x'; left]).await;
+    })
+    .await
+}
+
 /// An answer that has all come from its backend, while its client reads nothing and the last of it is in the sidecar.
 struct Tail {
     edge: Edge,
@@ -277,7 +297,7 @@ struct Tail {
 
 impl Tail {
     async fn new(request: &str, change: impl FnOnce(&mut lb_sidecar::settings::Service)) -> Self {
-        let server = endless().await;
+        let server = slowly(1 << 30, 0).await;
         let edge = Edge::new(&[server.address], |_| {});
         let mut client = narrow(&edge).await;
         client.send(request).await;
@@ -286,11 +306,10 @@ impl Tail {
             before = taken(&edge);
             tokio::time::sleep(SHORT).await;
         }
-        // The sidecar itself holds 64 KiB at least.
-        let length = before as usize - (16 << 10);
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-        let answer = [head.into_bytes(), vec![b'x'; length]].concat();
-        let server = Server::answering(answer.leak()).await;
+        // What the kernel has room for is less than that by a little; the last piece, which is read at once, is more.
+        let at_once = 12_000;
+        let length = before as usize + at_once / 2;
+        let server = slowly(length, at_once).await;
         let edge = Edge::new(&[server.address], change);
         let mut client = narrow(&edge).await;
         client.send(request).await;
