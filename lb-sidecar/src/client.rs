@@ -26,6 +26,9 @@ use crate::{
     upgrade::Handover,
 };
 
+/// How long a connection that is to end waits for a last request: one may be on its way already.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+
 /// Timeouts of the request at hand.
 #[derive(Clone, Copy)]
 pub struct Timeouts {
@@ -218,7 +221,15 @@ impl Client {
             self.write_entry();
             if self.deadline.wait() == Wait::Write {
                 self.deadline.set(Wait::Idle, self.timeouts.get().keep_alive);
+                self.hurry();
             }
+        }
+    }
+
+    /// A connection that is to end and waits for the next request does so no longer than it has to.
+    pub fn hurry(&self) {
+        if self.closing.get() && self.deadline.wait() == Wait::Idle {
+            self.deadline.bring_near(LAST_REQUEST);
         }
     }
 
@@ -248,7 +259,7 @@ impl Client {
         self.write_entry();
     }
 
-    /// Ends the connection after the answer at hand, or now if there is none.
+    /// Ends the connection after the answer at hand or a last one, and soon if there is none.
     pub fn close_soon(&self) {
         self.closing.set(true);
         self.deadline.wake();

@@ -144,12 +144,11 @@ async fn serve_http1(
         }
         None => None,
     };
-    let is_ahead = !first.is_empty();
     let io = Io { guarded: Guarded::new(stream, limits, first), client: client.clone() };
     let handler = Handler { client: client.clone(), prepared: Cell::new(prepared) };
     let mut connection = plan.http.serve_connection(io, handler);
     drop(plan);
-    let end = drive(&mut connection, &client, is_ahead).await;
+    let end = drive(&mut connection, &client).await;
     let parts = connection.into_parts();
     let handover = client.handover.borrow_mut().take();
     match (end, handover) {
@@ -205,22 +204,16 @@ pub async fn in_time<T>(future: impl Future<Output = T>, deadline: &Deadline) ->
     .await
 }
 
-/// With bytes of a request ahead, that one is answered, whoever wants the connection to end.
-async fn drive(
-    connection: &mut http1::Connection<Io, Handler>,
-    client: &Client,
-    is_ahead: bool,
-) -> End {
+/// One that is to end has the answer to a request say so, and waits for a last one no longer than it has to: whoever sent
+/// one without knowing of the end would lose it.
+async fn drive(connection: &mut http1::Connection<Io, Handler>, client: &Client) -> End {
     let deadline = &client.deadline;
     let mut sleep = pin!(sleep_until(deadline.armed()));
     poll_fn(|cx| {
+        // Before the timer, which forgets what has passed when another time is set.
+        client.hurry();
         let mut expired = deadline.poll(sleep.as_mut(), cx);
         loop {
-            // hyper would add to the answer of a switch that the connection ends, which it does not.
-            let may_end = (client.heard.get() || !is_ahead) && !client.switching.get();
-            if may_end && client.closing.take() {
-                Pin::new(&mut *connection).graceful_shutdown();
-            }
             // hyper may be done when it has nothing more to say, and the client has not got all of it.
             if let Poll::Ready(result) = connection.poll_without_shutdown(cx)
                 && (result.is_err() || !client.blocked.get())
@@ -232,7 +225,7 @@ async fn drive(
                 return Poll::Ready(End::Expired(wait));
             }
             expired = deadline.rearm(sleep.as_mut(), cx);
-            if !expired && (!client.closing.get() || client.switching.get()) {
+            if !expired {
                 return Poll::Pending;
             }
         }

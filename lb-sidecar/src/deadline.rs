@@ -66,6 +66,14 @@ impl Deadline {
         }
     }
 
+    /// What is waited for is waited for no longer than this from now on.
+    pub fn bring_near(&self, timeout: Duration) {
+        let left = self.at.get().saturating_duration_since(Instant::now());
+        if timeout < left {
+            self.set(self.wait.get(), timeout);
+        }
+    }
+
     /// Has the connection's task look around.
     pub fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
@@ -159,6 +167,17 @@ mod tests {
         let (wait, after) = expired(&deadline).await;
         assert_eq!(wait, Wait::Idle);
         assert!(after >= 5 * SECOND && after < 6 * SECOND, "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_brought_near_and_never_moved_away() {
+        let deadline = Deadline::new(Wait::Idle, 60 * SECOND);
+        deadline.bring_near(2 * SECOND);
+        tokio::time::sleep(SECOND).await;
+        deadline.bring_near(2 * SECOND);
+        let (wait, after) = expired(&deadline).await;
+        assert_eq!(wait, Wait::Idle);
+        assert!(after < 2 * SECOND, "{after:?}");
     }
 
     #[tokio::test(start_paused = true)]

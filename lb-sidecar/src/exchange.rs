@@ -108,6 +108,8 @@ pub async fn answer(
     if asks_upgrade && !upgraded {
         // What follows the head may be of the other protocol.
         client.leave_unread();
+    }
+    if !upgraded && (asks_upgrade || client.closing.get()) {
         response::close(response.headers_mut());
     }
     if !matches!(response.body(), ResponseBody::Backend(_)) {

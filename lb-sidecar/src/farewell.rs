@@ -44,7 +44,9 @@ pub async fn finish(end: End, guarded: Guarded, client: &Client) {
         End::Expired(Wait::Head) => Some(Outcome::HeadTimeout.into()),
         End::Expired(Wait::Tls) => Some(Outcome::TlsTimeout.into()),
         End::Expired(Wait::Idle) => {
-            service.count(Outcome::KeepAliveExpired);
+            if !client.closing.get() {
+                service.count(Outcome::KeepAliveExpired);
+            }
             None
         }
         End::Expired(_) => {

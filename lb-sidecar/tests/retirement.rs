@@ -30,6 +30,8 @@ fn who_has_just_come_is_answered() {
     });
 }
 
+const ASK_PLAIN: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
 /// Whatever the handshake left readable behind it was no request.
 #[test]
 fn who_has_just_shaken_hands_is_answered() {
@@ -53,6 +55,62 @@ fn who_has_just_shaken_hands_is_answered() {
             drop(client);
             tokio::time::timeout(LONG, edge.worker.life.over()).await.expect("the end");
         }
+    });
+}
+
+#[test]
+fn a_connection_between_its_requests_has_time_for_one_more() {
+    run(|| async {
+        let server = Server::echo("b").await;
+        for (before, after) in [("", ASK_PLAIN), ASK_PLAIN.split_at(9)] {
+            let edge = Edge::new(&[server.address], |_| {});
+            let mut client = edge.connect().await;
+            client.get("/").await;
+            client.send(before).await;
+            // It has been read.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            edge.worker.retire(None);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            client.send(after).await;
+            let answer = client.read_to_end().await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{before:?}: {answer}");
+            assert_eq!(field(&answer, "connection"), Some("close"));
+            tokio::time::timeout(LONG, edge.worker.life.over()).await.expect("the end");
+        }
+    });
+}
+
+#[test]
+fn who_does_not_know_yet_that_an_answer_was_the_last_may_ask_again() {
+    run(|| async {
+        let release = Rc::new(Notify::new());
+        let released = release.clone();
+        let server = Server::new(move |mut stream| {
+            let release = released.clone();
+            async move {
+                while read_head(&mut stream).await.is_some() {
+                    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nth";
+                    stream.write_all(head).await.unwrap();
+                    release.notified().await;
+                    stream.write_all(b"at").await.unwrap();
+                }
+            }
+        })
+        .await;
+        let edge = Edge::new(&[server.address], |_| {});
+        let mut client = edge.connect().await;
+        client.send(ASK_PLAIN).await;
+        let head = client.read_until("\r\n\r\nth").await;
+        assert_eq!(field(&head, "connection"), None);
+        edge.worker.retire(None);
+        release.notify_one();
+        client.read_until("at").await;
+        release.notify_one();
+        client.send(ASK_PLAIN).await;
+        let answer = client.read_to_end().await;
+        assert_eq!(field(&answer, "connection"), Some("close"), "{answer}");
+        assert!(answer.ends_with("that"), "{answer}");
+        tokio::time::timeout(LONG, edge.worker.life.over()).await.expect("the end");
     });
 }
 

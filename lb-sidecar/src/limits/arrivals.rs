@@ -15,10 +15,11 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// One has come; at a rate of 0 all come for nothing.
+    /// One has come; at a rate of 0 all come for nothing. Those that come although it is not their time, since their listener
+    /// goes, make nobody wait for longer than the next in turn would.
     pub fn spend(&self, rate: u32, now: Instant) {
         if rate > 0 {
-            let paid = self.paid.get().unwrap_or(now).max(now);
+            let paid = self.paid.get().unwrap_or(now).clamp(now, now + AT_ONCE);
             self.paid.set(Some(paid + Duration::from_secs(1) / rate));
         }
     }
@@ -56,6 +57,13 @@ mod tests {
         assert_eq!(come(1_000, 1_000), 1_100);
         assert_eq!(come(1_000, 10_000), 10_100);
         assert_eq!([10, 1_000, 2_000, 10_000].map(|it| come(1, it)), [1, 2, 3, 11]);
+    }
+
+    #[test]
+    fn a_crowd_that_comes_out_of_turn_leaves_no_debt() {
+        let (arrivals, now) = (Arrivals::default(), Instant::now());
+        (0..2_000).for_each(|_| arrivals.spend(50, now));
+        assert_eq!(arrivals.due(50, now), Some(now + Duration::from_millis(20)));
     }
 
     #[test]
