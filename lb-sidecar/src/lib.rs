@@ -45,6 +45,7 @@ mod headers;
 mod http2;
 mod listener;
 mod request;
+mod reserve;
 mod response;
 mod scratch;
 mod secure;

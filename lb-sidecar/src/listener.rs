@@ -57,7 +57,7 @@ impl Listener {
         let serves = service.is_some();
         if let Some(service) = &service {
             let http = &service.plan().settings.http;
-            let socket = socket2::Socket::from(OwnedFd::from(self.socket.try_clone()?));
+            let socket = socket2::SockRef::from(&*self.socket);
             guard(&socket, http.tcp_keepalive, http.tcp_user_timeout)?;
         }
         *self.service.borrow_mut() = service;

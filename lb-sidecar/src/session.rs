@@ -55,7 +55,7 @@ async fn talk(worker: &Rc<Worker>, stream: UnixStream) -> anyhow::Result<()> {
     let mut looks = 0_u32;
     loop {
         select! {
-            message = receiver.receive() => {
+            message = worker.reserve.within(receiver.receive()) => {
                 let Some((message, descriptor)) = message? else { return Ok(()) };
                 handle(worker, &mut sender, message, descriptor).await?;
             }
@@ -97,11 +97,12 @@ async fn handle(
 ) -> anyhow::Result<()> {
     match (message, descriptor) {
         (ToWorker::Settings(settings), _) => {
-            worker.apply(*settings);
+            worker.reserve.with(|| worker.apply(*settings));
             ready(worker, sender).await?;
         }
         (ToWorker::Listen { address }, Some(socket)) => {
-            worker.listen(address, socket).with_context(|| format!("listener {address}"))?;
+            let listening = worker.reserve.with(|| worker.listen(address, socket));
+            listening.with_context(|| format!("listener {address}"))?;
             ready(worker, sender).await?;
         }
         (ToWorker::Unlisten { address }, _) => worker.unlisten(address).await,

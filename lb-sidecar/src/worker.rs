@@ -24,8 +24,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    control::Report, drain, life::Life, listener::Listener, service::Service, session,
-    settings::Settings, splice::Splicing,
+    control::Report, drain, life::Life, listener::Listener, reserve::Reserve, service::Service,
+    session, settings::Settings, splice::Splicing,
 };
 
 /// How long an agent may take to read the last report.
@@ -53,6 +53,7 @@ pub struct Worker {
     pub index: u16,
     pub life: Rc<Life>,
     pub(crate) splicing: Rc<Splicing>,
+    pub(crate) reserve: Reserve,
     services: RefCell<BTreeMap<String, Rc<Service>>>,
     /// Services that are not wanted any more, until their last connection ends.
     removed: RefCell<Vec<Rc<Service>>>,
@@ -68,6 +69,7 @@ impl Worker {
             index,
             life: Rc::default(),
             splicing: Splicing::new(),
+            reserve: Reserve::default(),
             services: RefCell::default(),
             removed: RefCell::default(),
             listeners: RefCell::default(),
@@ -237,6 +239,7 @@ async fn live(options: Options, control: std::os::unix::net::UnixListener) -> an
     let control =
         UnixListener::from_std(control).context("standard input: not a listening Unix socket")?;
     let worker = Worker::new(options.index);
+    worker.reserve.set_aside().context("RLIMIT_NOFILE")?;
     let output = std::io::stdout().as_fd().try_clone_to_owned().context("standard output")?;
     worker.life.log_to(output).context("access log")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -246,7 +249,7 @@ async fn live(options: Options, control: std::os::unix::net::UnixListener) -> an
     let mut agent: Option<JoinHandle<()>> = None;
     loop {
         select! {
-            accepted = control.accept() => match accepted {
+            accepted = worker.reserve.within(control.accept()) => match accepted {
                 Ok((stream, _)) => {
                     // The newest connection counts.
                     if let Some(agent) = agent.take() {

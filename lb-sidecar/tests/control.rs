@@ -4,39 +4,19 @@ mod harness;
 
 use std::{io::Write, net::Ipv4Addr, os::fd::AsFd, rc::Rc};
 
-use harness::*;
+use harness::{agent::Agent, *};
 use lb_sidecar::{
-    control::{FromWorker, Receiver, Sender, ToWorker, channel},
+    control::{FromWorker, ToWorker},
     session,
     settings::Settings,
     worker::Worker,
 };
 use tokio::{net::UnixStream, task::spawn_local, time::timeout};
 
-struct Agent(Sender<ToWorker>, Receiver<FromWorker>);
-
-impl Agent {
-    async fn new(worker: &Rc<Worker>) -> Self {
-        let (agent, other) = UnixStream::pair().unwrap();
-        spawn_local(session::serve(worker.clone(), other));
-        let (sender, receiver) = channel(agent);
-        Self(sender, receiver)
-    }
-
-    /// The next message that `want` knows.
-    async fn next<T>(&mut self, want: impl Fn(FromWorker) -> Option<T>) -> T {
-        timeout(LONG, async {
-            loop {
-                let (message, _) =
-                    self.1.receive().await.unwrap().expect("the worker closed the connection");
-                if let Some(wanted) = want(message) {
-                    return wanted;
-                }
-            }
-        })
-        .await
-        .expect("no such message")
-    }
+fn agent_of(worker: &Rc<Worker>) -> Agent {
+    let (agent, other) = UnixStream::pair().unwrap();
+    spawn_local(session::serve(worker.clone(), other));
+    Agent::new(agent)
 }
 
 fn settings(address: std::net::SocketAddr, backends: &[std::net::SocketAddr]) -> Settings {
@@ -52,8 +32,8 @@ fn from_the_greeting_to_the_end() {
     run(|| async {
         let server = Server::echo("one").await;
         let worker = Worker::new(3);
-        let mut agent = Agent::new(&worker).await;
-        let hello = agent.next(|m| if let FromWorker::Hello(h) = m { Some(h) } else { None }).await;
+        let mut agent = agent_of(&worker);
+        let hello = agent.hello().await;
         assert_eq!((hello.index, hello.retired, hello.listeners), (3, false, 0));
 
         let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -64,7 +44,7 @@ fn from_the_greeting_to_the_end() {
             .await
             .unwrap();
         agent.0.send(&ToWorker::Listen { address }, Some(socket.as_fd())).await.unwrap();
-        agent.next(|m| (m == FromWorker::Ready).then_some(())).await;
+        agent.ready().await;
 
         let mut client = Client(tokio::net::TcpStream::connect(address).await.unwrap());
         assert!(client.get("/").await.starts_with("HTTP/1.1 200 OK"));
@@ -78,8 +58,8 @@ fn from_the_greeting_to_the_end() {
 
         // Another agent takes over, sockets and all; the connection stays.
         drop(agent);
-        let mut agent = Agent::new(&worker).await;
-        let hello = agent.next(|m| if let FromWorker::Hello(h) = m { Some(h) } else { None }).await;
+        let mut agent = agent_of(&worker);
+        let hello = agent.hello().await;
         assert_eq!(hello.listeners, 1);
         agent.0.send(&ToWorker::SendListeners, None).await.unwrap();
         let (message, descriptor) = loop {
@@ -123,7 +103,7 @@ fn clients_wait_in_the_backlog_until_there_are_settings() {
     run(|| async {
         let server = Server::echo("one").await;
         let worker = Worker::new(0);
-        let mut agent = Agent::new(&worker).await;
+        let mut agent = agent_of(&worker);
         let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = socket.local_addr().unwrap();
         agent.0.send(&ToWorker::Listen { address }, Some(socket.as_fd())).await.unwrap();

@@ -161,11 +161,16 @@ impl Fleet {
 
     /// One of its sockets has arrived.
     pub fn collected(&mut self, worker: Generation, address: SocketAddr) {
-        let Some(it) = self.workers.get_mut(&worker) else { return };
-        it.listens.insert(address);
-        it.awaited = it.awaited.saturating_sub(1);
-        if it.phase == Phase::Joining && it.awaited == 0 {
-            it.phase = Phase::Greeted;
+        if let Some(it) = self.workers.get_mut(&worker) {
+            it.listens.insert(address);
+            it.sent_socket();
+        }
+    }
+
+    /// One has arrived that it was told to give up.
+    pub fn declined(&mut self, worker: Generation) {
+        if let Some(it) = self.workers.get_mut(&worker) {
+            it.sent_socket();
         }
     }
 
@@ -318,6 +323,13 @@ impl Worker {
             listens: BTreeSet::new(),
             settings: None,
             deadline: None,
+        }
+    }
+
+    fn sent_socket(&mut self) {
+        self.awaited = self.awaited.saturating_sub(1);
+        if self.phase == Phase::Joining && self.awaited == 0 {
+            self.phase = Phase::Greeted;
         }
     }
 

@@ -6,9 +6,14 @@ use lb_sidecar::control::{FromWorker, ToWorker, channel};
 use tokio::{net::UnixStream, sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::fleet::Generation;
+use crate::bpf::specs::MAX_LISTENERS;
 
-/// Messages to a worker that wait. One that leaves more unread hangs.
-const MOST_WAITING: usize = 256;
+/// Messages to a worker that wait. They are said faster than anybody reads: four reloads have room that replace every
+/// listener of both IP versions.
+const MOST_WAITING: usize = 16 * MAX_LISTENERS as usize;
+
+/// A worker that has not taken a message within this time hangs. One that has much to do may be slow.
+const HANGS: Duration = Duration::from_secs(30);
 
 /// A descriptor that is sent with a message, or came with one.
 pub type Descriptor = std::os::fd::OwnedFd;
@@ -45,7 +50,7 @@ impl Link {
         Self { letters, task }
     }
 
-    /// Sends a message, later. False if the worker does not read.
+    /// Sends a message, later. False if too many wait already.
     pub fn send(&self, message: ToWorker, descriptor: Option<Arc<Descriptor>>) -> bool {
         match self.letters.try_send((message, descriptor)) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => true,
@@ -77,8 +82,11 @@ async fn converse(
     let write = async {
         while let Some((message, descriptor)) = inbox.recv().await {
             let descriptor = descriptor.as_ref().map(|it| it.as_fd());
-            if sender.send(&message, descriptor).await.is_err() {
-                break;
+            let sending = timeout(HANGS, sender.send(&message, descriptor));
+            match sending.await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => break,
+                Err(_) => return format!("it has not read what it is told for {HANGS:?}"),
             }
         }
         // Who reads learns of the end, and after what had been said before it.
@@ -100,6 +108,77 @@ async fn converse(
     };
     tokio::select! {
         result = read => result,
-        () = write => Ok(()),
+        hangs = write => Err(hangs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    const WORKER: Generation = 1;
+
+    struct Scene {
+        link: Link,
+        worker: UnixStream,
+        heard: mpsc::Receiver<(Generation, Heard)>,
+    }
+
+    async fn connected(name: &str) -> Scene {
+        let socket = std::env::temp_dir().join(format!("sluice-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (sender, heard) = mpsc::channel(16);
+        let link = Link::open(WORKER, socket.clone(), sender);
+        let worker = listener.accept().await.unwrap().0;
+        std::fs::remove_file(&socket).unwrap();
+        Scene { link, worker, heard }
+    }
+
+    fn listen(n: u32) -> ToWorker {
+        let ip = std::net::Ipv4Addr::from_bits(n);
+        ToWorker::Listen { address: SocketAddr::from((ip, 80)) }
+    }
+
+    #[tokio::test]
+    async fn as_many_listeners_as_there_can_be_are_sent_at_once() {
+        let Scene { link, worker, heard: _heard } = connected("listeners").await;
+        // Of both IP versions, each in place of another.
+        let most = 4 * MAX_LISTENERS;
+        let sent = (0..most).take_while(|&n| link.send(listen(n), None)).count();
+        assert_eq!(sent, most as usize);
+        let (_sender, mut receiver) = channel::<FromWorker, ToWorker>(worker);
+        for n in 0..most {
+            assert_eq!(receiver.receive().await.unwrap().unwrap().0, listen(n));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_read_is_given_up_and_one_that_does_is_not() {
+        let Scene { link, worker, mut heard } = connected("hangs").await;
+        let (_sender, mut receiver) = channel::<FromWorker, ToWorker>(worker);
+        // More than the socket holds.
+        let many = 20_000;
+        for n in 0..many {
+            assert!(link.send(listen(n), None));
+        }
+        for n in 0..many {
+            assert_eq!(receiver.receive().await.unwrap().unwrap().0, listen(n));
+            if n.is_multiple_of(2_000) {
+                tokio::time::sleep(HANGS / 2).await;
+            }
+        }
+        assert!(heard.try_recv().is_err(), "it reads, if slowly");
+        for n in 0..many {
+            assert!(link.send(listen(n), None));
+        }
+        let (worker, end) = heard.recv().await.unwrap();
+        let Heard::End(Some(why)) = end else { panic!("{end:?}") };
+        assert_eq!(worker, WORKER);
+        assert!(why.contains("has not read"), "{why}");
     }
 }

@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use nix::libc::{EACCES, EADDRINUSE};
+use nix::{
+    libc::{EACCES, EADDRINUSE},
+    sys::stat::fstat,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The kernel takes as many as `net.core.somaxconn` says.
@@ -34,6 +37,12 @@ pub fn missing(have: &Sockets, workers: u16, listeners: &BTreeSet<SocketAddr>) -
         }
     }
     Ok(new)
+}
+
+/// Whether both are descriptors of one socket.
+pub fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let number = |it: &OwnedFd| fstat(it).map(|file| (file.st_dev, file.st_ino)).ok();
+    number(one).is_some_and(|one| number(other) == Some(one))
 }
 
 fn open(address: SocketAddr) -> io::Result<Socket> {

@@ -3,7 +3,7 @@
 //! It knows no configuration file and no health: listeners, settings and the rest are what it is given.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     ffi::OsString,
     fs::File,
     io,
@@ -295,16 +295,37 @@ impl Supervisor {
                 self.introduce_broker(worker);
             }
             FromWorker::Listener { address } => {
-                if let Some(socket) = descriptor {
-                    let key = (member.name.index, address);
-                    self.sockets.entry(key).or_insert_with(|| Arc::new(socket));
+                let (key, understands) = ((member.name.index, address), member.understands);
+                if descriptor.is_some_and(|socket| self.takes(key, socket)) {
+                    self.fleet.collected(worker, address);
+                    return;
                 }
-                self.fleet.collected(worker, address);
+                // Those who wait there are accepted now: the next worker of the place will not have this socket.
+                if understands {
+                    self.send(worker, ToWorker::Unlisten { address }, None);
+                }
+                self.fleet.declined(worker);
             }
             FromWorker::Ready => self.fleet.ready(worker),
             FromWorker::Report(report) => {
                 self.reports.report(worker, report);
                 self.others_at.get_or_insert_with(|| Instant::now() + OTHERS);
+            }
+        }
+    }
+
+    /// Whether a worker's socket is the one of its place. One that comes late is not, if another one was opened in its
+    /// stead, or if nobody wants one there any more.
+    fn takes(&mut self, key: (u16, SocketAddr), socket: Descriptor) -> bool {
+        let Plan { workers, listeners, .. } = &self.plan;
+        if self.revision > 0 && !(key.0 < *workers && listeners.contains(&key.1)) {
+            return false;
+        }
+        match self.sockets.entry(key) {
+            Entry::Occupied(ours) => sockets::is_same(ours.get(), &socket),
+            Entry::Vacant(place) => {
+                place.insert(Arc::new(socket));
+                true
             }
         }
     }
@@ -537,3 +558,7 @@ fn ended_badly(
         let _ = exits.blocking_send((name, format!("pid {pid}: {how}")));
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

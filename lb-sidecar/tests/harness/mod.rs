@@ -1,6 +1,7 @@
 //! A worker in this process, raw clients, and backends that do as they are told.
 #![allow(dead_code)]
 
+pub mod agent;
 pub mod http2;
 pub mod tls;
 
