@@ -199,8 +199,11 @@ impl Exchange<'_> {
             Some((headers, uri)) => (headers, uri),
             None => (&head.headers, &head.uri),
         };
-        let ask = Ask { client: self.address, headers, uri, pools: self.pools };
         let service = &self.client.service;
+        // The backends are those of the settings of now, which may number the pools in another way.
+        let now = service.plan();
+        let pools = &now.shares(self.plan, self.pools);
+        let ask = Ask { client: self.address, headers, uri, pools };
         let picked =
             service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)?;
         if tried.backends.is_empty() {
@@ -210,7 +213,7 @@ impl Exchange<'_> {
             entry.backend = Some(picked.backend.clone());
             entry.sticky = Some(picked.sticky);
             entry.retries = tried.backends.len();
-            entry.pool = self.plan.pool_name(picked.backend.pool()).map(Into::into);
+            entry.pool = now.pool_name(picked.backend.pool()).map(Into::into);
         });
         Ok(picked)
     }
