@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
+    io, mem,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -24,7 +24,7 @@ use crate::{
     body::{BackendBody, Gate, RequestBody, ResponseBody},
     client::Client,
     deadline::Wait,
-    limits::pace::Pause,
+    limits::{pace::Pause, queue::Turn},
     outcome::{Outcome, Reason},
     pool::{Ask, Backend, ONLY_DEFAULT, Picked},
     proxy_protocol::header,
@@ -206,9 +206,6 @@ impl Exchange<'_> {
         let ask = Ask { client: self.address, headers, uri, pools };
         let picked =
             service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)?;
-        if tried.backends.is_empty() {
-            service.outcomes.stuck(picked.sticky);
-        }
         self.client.note(|entry| {
             entry.backend = Some(picked.backend.clone());
             entry.sticky = Some(picked.sticky);
@@ -221,24 +218,46 @@ impl Exchange<'_> {
     /// Chooses a backend and waits until it has room.
     pub async fn choose(&self, head: &Parts, tried: &Tried) -> Result<Picked, Outcome> {
         let picked = self.pick(head, tried)?;
-        self.wait_for_room(&picked.backend).await?;
-        Ok(picked)
+        if tried.backends.is_empty() {
+            self.client.service.outcomes.stuck(picked.sticky);
+        }
+        self.wait_for_room(picked, head, tried).await
     }
 
-    /// Waits until a backend that was chosen has room.
-    pub async fn wait_for_room(&self, backend: &Backend) -> Result<(), Outcome> {
+    /// Waits until the backend that was chosen has room, or another one, if that takes the client no more.
+    pub async fn wait_for_room(
+        &self,
+        mut picked: Picked,
+        head: &Parts,
+        tried: &Tried,
+    ) -> Result<Picked, Outcome> {
+        let service = &self.client.service;
         let limits = &self.plan.settings.limits;
         let most = limits.connections_per_backend;
-        if most == 0 || backend.queue.is_empty() && backend.active() <= most {
-            return Ok(());
+        let mut waits = false;
+        loop {
+            let backend = &picked.backend;
+            if most == 0 || backend.queue.is_empty() && backend.active() <= most {
+                return Ok(picked);
+            }
+            let place = backend.queue.enter(limits.queue).ok_or(Outcome::BackendFull)?;
+            // However often it is sent on, it waits once.
+            if !mem::replace(&mut waits, true) {
+                service.count(Outcome::Queued);
+                self.client.deadline.set(Wait::Connect, limits.queue_timeout);
+            }
+            // Who has its turn does not wait any more, and so counts as one more.
+            let turn = place.turn(|| service.pool.keeps(&picked), || backend.active() < most);
+            let turn = self.in_time(turn).await;
+            drop(place);
+            match turn {
+                Ok(Turn::Come) => return Ok(picked),
+                Ok(Turn::Never) => {}
+                Err(_) => return Err(Outcome::QueueTimeout),
+            }
+            drop(picked);
+            picked = self.pick(head, tried)?;
         }
-        let place = backend.queue.enter(limits.queue).ok_or(Outcome::BackendFull)?;
-        self.client.service.count(Outcome::Queued);
-        self.client.deadline.set(Wait::Connect, limits.queue_timeout);
-        // Who has its turn does not wait any more, and so counts as one more.
-        let turn = self.in_time(place.turn(|| backend.active() < most)).await;
-        drop(place);
-        turn.map_err(|_| Outcome::QueueTimeout)
     }
 
     /// Whether connections to backends can carry another client's requests: not if they begin with this one's address.

@@ -2,12 +2,12 @@
 
 mod harness;
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use harness::*;
 use lb_sidecar::settings::{
-    Action, Affinity, Answer, Backend, Balance, Conditions, Cookie, CookieKey, HeaderChanges,
-    PathRule, Pool, Redirect, Route, Service, Share,
+    Action, Answer, Backend, Balance, Conditions, HeaderChanges, PathRule, Pool, Redirect, Route,
+    Service, Share,
 };
 use tokio::sync::Notify;
 
@@ -56,25 +56,6 @@ fn canary(service: &mut Service) {
     for (n, backend) in service.backends.iter_mut().enumerate() {
         *backend = Backend { pool: u16::from(n > 0), ..backend.clone() };
     }
-}
-
-fn by_cookie() -> Affinity {
-    Affinity::Cookie(Cookie {
-        name: "sluice".to_owned(),
-        ttl: Some(Duration::from_secs(3_600)),
-        path: "/".to_owned(),
-        domain: None,
-        secure: false,
-        http_only: true,
-        same_site: None,
-    })
-}
-
-/// With a key for cookies.
-fn with_keys(edge: &mut Edge) {
-    let secret = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=".to_owned();
-    edge.settings.cookie_keys = vec![CookieKey { id: "k".to_owned(), secret }];
-    edge.worker.apply(edge.settings.clone());
 }
 
 fn routes(edge: &Edge) -> Vec<String> {
