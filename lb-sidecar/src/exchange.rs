@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
+    io, mem,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -24,7 +24,7 @@ use crate::{
     body::{BackendBody, Gate, RequestBody, ResponseBody},
     client::Client,
     deadline::Wait,
-    limits::pace::Pause,
+    limits::{pace::Pause, queue::Turn},
     outcome::{Outcome, Reason},
     pool::{Ask, Backend, ONLY_DEFAULT, Picked},
     proxy_protocol::header,
@@ -201,18 +201,18 @@ impl Exchange<'_> {
             Some((headers, uri)) => (headers, uri),
             None => (&head.headers, &head.uri),
         };
-        let ask = Ask { client: self.address, headers, uri, pools: self.pools };
         let service = &self.client.service;
+        // The backends are those of the settings of now, which may number the pools in another way.
+        let now = service.plan();
+        let pools = &now.shares(self.plan, self.pools);
+        let ask = Ask { client: self.address, headers, uri, pools };
         let picked =
             service.pool.pick(&ask, &tried.backends, SystemTime::now()).ok_or(tried.last)?;
-        if tried.backends.is_empty() {
-            service.outcomes.stuck(picked.sticky);
-        }
         self.client.note(|entry| {
             entry.backend = Some(picked.backend.clone());
             entry.sticky = Some(picked.sticky);
             entry.retries = tried.backends.len();
-            entry.pool = self.plan.pool_name(picked.backend.pool()).map(Into::into);
+            entry.pool = now.pool_name(picked.backend.pool()).map(Into::into);
         });
         Ok(picked)
     }
@@ -220,24 +220,46 @@ impl Exchange<'_> {
     /// Chooses a backend and waits until it has room.
     pub async fn choose(&self, head: &Parts, tried: &Tried) -> Result<Picked, Outcome> {
         let picked = self.pick(head, tried)?;
-        self.wait_for_room(&picked.backend).await?;
-        Ok(picked)
+        if tried.backends.is_empty() {
+            self.client.service.outcomes.stuck(picked.sticky);
+        }
+        self.wait_for_room(picked, head, tried).await
     }
 
-    /// Waits until a backend that was chosen has room.
-    pub async fn wait_for_room(&self, backend: &Backend) -> Result<(), Outcome> {
+    /// Waits until the backend that was chosen has room, or another one, if that takes the client no more.
+    pub async fn wait_for_room(
+        &self,
+        mut picked: Picked,
+        head: &Parts,
+        tried: &Tried,
+    ) -> Result<Picked, Outcome> {
+        let service = &self.client.service;
         let limits = &self.plan.settings.limits;
         let most = limits.connections_per_backend;
-        if most == 0 || backend.queue.is_empty() && backend.active() <= most {
-            return Ok(());
+        let mut waits = false;
+        loop {
+            let backend = &picked.backend;
+            if most == 0 || backend.queue.is_empty() && backend.active() <= most {
+                return Ok(picked);
+            }
+            let place = backend.queue.enter(limits.queue).ok_or(Outcome::BackendFull)?;
+            // However often it is sent on, it waits once.
+            if !mem::replace(&mut waits, true) {
+                service.count(Outcome::Queued);
+                self.client.deadline.set(Wait::Connect, limits.queue_timeout);
+            }
+            // Who has its turn does not wait any more, and so counts as one more.
+            let turn = place.turn(|| service.pool.keeps(&picked), || backend.active() < most);
+            let turn = self.in_time(turn).await;
+            drop(place);
+            match turn {
+                Ok(Turn::Come) => return Ok(picked),
+                Ok(Turn::Never) => {}
+                Err(_) => return Err(Outcome::QueueTimeout),
+            }
+            drop(picked);
+            picked = self.pick(head, tried)?;
         }
-        let place = backend.queue.enter(limits.queue).ok_or(Outcome::BackendFull)?;
-        self.client.service.count(Outcome::Queued);
-        self.client.deadline.set(Wait::Connect, limits.queue_timeout);
-        // Who has its turn does not wait any more, and so counts as one more.
-        let turn = self.in_time(place.turn(|| backend.active() < most)).await;
-        drop(place);
-        turn.map_err(|_| Outcome::QueueTimeout)
     }
 
     /// Whether connections to backends can carry another client's requests: not if they begin with this one's address.

@@ -66,7 +66,15 @@ impl Life {
         }
     }
 
-    /// The same for one service's.
+    /// Waits until it retires.
+    pub async fn retirement(&self) {
+        // As with the end.
+        while !self.retired.get() {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Ends every connection of a service that is not relayed, after its answer.
     pub fn close_service(&self, service: &Rc<Service>) {
         self.close_soon(|client| Rc::ptr_eq(&client.service, service));
     }

@@ -1,7 +1,9 @@
 //! A service as it runs: what it was told last, its backends and its counters. It stays the same through new settings.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
+    ptr,
     rc::Rc,
     sync::Arc,
 };
@@ -19,7 +21,7 @@ use crate::{
     pool::Pool,
     relay::registry::Registry,
     routing::Routes,
-    settings::{self, DEFAULT_POOL, Settings},
+    settings::{self, DEFAULT_POOL, Settings, Share},
     splice::Splicing,
     times::Times,
     tls,
@@ -102,6 +104,25 @@ impl Plan {
             Some(place) => pools.get(usize::from(place)).map(|pool| pool.name.as_str()),
             None => (!pools.is_empty()).then_some(DEFAULT_POOL),
         }
+    }
+
+    /// Shares of a former plan by the numbers that its pools have here; without those that are not here any more.
+    pub fn shares<'a>(&self, before: &Plan, shares: &'a [Share]) -> Cow<'a, [Share]> {
+        let (pools, old) = (&self.settings.pools, &before.settings.pools);
+        let same = || pools.iter().map(|it| &it.name).eq(old.iter().map(|it| &it.name));
+        if ptr::eq(self, before) || same() {
+            return Cow::Borrowed(shares);
+        }
+        let number = |pool: u16| {
+            let Some(place) = pool.checked_sub(1) else { return Some(pool) };
+            let name = &old.get(usize::from(place))?.name;
+            let place = pools.iter().position(|it| it.name == *name)?;
+            u16::try_from(place + 1).ok()
+        };
+        let here = shares.iter().filter_map(|it| Some(Share { pool: number(it.pool)?, ..*it }));
+        let mut here: Vec<Share> = here.collect();
+        here.sort_unstable_by_key(|it| it.pool);
+        Cow::Owned(here)
     }
 }
 

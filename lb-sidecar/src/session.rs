@@ -42,22 +42,23 @@ impl Drop for Forget {
 
 async fn talk(worker: &Rc<Worker>, stream: UnixStream) -> anyhow::Result<()> {
     let (mut sender, mut receiver) = channel::<FromWorker, ToWorker>(stream);
-    let hello = Hello {
-        version: VERSION,
-        pid: process::id(),
-        index: worker.index,
-        retired: worker.life.retired(),
-        listeners: worker.listeners().len() as u32,
-    };
-    sender.send(&FromWorker::Hello(hello), None).await?;
+    // Whether the agent knows that the worker retires.
+    let mut is_known = worker.life.retired();
+    sender.send(&FromWorker::Hello(hello(worker)), None).await?;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut reported = Report::default();
     let mut looks = 0_u32;
     loop {
         select! {
-            message = worker.reserve.within(receiver.receive()) => {
-                let Some((message, descriptor)) = message? else { return Ok(()) };
-                handle(worker, &mut sender, message, descriptor).await?;
+            // In this order: whoever ends at once says first that it retires, or it would pass for one that has failed.
+            biased;
+            () = worker.life.retirement(), if !is_known => {
+                is_known = true;
+                sender.send(&FromWorker::Hello(hello(worker)), None).await?;
+            }
+            () = worker.life.over() => {
+                sender.send(&FromWorker::Report(worker.report()), None).await?;
+                return Ok(());
             }
             _ = ticks.tick() => {
                 let report = worker.report();
@@ -68,11 +69,22 @@ async fn talk(worker: &Rc<Worker>, stream: UnixStream) -> anyhow::Result<()> {
                     reported = report;
                 }
             }
-            () = worker.life.over() => {
-                sender.send(&FromWorker::Report(worker.report()), None).await?;
-                return Ok(());
+            message = worker.reserve.within(receiver.receive()) => {
+                let Some((message, descriptor)) = message? else { return Ok(()) };
+                is_known |= matches!(message, ToWorker::Retire { .. });
+                handle(worker, &mut sender, message, descriptor).await?;
             }
         }
+    }
+}
+
+fn hello(worker: &Worker) -> Hello {
+    Hello {
+        version: VERSION,
+        pid: process::id(),
+        index: worker.index,
+        retired: worker.life.retired(),
+        listeners: worker.listeners().len() as u32,
     }
 }
 

@@ -79,10 +79,7 @@ pub async fn handshake(
     let mut chosen: Option<Picked> = None;
     loop {
         let mut picked = match chosen.take() {
-            Some(picked) => {
-                to.wait_for_room(&picked.backend).await?;
-                picked
-            }
+            Some(picked) => to.wait_for_room(picked, &head, &tried).await?,
             None => to.choose(&head, &tried).await?,
         };
         if !tried.backends.is_empty() {

@@ -118,6 +118,10 @@ impl Worker {
 
     /// Accepts from this socket.
     pub fn listen(&self, address: SocketAddr, socket: OwnedFd) -> io::Result<()> {
+        if self.life.retired() {
+            // Who has not heard of that yet has the socket for a successor. Held here, it would be a trap for clients.
+            return Ok(());
+        }
         let listener = Listener::new(socket, self.life.clone())?;
         self.serve(address, &listener);
         self.listeners.borrow_mut().insert(address, listener);
@@ -132,6 +136,16 @@ impl Worker {
         for _ in 0..TURNS {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Retires unasked: nobody else has it close its sockets, which would be traps for clients.
+    pub async fn terminate(self: &Rc<Self>) {
+        loop {
+            let first = self.listeners.borrow().keys().next().copied();
+            let Some(address) = first else { break };
+            self.unlisten(address).await;
+        }
+        self.retire(None);
     }
 
     /// All listening sockets.
@@ -264,8 +278,8 @@ async fn live(options: Options, control: std::os::unix::net::UnixListener) -> an
             },
             _ = ticks.tick() => worker.tick(),
             _ = terminate.recv() => {
+                worker.terminate().await;
                 info!("SIGTERM: finishing {} connections", worker.life.open());
-                worker.retire(None);
             }
             _ = interrupt.recv() => {}
             () = worker.life.over() => break,

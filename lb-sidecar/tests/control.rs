@@ -149,6 +149,53 @@ fn who_waits_in_the_backlog_is_served_though_the_listener_goes() {
 }
 
 #[test]
+fn who_is_terminated_leaves_no_socket_behind_and_says_that_it_retires() {
+    run(|| async {
+        for is_busy in [true, false] {
+            let server = Server::upgrading("").await;
+            let edge = Edge::new(&[server.address], |_| {});
+            let mut agent = agent_of(&edge.worker);
+            let greeting = agent.hello().await;
+            assert_eq!((greeting.retired, greeting.listeners), (false, 1));
+            // Nobody is accepted between this and the end of the listener: there is one thread.
+            let client = is_busy.then(|| {
+                let mut client = std::net::TcpStream::connect(edge.address).unwrap();
+                client.write_all(ASK.as_bytes()).unwrap();
+                client.set_nonblocking(true).unwrap();
+                Client(tokio::net::TcpStream::from_std(client).unwrap())
+            });
+            edge.worker.terminate().await;
+            assert!(std::net::TcpStream::connect(edge.address).is_err());
+            let greeting = agent.hello().await;
+            assert_eq!((greeting.retired, greeting.listeners), (true, 0), "busy: {is_busy}");
+            if let Some(mut client) = client {
+                client.read_until("\r\n\r\n").await;
+                // An agent that has not heard of it.
+                let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+                let address = socket.local_addr().unwrap();
+                agent.0.send(&ToWorker::Listen { address }, Some(socket.as_fd())).await.unwrap();
+                drop(socket);
+                // It has been read.
+                let retire = ToWorker::Retire { deadline: None };
+                agent.0.send(&retire, None).await.unwrap();
+                client.send("still").await;
+                client.read_until("still").await;
+                edge.until(|| std::net::TcpStream::connect(address).is_err(), String::new).await;
+                assert!(edge.worker.listeners().is_empty());
+                drop(client);
+            }
+            let last = async {
+                while let Some((message, _)) = agent.1.receive().await.unwrap() {
+                    assert!(matches!(message, FromWorker::Report(_)), "{message:?}");
+                }
+            };
+            timeout(LONG, last).await.expect("the end");
+            timeout(LONG, edge.worker.life.over()).await.expect("the end");
+        }
+    });
+}
+
+#[test]
 fn a_deadline_ends_all() {
     run(|| async {
         let server = Server::upgrading("").await;

@@ -5,7 +5,7 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use harness::*;
-use lb_sidecar::settings::Limits;
+use lb_sidecar::settings::{Backend, Limits, State};
 
 fn limited(edge: &[std::net::SocketAddr], limits: Limits) -> Edge {
     Edge::new(edge, |service| service.limits = limits)
@@ -145,6 +145,110 @@ fn a_backend_has_so_many_requests_and_the_others_wait_their_turn() {
         edge.counted("queued", 3).await;
         edge.worker.others(&Default::default());
         fifth.read_until("hello").await;
+    });
+}
+
+#[test]
+fn who_waits_for_a_backend_that_takes_nobody_any_more_goes_to_another() {
+    type Change = fn(&mut Vec<Backend>);
+    let changes: [(&str, Change); 3] = [
+        ("removed", |backends| drop(backends.remove(0))),
+        ("down", |backends| backends[0].state = State::Down),
+        ("draining", |backends| backends[0].state = State::Draining { until: u64::MAX }),
+    ];
+    run(|| async {
+        let full = Server::upgrading("full").await;
+        let free = Server::upgrading("free").await;
+        for (how, change) in changes {
+            let limits = Limits {
+                connections_per_backend: 2,
+                queue: 2,
+                queue_timeout: LONG,
+                ..Limits::default()
+            };
+            let mut edge = limited(&[full.address, free.address], limits);
+            edge.settings.services[0].backends[1].state = State::Down;
+            edge.worker.apply(edge.settings.clone());
+            // Others' connections, of which nobody tells when the backend is removed.
+            edge.worker.others(&[(format!("{:016x}", 0), 2)].into());
+            let mut waiting = Vec::new();
+            for n in 1..=2 {
+                let mut client = edge.connect().await;
+                client.send(ASK).await;
+                edge.counted("queued", n).await;
+                waiting.push(client);
+            }
+            let backends = &mut edge.settings.services[0].backends;
+            backends[1].state = State::Up;
+            change(backends);
+            let since = Instant::now();
+            edge.worker.apply(edge.settings.clone());
+            for client in &mut waiting {
+                client.read_until("free").await;
+            }
+            assert!(since.elapsed() < LONG / 2, "{how}: {:?}", since.elapsed());
+            assert_eq!((edge.count("queued"), edge.count("queue_timeout")), (2, 0), "{how}");
+            assert_eq!(edge.live(), 2, "{how}");
+
+            // Who is sent on waits no longer for that.
+            let mut last = edge.connect().await;
+            last.send(ASK).await;
+            edge.counted("queued", 3).await;
+            edge.settings.services[0].backends.clear();
+            edge.worker.apply(edge.settings.clone());
+            let answer = last.read_to_end().await;
+            assert!(answer.ends_with("no backend is available"), "{how}: {answer}");
+        }
+    });
+}
+
+#[test]
+fn who_belongs_to_a_backend_that_drains_waits_for_it_and_no_longer_than_it_may() {
+    run(|| async {
+        let (home, other) = (Server::upgrading("home").await, Server::upgrading("other").await);
+        let mut edge = Edge::new(&[home.address, other.address], |service| {
+            service.affinity = by_cookie();
+            service.backends[1].state = State::Down;
+        });
+        with_keys(&mut edge);
+        let mut client = edge.connect().await;
+        client.send(ASK).await;
+        let head = client.read_until("home").await;
+        let cookie = field(&head, "set-cookie").unwrap().split(';').next().unwrap().to_owned();
+        let service = &mut edge.settings.services[0];
+        service.limits = Limits {
+            connections_per_backend: 1,
+            queue: 3,
+            queue_timeout: Duration::from_secs(2),
+            ..Limits::default()
+        };
+        edge.worker.apply(edge.settings.clone());
+        let (mut holder, mut stranger) = (edge.connect().await, edge.connect().await);
+        let asks = ASK.replace("Host: a\r\n", &format!("Host: a\r\nCookie: {cookie}\r\n"));
+        holder.send(&asks).await;
+        edge.counted("queued", 1).await;
+        stranger.send(ASK).await;
+        edge.counted("queued", 2).await;
+        let backends = &mut edge.settings.services[0].backends;
+        backends[0].state = State::Draining { until: u64::MAX };
+        backends[1].state = State::Up;
+        edge.worker.apply(edge.settings.clone());
+        stranger.read_until("other").await;
+        drop(client);
+        holder.read_until("home").await;
+
+        // The second one is as full as the first: the time goes on from where it was.
+        let mut late = edge.connect().await;
+        let since = Instant::now();
+        late.send(&asks).await;
+        edge.counted("queued", 3).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        edge.settings.services[0].backends[0].state = State::Down;
+        edge.worker.apply(edge.settings.clone());
+        let answer = late.read_to_end().await;
+        assert!(answer.ends_with("the backend had no room in time"), "{answer}");
+        assert!(since.elapsed() < Duration::from_millis(2_800), "{:?}", since.elapsed());
+        assert_eq!(edge.count("queued"), 3);
     });
 }
 

@@ -494,6 +494,53 @@ fn other_settings_leave_connections_alone_and_count_on() {
     });
 }
 
+/// A pool before the one that a client asks for moves its number.
+fn insert_pool(service: &mut Service, backend: usize) {
+    let pool = Pool { name: "new".into(), balance: Balance::RoundRobin };
+    service.pools.insert(0, pool);
+    service.backends.iter_mut().filter(|it| it.pool > 0).for_each(|it| it.pool += 1);
+    service.backends[backend].pool = 1;
+    let routes = &mut service.passthrough.as_mut().unwrap().routes;
+    routes.iter_mut().flat_map(|it| &mut it.pools).for_each(|it| it.pool += 1);
+}
+
+#[test]
+fn a_hello_goes_by_the_settings_of_its_time() {
+    run(|| async {
+        let authority = Authority::new();
+        let servers = three(&authority).await;
+        let mut edge =
+            Edge::new(&servers.each_ref().map(|it| it.address), pooled(UnknownSni::Default));
+        let hello = hello(&authority, "chat.example");
+        let (first, rest) = hello.split_at(20);
+        let mut client = edge.connect().await;
+        client.send(first).await;
+        edge.until(|| edge.worker.report().services[0].connections == 1, String::new).await;
+        insert_pool(&mut edge.settings.services[0], 0);
+        edge.worker.apply(edge.settings.clone());
+        client.send(rest).await;
+        edge.counted("passed_through", 1).await;
+        let picked = |edge: &Edge| -> Vec<u64> {
+            edge.worker.report().services[0].backends.iter().map(|it| it.picked).collect()
+        };
+        assert_eq!(picked(&edge), [0, 1, 0]);
+
+        // Nothing is passed on any more.
+        let mut client = edge.connect().await;
+        client.send(first).await;
+        edge.counted("connection", 2).await;
+        edge.until(|| edge.worker.report().services[0].connections == 2, String::new).await;
+        edge.settings.services[0].passthrough = None;
+        edge.worker.apply(edge.settings.clone());
+        client.send(rest).await;
+        let mut read = Vec::new();
+        timeout(LONG, client.0.read_to_end(&mut read)).await.expect("no end").unwrap();
+        assert_eq!(read, alert(80));
+        edge.counted("no_backend", 1).await;
+        assert_eq!(picked(&edge), [0, 1, 0]);
+    });
+}
+
 #[test]
 fn the_log_tells_of_names_and_ends() {
     run(|| async {

@@ -2,13 +2,14 @@
 
 mod harness;
 
-use std::time::Duration;
+use std::rc::Rc;
 
 use harness::*;
 use lb_sidecar::settings::{
-    Action, Affinity, Answer, Backend, Balance, Conditions, Cookie, CookieKey, HeaderChanges,
-    PathRule, Pool, Redirect, Route, Service, Share,
+    Action, Answer, Backend, Balance, Conditions, HeaderChanges, PathRule, Pool, Redirect, Route,
+    Service, Share,
 };
+use tokio::sync::Notify;
 
 /// A route for paths below a prefix.
 fn below(prefix: &str, action: Action) -> Route {
@@ -55,25 +56,6 @@ fn canary(service: &mut Service) {
     for (n, backend) in service.backends.iter_mut().enumerate() {
         *backend = Backend { pool: u16::from(n > 0), ..backend.clone() };
     }
-}
-
-fn by_cookie() -> Affinity {
-    Affinity::Cookie(Cookie {
-        name: "sluice".to_owned(),
-        ttl: Some(Duration::from_secs(3_600)),
-        path: "/".to_owned(),
-        domain: None,
-        secure: false,
-        http_only: true,
-        same_site: None,
-    })
-}
-
-/// With a key for cookies.
-fn with_keys(edge: &mut Edge) {
-    let secret = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=".to_owned();
-    edge.settings.cookie_keys = vec![CookieKey { id: "k".to_owned(), secret }];
-    edge.worker.apply(edge.settings.clone());
 }
 
 fn routes(edge: &Edge) -> Vec<String> {
@@ -301,5 +283,52 @@ fn new_routes_hold_for_the_next_request_of_a_connection() {
         edge.worker.apply(edge.settings.clone());
         assert_eq!(server(&client.get("/a").await), "canary");
         assert_eq!(routes(&edge), ["a 2", "none 0"], "its count goes on");
+    });
+}
+
+#[test]
+fn who_is_sent_on_stays_in_its_pool_though_that_has_another_number() {
+    run(|| async {
+        let (asked, release) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let (was_asked, released) = (asked.clone(), release.clone());
+        let busy = Server::new(move |mut stream| {
+            let (asked, release) = (was_asked.clone(), released.clone());
+            async move {
+                read_head(&mut stream).await;
+                asked.notify_one();
+                release.notified().await;
+            }
+        })
+        .await;
+        let (rest, good) = (Server::upgrading("rest").await, Server::upgrading("good").await);
+        for (inserts, greeting) in [(true, Some("good")), (false, None)] {
+            let backends = [rest.address, busy.address, good.address];
+            let mut edge = Edge::new(&backends, |service| {
+                canary(service);
+                service.routes = vec![below("/chat", to(&[(1, 1)]))];
+                service.backends[2].weight = 0;
+            });
+            let mut client = edge.connect().await;
+            client.send(ASK).await;
+            asked.notified().await;
+            let service = &mut edge.settings.services[0];
+            service.backends[2].weight = 1;
+            if inserts {
+                let new = Pool { name: "new".to_owned(), balance: Balance::RoundRobin };
+                service.pools.insert(0, new);
+                service.backends.iter_mut().filter(|it| it.pool > 0).for_each(|it| it.pool += 1);
+                service.backends[0].pool = 1;
+                service.routes[0].action = to(&[(2, 1)]);
+            } else {
+                service.pools[0].name = "new".to_owned();
+            }
+            edge.worker.apply(edge.settings.clone());
+            release.notify_one();
+            match greeting {
+                Some(greeting) => _ = client.read_until(greeting).await,
+                // Its pool is no more.
+                None => assert!(client.read_to_end().await.starts_with("HTTP/1.1 502 ")),
+            }
+        }
     });
 }

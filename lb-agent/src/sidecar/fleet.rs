@@ -145,7 +145,7 @@ impl Fleet {
         self.workers.insert(worker, Worker::new(index, current, now));
     }
 
-    /// It said who it is: whether it was told to retire, and how many sockets it will send if it is asked to. One that
+    /// It said who it is: whether it retires, told or not, and how many sockets it will send if it is asked to. One that
     /// does not `understand` this agent can only be told to retire.
     pub fn greeted(&mut self, worker: Generation, retired: bool, sockets: u32, understands: bool) {
         let Some(it) = self.workers.get_mut(&worker) else { return };

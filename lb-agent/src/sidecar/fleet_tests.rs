@@ -158,6 +158,26 @@ fn one_that_ends_unasked_is_followed_after_a_while_and_only_in_its_place() {
 }
 
 #[test]
+fn one_that_retires_unasked_is_followed_at_once() {
+    let (mut model, now) = (Model::default(), Instant::now());
+    model.fleet.want(wanted(2, &[80], 1));
+    model.settle(now);
+    let it = model.alive.get_mut(&1).unwrap();
+    (it.retired, it.connections) = (true, 1);
+    it.listens.clear();
+    model.fleet.greeted(1, true, 0, true);
+    model.settle(now);
+    assert_eq!((model.serving(0), model.serving(1)), (vec![3], vec![2]));
+    assert!(model.fleet.is_serving() && model.alive[&1].listens.is_empty());
+    model.fleet.want(Wanted { deadline: Some(5_000), ..wanted(2, &[80], 2) });
+    model.settle(now);
+    assert_eq!(model.alive[&1].deadline, Some(5_000));
+    model.end(1, now);
+    model.settle(now);
+    assert_eq!((model.starts.len(), model.fleet.restarts(0)), (3, 0), "it has not failed");
+}
+
+#[test]
 fn one_that_says_nothing_is_killed_and_followed() {
     let (mut fleet, now) = (Fleet::default(), Instant::now());
     fleet.want(wanted(1, &[80], 1));

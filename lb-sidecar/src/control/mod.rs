@@ -55,7 +55,7 @@ pub enum ToWorker {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromWorker {
-    /// The first message.
+    /// The first message; said again by a worker that retires although no agent has told it to.
     Hello(Hello),
     /// One listening socket comes with this message.
     Listener { address: SocketAddr },
@@ -75,7 +75,7 @@ pub struct Hello {
     pub pid: u32,
     /// 0 for the first worker; its place among the sockets of each listener.
     pub index: u16,
-    /// Whether it was told to retire.
+    /// Whether it retires, or has retired.
     pub retired: bool,
     /// How many [`FromWorker::Listener`] will follow on [`ToWorker::SendListeners`].
     pub listeners: u32,

@@ -37,6 +37,19 @@ impl Queue {
             first.notify_one();
         }
     }
+
+    /// Not everybody may want to wait any longer.
+    pub fn call_all(&self) {
+        self.0.borrow().iter().for_each(|it| it.notify_one());
+    }
+}
+
+/// How a wait has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Come,
+    /// There is nothing to wait for any more.
+    Never,
 }
 
 /// A place in a queue.
@@ -46,13 +59,16 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Waits until it is this one's turn and there is room.
-    pub async fn turn(&self, has_room: impl Fn() -> bool) {
+    /// Waits until it is this one's turn and there is room, for as long as it `stays`.
+    pub async fn turn(&self, stays: impl Fn() -> bool, has_room: impl Fn() -> bool) -> Turn {
         loop {
+            if !stays() {
+                return Turn::Never;
+            }
             let is_first =
                 self.queue.0.borrow().front().is_some_and(|it| Rc::ptr_eq(it, &self.called));
             match is_first {
-                true if has_room() => return,
+                true if has_room() => return Turn::Come,
                 true => _ = timeout(LOOK_EVERY, self.called.notified()).await,
                 false => self.called.notified().await,
             }
@@ -80,7 +96,7 @@ mod tests {
         let take = || room.get() > 0;
         let wait = async |name: &'static str| {
             let place = queue.enter(3).unwrap();
-            place.turn(take).await;
+            assert_eq!(place.turn(|| true, take).await, Turn::Come);
             room.set(room.get() - 1);
             order.borrow_mut().push(name);
         };
@@ -88,7 +104,7 @@ mod tests {
         let gone = async {
             let place = queue.enter(3).unwrap();
             assert!(queue.enter(3).is_none(), "there are three");
-            assert!(timeout(Duration::from_millis(5), place.turn(take)).await.is_err());
+            assert!(timeout(Duration::from_millis(5), place.turn(|| true, take)).await.is_err());
             drop(place);
             assert_eq!(queue.len(), 2);
             room.set(2);
@@ -96,6 +112,23 @@ mod tests {
         };
         tokio::join!(a, b, gone);
         assert_eq!(*order.borrow(), ["a", "b"]);
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test]
+    async fn wherever_they_stand_they_leave_when_they_are_called_and_do_not_stay() {
+        let (queue, stays) = (Queue::default(), Cell::new(true));
+        let wait = async |stays_anyhow: bool| {
+            let place = queue.enter(3).unwrap();
+            let turn = place.turn(|| stays_anyhow || stays.get(), || false);
+            timeout(LOOK_EVERY / 4, turn).await.ok()
+        };
+        let call = async {
+            stays.set(false);
+            queue.call_all();
+        };
+        let (first, second, ()) = tokio::join!(wait(true), wait(false), call);
+        assert_eq!((first, second), (None, Some(Turn::Never)));
         assert!(queue.is_empty());
     }
 }

@@ -49,14 +49,17 @@ type Refused = Option<Outcome>;
 
 /// Serves a connection up to where the relay takes over, or to its end.
 pub(crate) async fn serve(socket: TcpStream, client: Rc<Client>, open: Open, plan: Rc<Plan>) {
-    let Some(routes) = &plan.passthrough else { return };
     if plan.settings.splice && plan.settings.limits.bytes_per_second == 0 {
         client.fitting.set(Peer::of(&socket));
     }
+    drop(plan);
     let mut reader = Reader::default();
     let head = Request::new(()).into_parts().0;
     let began = async {
         let hello = read(&socket, &client, &mut reader).await?;
+        // A hello may be long in coming; what it asks for is found by the settings of now.
+        let plan = client.service.plan();
+        let routes = plan.passthrough.as_ref().ok_or(Outcome::NoBackend)?;
         let name = hello.name.as_deref().unwrap_or_default();
         client.begin_passing(|| Entry::of_tls(&head, client.peer, name));
         let way = routes.find(&hello).ok_or(Outcome::TlsUnknownName)?;

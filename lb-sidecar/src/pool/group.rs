@@ -112,6 +112,16 @@ impl Group {
         }
     }
 
+    /// Whether a backend that was picked before other settings came takes its client still.
+    pub fn keeps(&self, backend: &Rc<Backend>, sticky: Sticky) -> bool {
+        let takes = match backend.state() {
+            State::Up | State::Spare | State::Forced => true,
+            State::Draining { .. } => sticky == Sticky::Hit,
+            State::Down => self.fail_open && !self.up,
+        };
+        takes && self.backends.iter().any(|it| Rc::ptr_eq(it, backend))
+    }
+
     /// The backend that a value belongs to.
     pub fn by_value(
         &self,

@@ -49,6 +49,8 @@ struct Inner {
     /// By [`Share::pool`].
     groups: Vec<Group>,
     turns: shares::Turns,
+    /// How many settings there were before.
+    revision: u64,
 }
 
 /// A request that needs a backend.
@@ -69,6 +71,8 @@ pub struct Picked {
     pub sticky: Sticky,
     /// What the response must carry so that the client comes back to this backend.
     pub set_cookie: Option<HeaderValue>,
+    /// By which settings.
+    revision: u64,
 }
 
 impl Pool {
@@ -82,6 +86,7 @@ impl Pool {
     pub fn update(&self, settings: &settings::Settings, service: &settings::Service) {
         let mut inner = self.0.borrow_mut();
         *inner = Inner::new(settings, service, Some(&inner));
+        inner.known().for_each(|backend| backend.queue.call_all());
     }
 
     /// What other workers have open, by the backends' ids; whoever is missing has none.
@@ -95,6 +100,16 @@ impl Pool {
     #[must_use]
     pub fn backends(&self) -> Vec<Rc<Backend>> {
         self.0.borrow().backends.clone()
+    }
+
+    /// Whether a backend would still get the client that it was picked for. Without other settings it does, or whoever
+    /// picks again would do so for ever.
+    #[must_use]
+    pub fn keeps(&self, picked: &Picked) -> bool {
+        let inner = self.0.borrow();
+        let group = inner.groups.get(usize::from(picked.backend.pool()));
+        picked.revision == inner.revision
+            || group.is_some_and(|it| it.keeps(&picked.backend, picked.sticky))
     }
 
     /// A backend that can take the request and is none of `tried`; `None` if there is none.
@@ -130,7 +145,8 @@ impl Inner {
         });
         let groups = groups.collect();
         let turns = before.map(|before| before.turns.clone()).unwrap_or_default();
-        Self { affinity: service.affinity.clone(), backends, gone, groups, turns }
+        let revision = before.map_or(0, |before| before.revision + 1);
+        Self { affinity: service.affinity.clone(), backends, gone, groups, turns, revision }
     }
 
     /// All backends that are there, and those removed that somebody still uses.
@@ -156,7 +172,8 @@ impl Inner {
             .and_then(|signer| signer.set_cookie(backend.cookie?, now));
         backend.picked.set(backend.picked.get() + 1);
         let lease = Lease::new(backend);
-        Some(Picked { backend: Rc::clone(backend), lease, sticky, set_cookie })
+        let revision = self.revision;
+        Some(Picked { backend: Rc::clone(backend), lease, sticky, set_cookie, revision })
     }
 
     /// The pools for a client that belongs to no backend, in the order in which they are tried: the one that it was in,

@@ -14,8 +14,8 @@ use std::{
 
 use lb_sidecar::{
     settings::{
-        Affinity, Backend, Balance, Drain, Forwarded, ForwardedMode, Http, Limits, ProxyProtocol,
-        Service, Settings, State,
+        Affinity, Backend, Balance, Cookie, CookieKey, Drain, Forwarded, ForwardedMode, Http,
+        Limits, ProxyProtocol, Service, Settings, State,
     },
     worker::Worker,
 };
@@ -155,6 +155,26 @@ pub fn backend(i: usize, address: SocketAddr) -> Backend {
         state: State::Up,
         pool: 0,
     }
+}
+
+/// By a cookie of the sidecar's own.
+pub fn by_cookie() -> Affinity {
+    Affinity::Cookie(Cookie {
+        name: "sluice".to_owned(),
+        ttl: Some(Duration::from_secs(3_600)),
+        path: "/".to_owned(),
+        domain: None,
+        secure: false,
+        http_only: true,
+        same_site: None,
+    })
+}
+
+/// Has a key for cookies.
+pub fn with_keys(edge: &mut Edge) {
+    let secret = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=".to_owned();
+    edge.settings.cookie_keys = vec![CookieKey { id: "k".to_owned(), secret }];
+    edge.worker.apply(edge.settings.clone());
 }
 
 /// A raw client.
