@@ -253,38 +253,18 @@ fn is_established(local: SocketAddr, remote: SocketAddr) -> bool {
     sockets.any(|socket| socket.eq([&*local, &*remote, "01"]))
 }
 
-/// As little as that fits into the kernel between the sidecar and this client.
+/// The smallest buffers that there are, between the sidecar and this client.
 async fn narrow(edge: &Edge) -> Client {
     for (_, listener) in edge.worker.listeners() {
-        socket2::SockRef::from(&*listener).set_send_buffer_size(16 << 10).unwrap();
+        socket2::SockRef::from(&*listener).set_send_buffer_size(1).unwrap();
     }
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(64 << 10).unwrap();
+    socket.set_recv_buffer_size(1).unwrap();
     Client(socket.connect(edge.address).await.unwrap())
 }
 
 fn taken(edge: &Edge) -> u64 {
     edge.worker.report().services[0].backends[0].bytes_out
-}
-
-/// An answer of which a thousand bytes come at a time, and the last of them at once.
-async fn slowly(length: usize, at_once: usize) -> Server {
-    Server::new(move |mut stream| async move {
-        read_head(&mut stream).await;
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-        let _ = stream.write_all(head.as_bytes()).await;
-        let (mut left, piece) = (length, [b'x'; 1_000]);
-        while left > at_once {
-            let now = piece.len().min(left - at_once);
-            if stream.write_all(&piece[..now]).await.is_err() {
-                return;
-            }
-            left -= now;
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let _ = stream.write_all(&vec![b'x'; left]).await;
-    })
-    .await
 }
 
 /// An answer that has all come from its backend, while its client reads nothing and the last of it is in the sidecar.
@@ -297,19 +277,11 @@ struct Tail {
 
 impl Tail {
     async fn new(request: &str, change: impl FnOnce(&mut lb_sidecar::settings::Service)) -> Self {
-        let server = slowly(1 << 30, 0).await;
-        let edge = Edge::new(&[server.address], |_| {});
-        let mut client = narrow(&edge).await;
-        client.send(request).await;
-        let mut before = 0;
-        while before == 0 || taken(&edge) > before {
-            before = taken(&edge);
-            tokio::time::sleep(SHORT).await;
-        }
-        // What the kernel has room for is less than that by a little; the last piece, which is read at once, is more.
-        let at_once = 12_000;
-        let length = before as usize + at_once / 2;
-        let server = slowly(length, at_once).await;
+        // The sidecar reads it at once, and more than the kernel takes of it with the smallest buffers.
+        let length = 7_500;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        let answer = [head.into_bytes(), vec![b'x'; length]].concat();
+        let server = Server::answering(answer.leak()).await;
         let edge = Edge::new(&[server.address], change);
         let mut client = narrow(&edge).await;
         client.send(request).await;
